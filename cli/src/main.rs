@@ -1,0 +1,3 @@
+//! The `restow` command: flags in, words and exit codes out.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Turns accesses (recorded, listed, predicted, observed) into a per-layer read order.

@@ -1,0 +1,1 @@
+//! Rewrites an image by converting its layers; the seam where converters plug in.

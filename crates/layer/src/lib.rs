@@ -1,0 +1,1 @@
+//! Encodes, reads and verifies seekable layers (eStargz, zstd:chunked): a pure function of tar and options.

@@ -1,0 +1,1 @@
+//! Tars, images, a faulty disk and a registry for tests (dev-dependency only).

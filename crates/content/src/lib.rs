@@ -1,1 +1,175 @@
 //! A content-addressed store with containerd's semantics: traits, local and memory backends, the suite both pass.
+//!
+//! A blob is written through an [`Ingest`] and becomes visible only when [`Ingest::commit`] returns. A committed
+//! blob never changes. Whoever reads one checks it: [`read`] and [`VerifiedReader`] compare size and digest, a bare
+//! [`Blob`] does not.
+//!
+//! To add a store, implement [`Provider`], [`Ingester`] and [`Manager`], and run the cases of the module `suite`
+//! (feature `testsuite`) against it. [`MemoryStore`] is the smallest example.
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests fail by panicking"))]
+
+mod error;
+pub mod file;
+mod labels;
+mod local;
+mod memory;
+mod overlay;
+pub mod publish;
+mod read;
+#[cfg(any(test, feature = "testsuite"))]
+pub mod suite;
+mod write;
+
+use std::io;
+use std::io::Write;
+use std::time::SystemTime;
+
+use restow_oci::{Descriptor, Digest};
+
+pub use crate::error::Error;
+pub use crate::labels::Labels;
+pub use crate::local::LocalStore;
+pub use crate::memory::MemoryStore;
+pub use crate::overlay::Overlay;
+pub use crate::read::{VerifiedReader, read};
+pub use crate::write::{copy, ingest_beside, write};
+
+/// The result of an operation on a store.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The bytes of one blob, readable at any offset and by several threads at once. Nothing is verified here.
+pub trait Blob: Send + Sync {
+    /// Returns the number of bytes.
+    fn size(&self) -> u64;
+
+    /// Reads some bytes at `offset` and returns how many; 0 at the end and beyond, or for an empty buffer.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+}
+
+/// A place that blobs can be read from.
+pub trait Provider: Send + Sync {
+    /// Opens the blob that `descriptor` names. A blob that is absent, that has another size than the descriptor says
+    /// or whose digest this program cannot compute is an error; the bytes are not read yet.
+    fn open(&self, descriptor: &Descriptor) -> Result<Box<dyn Blob>>;
+}
+
+/// A place that blobs can be written to.
+pub trait Ingester: Send + Sync {
+    /// Starts the ingest called `key`, or takes up an earlier one where it stopped.
+    ///
+    /// A key is held by one writer at a time, whatever process it lives in: [`Error::Busy`] for everyone else.
+    fn ingest(&self, key: &str) -> Result<Box<dyn Ingest>>;
+}
+
+/// A blob on its way into a store. Dropping it without a commit keeps what was written for the next writer of its key.
+///
+/// Writes go straight to the store and into the running digest: pass large slices.
+pub trait Ingest: Write + Send {
+    /// Returns the number of bytes written so far, those of earlier writers included.
+    fn offset(&self) -> u64;
+
+    /// Returns the sha256 digest of the bytes written so far.
+    fn digest(&self) -> Digest;
+
+    /// Starts again from nothing.
+    fn restart(&mut self) -> Result<()>;
+
+    /// Opens what has been written so far for reading, for instance to check it before the commit. The view stays
+    /// readable after the commit, and must not be used across a [`restart`](Ingest::restart).
+    fn written(&self) -> Result<Box<dyn Blob>>;
+
+    /// Makes the blob visible under its digest, durably, labels included.
+    ///
+    /// With `expected`, size and digest must be those of the descriptor; where they are not, nothing becomes visible and
+    /// the bytes are kept, as if the ingest had been dropped. A blob that is there already is success: it stays as
+    /// it is (only its size is looked at) and gains the labels.
+    fn commit(self: Box<Self>, expected: Option<&Descriptor>, labels: Labels) -> Result<Info>;
+
+    /// Gives up the ingest and everything written to it.
+    fn abort(self: Box<Self>) -> Result<()>;
+}
+
+/// What a store holds, and the means to change it.
+pub trait Manager: Send + Sync {
+    /// Returns what is known of a blob.
+    fn info(&self, digest: &Digest) -> Result<Info>;
+
+    /// Replaces all labels of a blob.
+    fn update(&self, digest: &Digest, labels: Labels) -> Result<Info>;
+
+    /// Visits all blobs in the order of their digests, until `visit` fails.
+    fn walk(&self, visit: &mut dyn FnMut(Info) -> Result<()>) -> Result<()>;
+
+    /// Removes a blob and its labels.
+    fn remove(&self, digest: &Digest) -> Result<()>;
+
+    /// Returns how far the ingest called `key` has come.
+    fn status(&self, key: &str) -> Result<IngestStatus>;
+
+    /// Returns all ingests, in the order of their keys.
+    fn ingests(&self) -> Result<Vec<IngestStatus>>;
+
+    /// Removes an ingest that nobody is writing.
+    fn abort(&self, key: &str) -> Result<()>;
+}
+
+/// A full store: read, write, manage.
+pub trait Store: Provider + Ingester + Manager {}
+
+impl<T: Provider + Ingester + Manager + ?Sized> Store for T {}
+
+/// What is known of a blob without reading it.
+#[non_exhaustive]
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Info {
+    /// The digest that names the blob.
+    pub digest: Digest,
+    /// The number of bytes.
+    pub size: u64,
+    /// Its labels.
+    pub labels: Labels,
+    /// When the blob was committed.
+    pub created: SystemTime,
+    /// When its labels were last changed, or when it was committed.
+    pub updated: SystemTime,
+}
+
+/// How far an ingest has come.
+#[non_exhaustive]
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct IngestStatus {
+    /// The name its writer gave it.
+    pub key: String,
+    /// The number of bytes written so far.
+    pub offset: u64,
+    /// When the first writer started.
+    pub started: SystemTime,
+    /// When bytes were last written.
+    pub updated: SystemTime,
+}
+
+impl<B: Blob + ?Sized> Blob for &B {
+    fn size(&self) -> u64 {
+        (**self).size()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        (**self).read_at(buffer, offset)
+    }
+}
+
+impl<B: Blob + ?Sized> Blob for Box<B> {
+    fn size(&self) -> u64 {
+        (**self).size()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        (**self).read_at(buffer, offset)
+    }
+}
+
+/// The time that a blob or an ingest is stamped with.
+#[expect(clippy::disallowed_methods, reason = "a stamp is metadata of the store and part of no content")]
+fn now() -> SystemTime {
+    SystemTime::now()
+}

@@ -1,0 +1,174 @@
+//! A store in a directory: containerd's content directory and the blobs of an OCI layout have the same form.
+//!
+//! | path | what |
+//! |---|---|
+//! | `blobs/<algorithm>/<encoded>` | a blob, read-only |
+//! | `labels/<algorithm>/<encoded>` | the labels of a blob that has any |
+//! | `ingest/<sha256 of the key>/ref` | the key; whoever holds the lock on this file owns the directory |
+//! | `ingest/<sha256 of the key>/data` | the bytes so far |
+
+mod ingest;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use restow_oci::{Descriptor, Digest};
+
+use crate::error::failed;
+use crate::file::{self, Section};
+use crate::read::{check_size, digester};
+use crate::{Blob, Error, Info, Ingest, IngestStatus, Ingester, Labels, Manager, Provider, Result, labels};
+
+use self::ingest::LocalIngest;
+
+/// A store in a directory of the local file system. Several may work on one directory, in several processes.
+#[derive(Clone, Debug)]
+pub struct LocalStore {
+    root: PathBuf,
+}
+
+impl LocalStore {
+    /// Serves the blobs below `root`. Nothing is created until something is written; a missing directory is an
+    /// empty store.
+    pub fn open(root: &Path) -> Result<LocalStore> {
+        match root.metadata() {
+            Ok(metadata) if !metadata.is_dir() => {
+                Err(failed("open directory", root)(io::ErrorKind::NotADirectory.into()))
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failed("open directory", root)(error))
+            }
+            _ => Ok(LocalStore { root: root.to_owned() }),
+        }
+    }
+
+    /// Returns the directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Returns where the blob lies or would lie.
+    pub fn path(&self, digest: &Digest) -> PathBuf {
+        self.place("blobs", digest)
+    }
+
+    fn labels_path(&self, digest: &Digest) -> PathBuf {
+        self.place("labels", digest)
+    }
+
+    fn place(&self, kind: &str, digest: &Digest) -> PathBuf {
+        self.root.join(kind).join(digest.algorithm_name()).join(digest.encoded())
+    }
+
+    fn open_blob(&self, digest: &Digest) -> Result<(std::fs::File, u64)> {
+        file::open(&self.path(digest)).map_err(|error| match error {
+            Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Error::NotFound { digest: digest.clone() }
+            }
+            error => error,
+        })
+    }
+}
+
+impl Provider for LocalStore {
+    fn open(&self, descriptor: &Descriptor) -> Result<Box<dyn Blob>> {
+        digester(&descriptor.digest)?;
+        let (file, size) = self.open_blob(&descriptor.digest)?;
+        check_size(descriptor, size)?;
+        Ok(Box::new(Section::new(Arc::new(file), 0, size)))
+    }
+}
+
+impl Ingester for LocalStore {
+    fn ingest(&self, key: &str) -> Result<Box<dyn Ingest>> {
+        Ok(Box::new(LocalIngest::begin(self, key)?))
+    }
+}
+
+impl Manager for LocalStore {
+    fn info(&self, digest: &Digest) -> Result<Info> {
+        let (file, size) = self.open_blob(digest)?;
+        let modified =
+            |metadata: io::Result<std::fs::Metadata>| metadata.and_then(|metadata| metadata.modified());
+        let created = modified(file.metadata()).map_err(failed("stat", &self.path(digest)))?;
+        let path = self.labels_path(digest);
+        let labels = labels::load(&path)?;
+        let updated = modified(path.symlink_metadata()).unwrap_or(created).max(created);
+        Ok(Info { digest: digest.clone(), size, labels, created, updated })
+    }
+
+    fn update(&self, digest: &Digest, labels: Labels) -> Result<Info> {
+        labels::check(&labels)?;
+        let info = self.info(digest)?;
+        if info.labels == labels {
+            return Ok(info);
+        }
+        labels::change(&self.labels_path(digest), |_| labels)?;
+        self.info(digest)
+    }
+
+    fn walk(&self, visit: &mut dyn FnMut(Info) -> Result<()>) -> Result<()> {
+        for algorithm in ["sha256", "sha512"] {
+            for name in names(&self.root.join("blobs").join(algorithm))? {
+                let Ok(digest) = Digest::parse(&format!("{algorithm}:{name}")) else { continue };
+                match self.info(&digest) {
+                    Ok(info) => visit(info)?,
+                    // Foreign things, and blobs removed since the directory was read.
+                    Err(Error::NotRegular { .. } | Error::NotFound { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&self, digest: &Digest) -> Result<()> {
+        self.open_blob(digest)?;
+        // Labels first: a blob that is written again must not find those of the old one.
+        labels::remove(&self.labels_path(digest))?;
+        let path = self.path(digest);
+        std::fs::remove_file(&path).map_err(failed("remove", &path))
+    }
+
+    fn status(&self, key: &str) -> Result<IngestStatus> {
+        ingest::status(&ingest::directory(&self.root, key), Some(key))?
+            .ok_or_else(|| Error::NoIngest { key: key.to_owned() })
+    }
+
+    fn ingests(&self) -> Result<Vec<IngestStatus>> {
+        let directory = self.root.join("ingest");
+        let mut found = Vec::new();
+        for name in names(&directory)? {
+            found.extend(ingest::status(&directory.join(name), None)?);
+        }
+        found.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(found)
+    }
+
+    fn abort(&self, key: &str) -> Result<()> {
+        if !ingest::directory(&self.root, key).is_dir() {
+            return Err(Error::NoIngest { key: key.to_owned() });
+        }
+        Box::new(LocalIngest::hold(self, key)?).abort()
+    }
+}
+
+/// Returns the names in a directory, sorted; none where there is no such directory.
+fn names(directory: &Path) -> Result<Vec<String>> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed("read directory", directory))?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed("read directory", directory))?;
+        // A name that is no text names neither a blob nor an ingest.
+        names.extend(entry.file_name().into_string());
+    }
+    names.sort();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests;

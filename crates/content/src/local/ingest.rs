@@ -1,0 +1,251 @@
+//! A blob on its way into a directory.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use restow_oci::{Descriptor, Digest, Digester};
+
+use crate::error::failed;
+use crate::file::{self, Section};
+use crate::publish::{self, try_hold};
+use crate::read::{hash, settle};
+use crate::{Blob, Error, Info, Ingest, IngestStatus, Labels, LocalStore, Manager, Result, labels, now};
+
+/// The longest key that is read back.
+const MAX_KEY_SIZE: u64 = 4096;
+
+/// Returns where the ingest called `key` lies.
+pub(super) fn directory(root: &Path, key: &str) -> PathBuf {
+    root.join("ingest").join(Digest::sha256(key.as_bytes()).encoded())
+}
+
+/// Returns how far the ingest in `directory` has come. `None` where there is none, or where what lies there is not the
+/// work of a writer called `key`.
+pub(super) fn status(directory: &Path, key: Option<&str>) -> Result<Option<IngestStatus>> {
+    let found = || -> Result<Option<IngestStatus>> {
+        let path = directory.join("ref");
+        let Ok(found) = String::from_utf8(file::read(&path, MAX_KEY_SIZE)?) else { return Ok(None) };
+        let name = Digest::sha256(found.as_bytes());
+        if key.is_some_and(|key| key != found) || !directory.ends_with(name.encoded()) {
+            return Ok(None);
+        }
+        let time = |path: &Path| -> Result<(u64, SystemTime)> {
+            let (file, size) = file::open(path)?;
+            let modified = file.metadata().and_then(|metadata| metadata.modified());
+            Ok((size, modified.map_err(failed("stat", path))?))
+        };
+        let (_, started) = time(&path)?;
+        let (offset, updated) = time(&directory.join("data"))?;
+        Ok(Some(IngestStatus { key: found, offset, started, updated: updated.max(started) }))
+    };
+    match found() {
+        Err(Error::Io { source, .. })
+            if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            Ok(None)
+        }
+        Err(Error::NotRegular { .. } | Error::TooLarge { .. }) => Ok(None),
+        result => result,
+    }
+}
+
+/// An ingest that this writer holds.
+#[derive(Debug)]
+pub(super) struct LocalIngest {
+    store: LocalStore,
+    key: String,
+    directory: PathBuf,
+    data: File,
+    offset: u64,
+    digester: Digester,
+    // Locked as long as it is open. Fields drop in their order, so this one is the last to go.
+    held: File,
+}
+
+impl LocalIngest {
+    /// Holds the ingest called `key` and takes up what an earlier writer left.
+    pub(super) fn begin(store: &LocalStore, key: &str) -> Result<LocalIngest> {
+        let mut ingest = LocalIngest::hold(store, key)?;
+        if status(&ingest.directory, Some(key))?.is_none() {
+            // New, or left by a writer that died before it had written its key: nothing vouches for the data.
+            ingest.restart()?;
+            let written = ingest.held.set_len(0).and_then(|()| ingest.held.write_all_at(key.as_bytes(), 0));
+            written.map_err(failed("write", &ingest.directory.join("ref")))?;
+        }
+        let written = ingest.view(ingest.length()?)?;
+        hash(&written, &mut ingest.digester)
+            .map_err(|(_, error)| failed("read", &ingest.data_path())(error))?;
+        ingest.offset = written.size();
+        Ok(ingest)
+    }
+
+    /// Holds the ingest called `key`, whatever it consists of.
+    pub(super) fn hold(store: &LocalStore, key: &str) -> Result<LocalIngest> {
+        if key.is_empty() {
+            return Err(Error::EmptyKey);
+        }
+        let directory = directory(store.root(), key);
+        publish::create_directory(store.root())?;
+        // A writer that ends removes the directories that it leaves empty, perhaps between two of these steps.
+        let mut attempts = 0;
+        let (held, data) = loop {
+            match try_open(&directory) {
+                Ok(Some(files)) => break files,
+                Ok(None) => {}
+                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(Error::Busy { key: key.to_owned() });
+                }
+                Err(Error::Io { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound && attempts < 1000 => {}
+                Err(error) => return Err(error),
+            }
+            attempts += 1;
+        };
+        let (store, key, digester) = (store.clone(), key.to_owned(), Digester::sha256());
+        Ok(LocalIngest { store, key, directory, data, offset: 0, digester, held })
+    }
+
+    #[cfg(test)]
+    pub(super) fn replace_data(&mut self, data: File) {
+        self.data = data;
+    }
+
+    fn data_path(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
+    fn length(&self) -> Result<u64> {
+        Ok(self.data.metadata().map_err(failed("stat", &self.data_path()))?.len())
+    }
+
+    /// Opens the data a second time: a view must not keep the descriptor of a writer alive.
+    fn view(&self, size: u64) -> Result<Section> {
+        let (file, _) = file::open(&self.data_path())?;
+        Ok(Section::new(Arc::new(file), 0, size))
+    }
+
+    /// Removes what is left of the ingest; its `ref` last, since another writer may step in after that.
+    fn clear(&self) -> Result<()> {
+        for name in super::names(&self.directory)? {
+            if name != "ref" {
+                labels::remove(&self.directory.join(name))?;
+            }
+        }
+        labels::remove(&self.directory.join("ref"))?;
+        // Either may be in use again.
+        let _ = std::fs::remove_dir(&self.directory);
+        let _ = std::fs::remove_dir(self.store.root().join("ingest"));
+        Ok(())
+    }
+
+    /// Moves the data to where the blob belongs.
+    fn place(&self, path: &Path) -> Result<()> {
+        publish::create_directory(path.parent().unwrap_or(Path::new(".")))?;
+        let data = self.data_path();
+        // Whatever the umask: anyone may read a blob and nobody change it. And it is as old as its commit.
+        self.data
+            .set_permissions(Permissions::from_mode(0o444))
+            .map_err(failed("change the mode of", &data))?;
+        self.data.set_modified(now()).map_err(failed("change the time of", &data))?;
+        publish::rename(&self.data, &data, path)
+    }
+}
+
+/// Opens the lock and the data below `directory`; `None` where another writer just ended.
+fn try_open(directory: &Path) -> Result<Option<(File, File)>> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(directory)
+        .map_err(failed("create directory", directory))?;
+    let try_lock = |file: &File| file.try_lock().map_err(io::Error::from);
+    let Some(held) = try_hold(&directory.join("ref"), try_lock)? else { return Ok(None) };
+    Ok(Some((held, open_data(&directory.join("data"))?)))
+}
+
+fn open_data(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o644);
+    match file::open_with(&mut options, path) {
+        // Its writer died in a commit, after the change of the mode and before the rename.
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+            let (file, _) = file::open(path)?;
+            file.set_permissions(Permissions::from_mode(0o644))
+                .map_err(failed("change the mode of", path))?;
+            file::open_with(&mut options, path)
+        }
+        result => result,
+    }
+}
+
+impl Write for LocalIngest {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let count = self.data.write_at(buffer, self.offset)?;
+        // Only what the file took: after a short write the digest must still be that of the file.
+        self.digester.update(&buffer[..count]);
+        self.offset += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Ingest for LocalIngest {
+    fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    fn digest(&self) -> Digest {
+        self.digester.current()
+    }
+
+    fn restart(&mut self) -> Result<()> {
+        self.data.set_len(0).map_err(failed("truncate", &self.data_path()))?;
+        self.offset = 0;
+        self.digester = Digester::sha256();
+        Ok(())
+    }
+
+    fn written(&self) -> Result<Box<dyn Blob>> {
+        Ok(Box::new(self.view(self.offset)?))
+    }
+
+    fn commit(self: Box<Self>, expected: Option<&Descriptor>, labels: Labels) -> Result<Info> {
+        labels::check(&labels)?;
+        let actual = self.length()?;
+        if actual != self.offset {
+            return Err(Error::Disturbed { key: self.key.clone(), expected: self.offset, actual });
+        }
+        let digest = settle(expected, self.digester.current(), &self.view(self.offset)?)?;
+        if !labels.is_empty() {
+            let merge = |mut present: Labels| {
+                present.extend(labels);
+                present
+            };
+            // Before the blob: nobody sees it without its labels.
+            labels::change(&self.store.labels_path(&digest), merge)?;
+        }
+        match self.store.open_blob(&digest) {
+            Ok((_, size)) if size == self.offset => {}
+            // Nothing there, or something that cannot be this blob and is replaced.
+            Ok(_) | Err(Error::NotFound { .. } | Error::NotRegular { .. }) => {
+                self.place(&self.store.path(&digest))?;
+            }
+            Err(error) => return Err(error),
+        }
+        let info = self.store.info(&digest)?;
+        // The blob is there. What cannot be removed now is taken up and removed by the next writer of the key.
+        let _ = self.clear();
+        Ok(info)
+    }
+
+    fn abort(self: Box<Self>) -> Result<()> {
+        self.clear()
+    }
+}

@@ -1,0 +1,327 @@
+use super::*;
+use crate::{copy, read, suite, write};
+use restow_oci::MediaType;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::sync::Mutex;
+
+fn temporary() -> (tempfile::TempDir, LocalStore) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = LocalStore::open(&directory.path().join("store")).unwrap();
+    (directory, store)
+}
+
+fn put(store: &LocalStore, bytes: &[u8]) -> Descriptor {
+    write(store, MediaType::OCI_LAYER, bytes).unwrap()
+}
+
+/// Returns the paths of all files and directories below `root`, relative to it.
+fn tree(root: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open = vec![root.to_owned()];
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(&directory).unwrap() {
+            let path = entry.unwrap().path();
+            found.push(path.strip_prefix(root).unwrap().display().to_string());
+            if path.is_dir() && !path.is_symlink() {
+                open.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn passes_the_suite() {
+    let directories = Mutex::new(Vec::new());
+    suite::run(|| {
+        let (directory, store) = temporary();
+        directories.lock().unwrap().push(directory);
+        store
+    });
+}
+
+#[test]
+fn reading_creates_nothing() {
+    let (directory, store) = temporary();
+    let descriptor = Descriptor::new(MediaType::OCI_LAYER, Digest::sha256(b"x"), 1);
+    assert!(store.open(&descriptor).is_err());
+    assert!(store.info(&descriptor.digest).is_err());
+    assert!(store.remove(&descriptor.digest).is_err());
+    assert!(store.update(&descriptor.digest, Labels::from([("a".into(), "b".into())])).is_err());
+    assert!(store.status("key").is_err());
+    assert!(store.abort("key").is_err());
+    assert!(store.ingests().unwrap().is_empty());
+    store.walk(&mut |_| unreachable!()).unwrap();
+    assert!(tree(directory.path()).is_empty());
+}
+
+#[test]
+fn a_file_is_no_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    fs::write(&path, b"").unwrap();
+    assert!(matches!(LocalStore::open(&path), Err(Error::Io { .. })));
+}
+
+#[test]
+fn a_commit_leaves_the_blob_and_nothing_else() {
+    let (_directory, store) = temporary();
+    let digest = put(&store, b"content").digest;
+    let blob = format!("blobs/sha256/{}", digest.encoded());
+    assert_eq!(tree(store.root()), ["blobs", "blobs/sha256", &blob]);
+    assert_eq!(fs::metadata(store.path(&digest)).unwrap().permissions().mode() & 0o7777, 0o444);
+
+    let labels = Labels::from([("key".into(), "value".into())]);
+    store.update(&digest, labels).unwrap();
+    assert_eq!(fs::read(store.root().join(blob.replace("blobs", "labels"))).unwrap(), br#"{"key":"value"}"#);
+    store.update(&digest, Labels::new()).unwrap();
+    assert_eq!(tree(&store.root().join("labels")), ["sha256"]);
+}
+
+#[test]
+fn only_regular_files_are_blobs() {
+    let (directory, store) = temporary();
+    let elsewhere = directory.path().join("elsewhere");
+    fs::write(&elsewhere, b"content").unwrap();
+    let descriptor = Descriptor::new(MediaType::OCI_LAYER, Digest::sha256(b"content"), 7);
+    let path = store.path(&descriptor.digest);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+
+    let link = |path: &Path| symlink(&elsewhere, path).unwrap();
+    let fifo = |path: &Path| rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RWXU).unwrap();
+    let directory = |path: &Path| fs::create_dir(path).unwrap();
+    let cases: [(&str, &dyn Fn(&Path)); 3] =
+        [("symbolic link", &link), ("FIFO", &fifo), ("directory", &directory)];
+    for (kind, make) in cases {
+        make(&path);
+        for error in [
+            store.open(&descriptor).map(drop).unwrap_err(),
+            store.info(&descriptor.digest).map(drop).unwrap_err(),
+            store.remove(&descriptor.digest).unwrap_err(),
+        ] {
+            assert!(matches!(&error, Error::NotRegular { found, .. } if *found == kind), "{error}");
+        }
+        store.walk(&mut |_| unreachable!()).unwrap();
+        // A writer of that very blob puts things right, unless a directory is in the way.
+        let written = write(&store, MediaType::OCI_LAYER, b"content");
+        assert_eq!(written.is_ok(), kind != "directory");
+        if written.is_ok() {
+            assert_eq!(read(&store, &descriptor, 7).unwrap(), b"content");
+            fs::remove_file(&path).unwrap();
+        }
+    }
+    assert_eq!(fs::read(&elsewhere).unwrap(), b"content");
+}
+
+#[test]
+fn a_blob_that_lost_bytes_is_replaced_and_a_rotten_one_is_found_out() {
+    let (_directory, store) = temporary();
+    let descriptor = put(&store, b"content");
+    let path = store.path(&descriptor.digest);
+    let spoil = |bytes: &[u8]| {
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, bytes).unwrap();
+    };
+
+    spoil(b"cont");
+    assert!(matches!(store.open(&descriptor), Err(Error::WrongSize { expected: 7, actual: 4, .. })));
+    put(&store, b"content");
+    assert_eq!(read(&store, &descriptor, 7).unwrap(), b"content");
+
+    spoil(b"conTent");
+    let error = read(&store, &descriptor, 7).unwrap_err();
+    assert!(error.to_string().contains(descriptor.digest.as_str()), "{error}");
+    assert!(matches!(error, Error::Mismatch { .. }));
+}
+
+#[test]
+fn foreign_files_are_no_blobs() {
+    let (_directory, store) = temporary();
+    let descriptor = put(&store, b"content");
+    let blobs = store.root().join("blobs");
+    fs::write(blobs.join("README"), b"").unwrap();
+    fs::write(blobs.join("sha256/.tmp"), b"").unwrap();
+    fs::write(blobs.join("sha256").join(descriptor.digest.encoded().to_uppercase()), b"").unwrap();
+    fs::create_dir(blobs.join("blake3")).unwrap();
+    fs::write(blobs.join("blake3/abcdef"), b"").unwrap();
+    let mut met = Vec::new();
+    store
+        .walk(&mut |info| {
+            met.push(info.digest);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(met, [descriptor.digest]);
+}
+
+#[test]
+fn an_ingest_with_damaged_metadata_starts_anew() {
+    let damages: [(&str, &dyn Fn(&Path)); 4] = [
+        ("another key", &|path| fs::write(path.join("ref"), b"another key").unwrap()),
+        ("no key", &|path| fs::remove_file(path.join("ref")).unwrap()),
+        ("no text", &|path| fs::write(path.join("ref"), [0xff]).unwrap()),
+        ("a long key", &|path| fs::write(path.join("ref"), [b'x'; 5000]).unwrap()),
+    ];
+    for (damage, apply) in damages {
+        let (_directory, store) = temporary();
+        store.ingest("key").unwrap().write_all(b"a long beginning").unwrap();
+        let directory = ingest::directory(store.root(), "key");
+        apply(&directory);
+        assert!(matches!(store.status("key"), Err(Error::NoIngest { .. })), "{damage}");
+        assert!(store.ingests().unwrap().is_empty(), "{damage}");
+
+        let mut ingest = store.ingest("key").unwrap();
+        assert_eq!(ingest.offset(), 0, "{damage}");
+        ingest.write_all(b"short").unwrap();
+        let digest = ingest.commit(None, Labels::new()).unwrap().digest;
+        assert_eq!(fs::read(store.path(&digest)).unwrap(), b"short", "{damage}");
+        assert!(!directory.exists(), "{damage}");
+    }
+}
+
+#[test]
+fn an_ingest_that_containerd_left_is_taken_up_and_removed_whole() {
+    let (_directory, store) = temporary();
+    let directory = ingest::directory(store.root(), "layer-sha256:abc");
+    fs::create_dir_all(&directory).unwrap();
+    for (name, bytes) in [
+        ("ref", "layer-sha256:abc"),
+        ("data", "begin"),
+        ("startedat", "2026-01-01T00:00:00Z"),
+        ("updatedat", "garbage"),
+        ("total", "-7"),
+    ] {
+        fs::write(directory.join(name), bytes).unwrap();
+    }
+    let mut ingest = store.ingest("layer-sha256:abc").unwrap();
+    assert_eq!(ingest.offset(), 5);
+    ingest.write_all(b"ning").unwrap();
+    let digest = ingest.commit(None, Labels::new()).unwrap().digest;
+    assert_eq!(digest, Digest::sha256(b"beginning"));
+    assert!(!store.root().join("ingest").exists());
+}
+
+#[test]
+fn data_that_changes_behind_the_writer_is_not_committed() {
+    for change in [3, 100] {
+        let (_directory, store) = temporary();
+        let mut ingest = store.ingest("key").unwrap();
+        ingest.write_all(b"content").unwrap();
+        let data = ingest::directory(store.root(), "key").join("data");
+        fs::OpenOptions::new().write(true).open(data).unwrap().set_len(change).unwrap();
+        let error = ingest.commit(None, Labels::new()).unwrap_err();
+        assert!(matches!(error, Error::Disturbed { expected: 7, actual, .. } if actual == change), "{error}");
+        store.walk(&mut |_| unreachable!()).unwrap();
+    }
+}
+
+#[test]
+fn a_link_in_place_of_the_data_is_refused() {
+    let (directory, store) = temporary();
+    let victim = directory.path().join("victim");
+    fs::write(&victim, b"precious").unwrap();
+    let ingest = ingest::directory(store.root(), "key");
+    fs::create_dir_all(&ingest).unwrap();
+    symlink(&victim, ingest.join("data")).unwrap();
+    assert!(matches!(store.ingest("key").map(drop), Err(Error::NotRegular { .. })));
+    fs::remove_file(ingest.join("data")).unwrap();
+    fs::remove_file(ingest.join("ref")).unwrap();
+    symlink(&victim, ingest.join("ref")).unwrap();
+    assert!(matches!(store.ingest("key").map(drop), Err(Error::NotRegular { .. })));
+    assert_eq!(fs::read(&victim).unwrap(), b"precious");
+}
+
+#[test]
+fn damaged_labels_are_an_error_of_their_blob_alone() {
+    let (_directory, store) = temporary();
+    let (one, two) = (put(&store, b"one"), put(&store, b"two"));
+    let path = store.labels_path(&one.digest);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, b"{\"key\": 1}").unwrap();
+    assert!(matches!(store.info(&one.digest), Err(Error::DamagedLabels { .. })));
+    assert_eq!(read(&store, &one, 3).unwrap(), b"one");
+    store.info(&two.digest).unwrap();
+}
+
+/// Whatever interleaves: a key has one owner, every commit succeeds, nothing is left.
+#[test]
+fn writers_come_and_go_on_one_key() {
+    let (_directory, store) = temporary();
+    let committed = Mutex::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..4_u8 {
+            let (store, committed) = (&store, &committed);
+            scope.spawn(move || {
+                for round in 0..50_u8 {
+                    let mut ingest = match store.ingest("key") {
+                        Err(Error::Busy { .. }) => continue,
+                        ingest => ingest.unwrap(),
+                    };
+                    let descriptor =
+                        Descriptor::new(MediaType::OCI_LAYER, Digest::sha256(&[thread, round]), 2);
+                    ingest.restart().unwrap();
+                    ingest.write_all(&[thread, round]).unwrap();
+                    match round % 3 {
+                        0 => drop(ingest),
+                        1 => ingest.abort().unwrap(),
+                        _ => {
+                            ingest.commit(Some(&descriptor), Labels::new()).unwrap();
+                            *committed.lock().unwrap() += 1;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    store.ingest("key").unwrap().abort().unwrap();
+    let mut blobs = 0;
+    store
+        .walk(&mut |info| {
+            blobs += 1;
+            let bytes = fs::read(store.path(&info.digest)).unwrap();
+            assert_eq!(Digest::sha256(&bytes), info.digest);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(blobs, committed.into_inner().unwrap());
+    assert!(!store.root().join("ingest").exists());
+}
+
+/// The lock belongs to the kernel: another process sees it, and it ends with its holder.
+#[test]
+fn another_process_holds_and_dies() {
+    let (_directory, store) = temporary();
+    store.ingest("key").unwrap().write_all(b"begun ").unwrap();
+    let path = ingest::directory(store.root(), "key").join("ref");
+    let mut holder = std::process::Command::new("flock")
+        .args(["--exclusive", "--no-fork"])
+        .arg(&path)
+        .args(["sleep", "60"])
+        .spawn()
+        .unwrap();
+    while store.ingest("key").is_ok() {
+        assert_eq!(holder.try_wait().unwrap(), None, "the holder never held");
+    }
+    assert!(matches!(store.ingest("key").map(drop), Err(Error::Busy { .. })));
+    // A writer of the same blob is not stopped by that.
+    copy(&store, &store, &put(&store, b"other")).unwrap();
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert_eq!(store.ingest("key").unwrap().offset(), 6);
+}
+
+#[test]
+fn a_full_disk_keeps_digest_and_file_in_step() {
+    let (_directory, store) = temporary();
+    let mut ingest = ingest::LocalIngest::begin(&store, "key").unwrap();
+    ingest.write_all(b"content").unwrap();
+    // The device that is always full.
+    ingest.replace_data(fs::OpenOptions::new().read(true).write(true).open("/dev/full").unwrap());
+    assert_eq!(ingest.write(b"more").unwrap_err().kind(), io::ErrorKind::StorageFull);
+    drop(ingest);
+    let ingest = store.ingest("key").unwrap();
+    assert_eq!((ingest.offset(), ingest.digest()), (7, Digest::sha256(b"content")));
+}

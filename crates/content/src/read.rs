@@ -1,0 +1,193 @@
+//! Verified reading.
+
+use std::io::{self, Read};
+
+use restow_oci::{Algorithm, Descriptor, Digest, Digester};
+
+use crate::{Blob, Error, Provider, Result};
+
+/// Reads a whole blob of at most `limit` bytes and verifies it. The `data` of the descriptor, where it has any, is
+/// verified and used in place of the store.
+pub fn read(provider: &dyn Provider, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>> {
+    if descriptor.size > limit {
+        let what = format!("blob {}", descriptor.digest);
+        return Err(Error::TooLarge { what, size: descriptor.size, limit });
+    }
+    let mut bytes = Vec::new();
+    VerifiedReader::new(open(provider, descriptor)?, descriptor)?
+        .drain(|piece| bytes.extend_from_slice(piece))?;
+    Ok(bytes)
+}
+
+/// Opens the blob that `descriptor` carries in itself, or else the one in the store.
+pub(crate) fn open<'a>(provider: &dyn Provider, descriptor: &'a Descriptor) -> Result<Box<dyn Blob + 'a>> {
+    match &descriptor.data {
+        Some(data) => {
+            check_size(descriptor, data.len() as u64)?;
+            Ok(Box::new(Bytes(data)))
+        }
+        None => Ok(provider.open(descriptor)?),
+    }
+}
+
+/// Reads a blob from start to end and verifies it on the way.
+///
+/// The end is reported only when size and digest are those of the descriptor; otherwise the last read fails with an
+/// [`io::Error`] that carries the [`Error`]. Whoever stops before the end must call [`finish`](VerifiedReader::finish)
+/// before trusting what was read.
+#[derive(Debug)]
+pub struct VerifiedReader<B> {
+    blob: B,
+    expected: Digest,
+    size: u64,
+    offset: u64,
+    digester: Digester,
+    verified: bool,
+}
+
+impl<B: Blob> VerifiedReader<B> {
+    /// Starts to read `blob`, which should be the one that `descriptor` names.
+    pub fn new(blob: B, descriptor: &Descriptor) -> Result<Self> {
+        let expected = descriptor.digest.clone();
+        let digester = digester(&expected)?;
+        check_size(descriptor, blob.size())?;
+        Ok(VerifiedReader { blob, expected, size: descriptor.size, offset: 0, digester, verified: false })
+    }
+
+    /// Reads what is left and verifies the whole.
+    pub fn finish(mut self) -> Result<()> {
+        self.drain(|_| ())
+    }
+
+    fn drain(&mut self, mut take: impl FnMut(&[u8])) -> Result<()> {
+        let left = usize::try_from(self.size - self.offset).unwrap_or(usize::MAX);
+        let mut buffer = vec![0; left.clamp(1, PIECE)];
+        loop {
+            match self.advance(&mut buffer)? {
+                0 => return Ok(()),
+                count => take(&buffer[..count]),
+            }
+        }
+    }
+
+    fn advance(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        if self.verified || buffer.is_empty() {
+            return Ok(0);
+        }
+        let left = usize::try_from(self.size - self.offset).unwrap_or(usize::MAX);
+        let wanted = left.min(buffer.len());
+        let count = read_some(&self.blob, &mut buffer[..wanted], self.offset)
+            .map_err(|source| Error::Read { digest: self.expected.clone(), offset: self.offset, source })?;
+        if count > 0 {
+            self.digester.update(&buffer[..count]);
+            self.offset += count as u64;
+            return Ok(count);
+        }
+        // The end, or a blob that lost bytes since it was opened.
+        let actual = self.digester.current();
+        if self.offset == self.size && actual == self.expected {
+            self.verified = true;
+            return Ok(0);
+        }
+        Err(Error::Mismatch {
+            expected: self.expected.clone(),
+            expected_size: self.size,
+            actual,
+            actual_size: self.offset,
+        })
+    }
+}
+
+impl<B: Blob> Read for VerifiedReader<B> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.advance(buffer).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+}
+
+/// How much is read at a time where nobody says.
+pub(crate) const PIECE: usize = 1 << 20;
+
+/// Reads some bytes, however often a signal interrupts.
+pub(crate) fn read_some(blob: &dyn Blob, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    loop {
+        match blob.read_at(buffer, offset) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// Returns what computes digests of the algorithm of `digest`.
+pub(crate) fn digester(digest: &Digest) -> Result<Digester> {
+    Digester::new(digest.algorithm()).map_err(|_| Error::UnsupportedAlgorithm { digest: digest.clone() })
+}
+
+/// Refuses a blob that cannot be the one `descriptor` names, before a byte of it is read.
+pub(crate) fn check_size(descriptor: &Descriptor, actual: u64) -> Result<()> {
+    match actual == descriptor.size {
+        true => Ok(()),
+        false => {
+            Err(Error::WrongSize { digest: descriptor.digest.clone(), expected: descriptor.size, actual })
+        }
+    }
+}
+
+/// Returns the digest under which the bytes of an ingest are committed: of `sha256`, computed while they were written,
+/// or of the algorithm that `expected` asks for.
+pub(crate) fn settle(expected: Option<&Descriptor>, sha256: Digest, written: &dyn Blob) -> Result<Digest> {
+    let Some(expected) = expected else { return Ok(sha256) };
+    let mut actual = sha256;
+    if expected.digest.algorithm() != Algorithm::Sha256 {
+        let mut digester = digester(&expected.digest)?;
+        hash(written, &mut digester).map_err(|(offset, source)| Error::Read {
+            digest: expected.digest.clone(),
+            offset,
+            source,
+        })?;
+        actual = digester.finish();
+    }
+    if actual == expected.digest && written.size() == expected.size {
+        return Ok(actual);
+    }
+    Err(Error::Mismatch {
+        expected: expected.digest.clone(),
+        expected_size: expected.size,
+        actual,
+        actual_size: written.size(),
+    })
+}
+
+/// Adds all bytes of `blob` to `digester`; a failure comes with its offset.
+pub(crate) fn hash(blob: &dyn Blob, digester: &mut Digester) -> Result<(), (u64, io::Error)> {
+    let mut buffer = vec![0; usize::try_from(blob.size()).unwrap_or(usize::MAX).clamp(1, PIECE)];
+    let mut offset = 0;
+    while offset < blob.size() {
+        match read_some(blob, &mut buffer, offset) {
+            Ok(0) => return Err((offset, io::ErrorKind::UnexpectedEof.into())),
+            Ok(count) => {
+                digester.update(&buffer[..count]);
+                offset += count as u64;
+            }
+            Err(error) => return Err((offset, error)),
+        }
+    }
+    Ok(())
+}
+
+/// Bytes in memory as a blob.
+#[derive(Debug)]
+pub(crate) struct Bytes<T>(pub(crate) T);
+
+impl<T: AsRef<[u8]> + Send + Sync> Blob for Bytes<T> {
+    fn size(&self) -> u64 {
+        self.0.as_ref().len() as u64
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let bytes = self.0.as_ref();
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+        let count = buffer.len().min(bytes.len() - start);
+        buffer[..count].copy_from_slice(&bytes[start..start + count]);
+        Ok(count)
+    }
+}

@@ -1,0 +1,87 @@
+//! Writing whole blobs, and moving them between stores.
+
+use std::io::{self, Write};
+
+use restow_oci::{Descriptor, Digest, MediaType};
+
+use crate::read::{PIECE, digester, open, read_some, settle};
+use crate::{Blob, Error, Ingest, Ingester, Labels, Provider, Result, Store};
+
+/// Writes `bytes` as a blob and returns its descriptor.
+pub fn write(ingester: &dyn Ingester, media_type: MediaType, bytes: &[u8]) -> Result<Descriptor> {
+    let descriptor = Descriptor::new(media_type, Digest::sha256(bytes), bytes.len() as u64);
+    let key = format!("write-{}", descriptor.digest);
+    let mut ingest = ingest_beside(ingester, &key)?;
+    ingest.restart()?;
+    ingest.write_all(bytes).map_err(|source| Error::Write { key, offset: ingest.offset(), source })?;
+    ingest.commit(Some(&descriptor), Labels::new())?;
+    Ok(descriptor)
+}
+
+/// Copies the blob that `descriptor` names, verified. A blob of the right size that is there already is left alone; a
+/// copy that was interrupted is taken up.
+pub fn copy(from: &dyn Provider, to: &dyn Store, descriptor: &Descriptor) -> Result<()> {
+    // A digest that cannot be verified is refused before anything is written.
+    digester(&descriptor.digest)?;
+    match to.info(&descriptor.digest) {
+        Ok(info) if info.size == descriptor.size => return Ok(()),
+        Ok(_) => {}
+        Err(error) if error.is_not_found() => {}
+        Err(error) => return Err(error),
+    }
+    let source = open(from, descriptor)?;
+    let key = format!("copy-{}", descriptor.digest);
+    let mut ingest = ingest_beside(to, &key)?;
+    if ingest.offset() > descriptor.size {
+        ingest.restart()?;
+    }
+    loop {
+        let resumed = ingest.offset() > 0;
+        append(&source, descriptor, &mut *ingest, &key)?;
+        match settle(Some(descriptor), ingest.digest(), &*ingest.written()?) {
+            Ok(_) => return ingest.commit(Some(descriptor), Labels::new()).map(drop),
+            // What was there already may not have been the start of this blob: after a power failure, for instance.
+            Err(_) if resumed => ingest.restart()?,
+            Err(error) => {
+                ingest.abort()?;
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// Writes the bytes of `source` from where `ingest` stands to their end.
+fn append(source: &dyn Blob, descriptor: &Descriptor, ingest: &mut dyn Ingest, key: &str) -> Result<()> {
+    let mut buffer = vec![0; usize::try_from(source.size()).unwrap_or(usize::MAX).clamp(1, PIECE)];
+    while ingest.offset() < source.size() {
+        let offset = ingest.offset();
+        let count = match read_some(source, &mut buffer, offset) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            result => result,
+        };
+        let count =
+            count.map_err(|source| Error::Read { digest: descriptor.digest.clone(), offset, source })?;
+        ingest.write_all(&buffer[..count]).map_err(|source| Error::Write {
+            key: key.to_owned(),
+            offset,
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+/// Opens the ingest `key`, or one beside it where another writer holds that.
+///
+/// Two writers of the same blob then do the work twice and both succeed, instead of one waiting for another that may
+/// never finish. The names repeat from run to run, so that what a killed writer left is taken up.
+pub fn ingest_beside(ingester: &dyn Ingester, key: &str) -> Result<Box<dyn Ingest>> {
+    const WRITERS: usize = 64;
+    let mut result = ingester.ingest(key);
+    for neighbour in 1..WRITERS {
+        match result {
+            Err(Error::Busy { .. }) => result = ingester.ingest(&format!("{key}+{neighbour}")),
+            result => return result,
+        }
+    }
+    result
+}

@@ -1,5 +1,6 @@
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::path::PathBuf;
 
 use restow_oci::Digest;
 

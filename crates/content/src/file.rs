@@ -1,18 +1,24 @@
 //! Opening files that others wrote: regular files only, and never more bytes than allowed.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::io;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
+use crate::Blob;
+use crate::Error;
+use crate::Result;
 use crate::error::failed;
-use crate::{Blob, Error, Result};
 
-/// Opens a regular file for reading and returns it with its size. A symlink is not followed, and a FIFO or a device
-/// neither blocks nor acts: all of them are [`Error::NotRegular`].
+/// Opens a regular file for reading and returns it with its size. A symlink is not followed, and a FIFO or a
+/// device neither blocks nor acts: all of them are [`Error::NotRegular`].
 pub fn open(path: &Path) -> Result<(File, u64)> {
     let file = open_with(OpenOptions::new().read(true), path)?;
     let size = file.metadata().map_err(failed("stat", path))?.len();

@@ -6,9 +6,12 @@ use std::path::Path;
 
 use restow_oci::Limits;
 
+use crate::Error;
+use crate::Result;
 use crate::error::failed;
-use crate::publish::{self, Draft};
-use crate::{Error, Result, file};
+use crate::file;
+use crate::publish;
+use crate::publish::Draft;
 
 /// What users and tools note about a blob.
 pub type Labels = BTreeMap<String, String>;

@@ -1,11 +1,12 @@
-//! A content-addressed store with containerd's semantics: traits, local and memory backends, the suite both pass.
+//! A content-addressed store with containerd's semantics: traits, local and memory backends, the suite both
+//! pass.
 //!
-//! A blob is written through an [`Ingest`] and becomes visible only when [`Ingest::commit`] returns. A committed
-//! blob never changes. Whoever reads one checks it: [`read`] and [`VerifiedReader`] compare size and digest, a bare
-//! [`Blob`] does not.
+//! A blob is written through an [`Ingest`] and becomes visible only when [`Ingest::commit`] returns. A
+//! committed blob never changes. Whoever reads one checks it: [`read`] and [`VerifiedReader`] compare size
+//! and digest, a bare [`Blob`] does not.
 //!
-//! To add a store, implement [`Provider`], [`Ingester`] and [`Manager`], and run the cases of the module `suite`
-//! (feature `testsuite`) against it. [`MemoryStore`] is the smallest example.
+//! To add a store, implement [`Provider`], [`Ingester`] and [`Manager`], and run the cases of the module
+//! `suite` (feature `testsuite`) against it. [`MemoryStore`] is the smallest example.
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests fail by panicking"))]
 
 mod error;
@@ -24,15 +25,19 @@ use std::io;
 use std::io::Write;
 use std::time::SystemTime;
 
-use restow_oci::{Descriptor, Digest};
+use restow_oci::Descriptor;
+use restow_oci::Digest;
 
 pub use crate::error::Error;
 pub use crate::labels::Labels;
 pub use crate::local::LocalStore;
 pub use crate::memory::MemoryStore;
 pub use crate::overlay::Overlay;
-pub use crate::read::{VerifiedReader, read};
-pub use crate::write::{copy, ingest_beside, write};
+pub use crate::read::VerifiedReader;
+pub use crate::read::read;
+pub use crate::write::copy;
+pub use crate::write::ingest_beside;
+pub use crate::write::write;
 
 /// The result of an operation on a store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -48,8 +53,8 @@ pub trait Blob: Send + Sync {
 
 /// A place that blobs can be read from.
 pub trait Provider: Send + Sync {
-    /// Opens the blob that `descriptor` names. A blob that is absent, that has another size than the descriptor says
-    /// or whose digest this program cannot compute is an error; the bytes are not read yet.
+    /// Opens the blob that `descriptor` names. A blob that is absent, that has another size than the
+    /// descriptor says or whose digest this program cannot compute is an error; the bytes are not read yet.
     fn open(&self, descriptor: &Descriptor) -> Result<Box<dyn Blob>>;
 }
 
@@ -57,11 +62,13 @@ pub trait Provider: Send + Sync {
 pub trait Ingester: Send + Sync {
     /// Starts the ingest called `key`, or takes up an earlier one where it stopped.
     ///
-    /// A key is held by one writer at a time, whatever process it lives in: [`Error::Busy`] for everyone else.
+    /// A key is held by one writer at a time, whatever process it lives in: [`Error::Busy`] for everyone
+    /// else.
     fn ingest(&self, key: &str) -> Result<Box<dyn Ingest>>;
 }
 
-/// A blob on its way into a store. Dropping it without a commit keeps what was written for the next writer of its key.
+/// A blob on its way into a store. Dropping it without a commit keeps what was written for the next writer of
+/// its key.
 ///
 /// Writes go straight to the store and into the running digest: pass large slices.
 pub trait Ingest: Write + Send {
@@ -74,15 +81,15 @@ pub trait Ingest: Write + Send {
     /// Starts again from nothing.
     fn restart(&mut self) -> Result<()>;
 
-    /// Opens what has been written so far for reading, for instance to check it before the commit. The view stays
-    /// readable after the commit, and must not be used across a [`restart`](Ingest::restart).
+    /// Opens what has been written so far for reading, for instance to check it before the commit. The view
+    /// stays readable after the commit, and must not be used across a [`restart`](Ingest::restart).
     fn written(&self) -> Result<Box<dyn Blob>>;
 
     /// Makes the blob visible under its digest, durably, labels included.
     ///
-    /// With `expected`, size and digest must be those of the descriptor; where they are not, nothing becomes visible and
-    /// the bytes are kept, as if the ingest had been dropped. A blob that is there already is success: it stays as
-    /// it is (only its size is looked at) and gains the labels.
+    /// With `expected`, size and digest must be those of the descriptor; where they are not, nothing becomes
+    /// visible and the bytes are kept, as if the ingest had been dropped. A blob that is there already is
+    /// success: it stays as it is (only its size is looked at) and gains the labels.
     fn commit(self: Box<Self>, expected: Option<&Descriptor>, labels: Labels) -> Result<Info>;
 
     /// Gives up the ingest and everything written to it.

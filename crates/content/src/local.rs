@@ -10,15 +10,29 @@
 mod ingest;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use restow_oci::{Descriptor, Digest};
+use restow_oci::Descriptor;
+use restow_oci::Digest;
 
+use crate::Blob;
+use crate::Error;
+use crate::Info;
+use crate::Ingest;
+use crate::IngestStatus;
+use crate::Ingester;
+use crate::Labels;
+use crate::Manager;
+use crate::Provider;
+use crate::Result;
 use crate::error::failed;
-use crate::file::{self, Section};
-use crate::read::{check_size, digester};
-use crate::{Blob, Error, Info, Ingest, IngestStatus, Ingester, Labels, Manager, Provider, Result, labels};
+use crate::file;
+use crate::file::Section;
+use crate::labels;
+use crate::read::check_size;
+use crate::read::digester;
 
 use self::ingest::LocalIngest;
 
@@ -29,8 +43,8 @@ pub struct LocalStore {
 }
 
 impl LocalStore {
-    /// Serves the blobs below `root`. Nothing is created until something is written; a missing directory is an
-    /// empty store.
+    /// Serves the blobs below `root`. Nothing is created until something is written; a missing directory is
+    /// an empty store.
     pub fn open(root: &Path) -> Result<LocalStore> {
         match root.metadata() {
             Ok(metadata) if !metadata.is_dir() => {

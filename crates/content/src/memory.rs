@@ -1,16 +1,34 @@
 //! A store in memory, for tests and for small things on their way elsewhere.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 use std::time::SystemTime;
 
-use restow_oci::{Descriptor, Digest, Digester};
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+use restow_oci::Digester;
 
-use crate::read::{Bytes, check_size, digester, settle};
-use crate::{
-    Blob, Error, Info, Ingest, IngestStatus, Ingester, Labels, Manager, Provider, Result, labels, now,
-};
+use crate::Blob;
+use crate::Error;
+use crate::Info;
+use crate::Ingest;
+use crate::IngestStatus;
+use crate::Ingester;
+use crate::Labels;
+use crate::Manager;
+use crate::Provider;
+use crate::Result;
+use crate::labels;
+use crate::now;
+use crate::read::Bytes;
+use crate::read::check_size;
+use crate::read::digester;
+use crate::read::settle;
 
 /// A store in memory. Clones share it.
 #[derive(Clone, Debug, Default)]

@@ -1,11 +1,21 @@
 //! Several providers behind one store.
 
-use restow_oci::{Descriptor, Digest};
+use restow_oci::Descriptor;
+use restow_oci::Digest;
 
-use crate::{Blob, Info, Ingest, IngestStatus, Ingester, Labels, Manager, Provider, Result, Store};
+use crate::Blob;
+use crate::Info;
+use crate::Ingest;
+use crate::IngestStatus;
+use crate::Ingester;
+use crate::Labels;
+use crate::Manager;
+use crate::Provider;
+use crate::Result;
+use crate::Store;
 
-/// A store over providers: writes to the upper store; reads from it, and from the lower providers in their order what the
-/// upper store cannot open. Only what lies in the upper store is managed.
+/// A store over providers: writes to the upper store; reads from it, and from the lower providers in their
+/// order what the upper store cannot open. Only what lies in the upper store is managed.
 ///
 /// A conversion runs on such a store: its results go to the destination, the rest is read from the source.
 #[expect(missing_debug_implementations, reason = "the traits it holds have none")]
@@ -78,7 +88,11 @@ impl Manager for Overlay<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Error, MemoryStore, copy, read, write};
+    use crate::Error;
+    use crate::MemoryStore;
+    use crate::copy;
+    use crate::read;
+    use crate::write;
     use restow_oci::MediaType;
 
     #[test]

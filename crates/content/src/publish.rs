@@ -1,30 +1,38 @@
-//! The one place where files become visible: written beside their target, synced, renamed, the directory synced.
+//! The one place where files become visible: written beside their target, synced, renamed, the directory
+//! synced.
 //!
 //! A reader sees the old file or the new one, whole, whenever the machine stops.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::fs::DirBuilder;
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::io;
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::path::PathBuf;
 
+use crate::Result;
 use crate::error::failed;
-use crate::{Result, file};
+use crate::file;
 
 /// The next version of a file, not visible yet, and the lock on that file at the same time.
 ///
 /// Whoever holds the draft of a file may read the file, decide and publish the next version: others wait in
-/// [`Draft::lock`], in this process or another one. The kernel lets go of a draft when its holder dies; what the
-/// holder left behind is taken over by the next one. Dropping a draft leaves the file as it was, and nothing beside it.
+/// [`Draft::lock`], in this process or another one. The kernel lets go of a draft when its holder dies; what
+/// the holder left behind is taken over by the next one. Dropping a draft leaves the file as it was, and
+/// nothing beside it.
 #[derive(Debug)]
 pub struct Draft {
     file: File,
     path: PathBuf,
     target: PathBuf,
-    published: bool,
 }
 
 impl Draft {
-    /// Locks `target`, waiting for its present holder.
+    /// Locks `target`, waiting for its present holder, who must not be this thread itself.
     pub fn lock(target: &Path) -> Result<Draft> {
         let path = draft_path(target);
         let file = loop {
@@ -32,7 +40,7 @@ impl Draft {
                 break file;
             }
         };
-        Ok(Draft { file, path, target: target.to_owned(), published: false })
+        Ok(Draft { file, path, target: target.to_owned() })
     }
 
     /// Replaces the file by `bytes`, or creates it.
@@ -40,15 +48,14 @@ impl Draft {
         // A holder that died may have left bytes.
         self.file.set_len(0).map_err(failed("truncate", &self.path))?;
         self.file.write_all(bytes).map_err(failed("write", &self.path))?;
-        rename(&self.file, &self.path, &self.target)?;
-        self.published = true;
-        Ok(())
+        rename(&self.file, &self.path, &self.target)
     }
 }
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        if !self.published {
+        // Once published, it may be another one that lies there.
+        if let Ok(true) = lies_at(&self.file, &self.path) {
             // Nothing depends on it: the next holder copes with a draft that stayed.
             let _ = std::fs::remove_file(&self.path);
         }
@@ -101,8 +108,8 @@ fn sync_directory(directory: &Path) -> Result<()> {
     }
 }
 
-/// Opens or creates the file at `path` and locks it. `None` where another holder renamed or removed the file between
-/// the two steps: then what was locked is not what lies at `path` now, and the caller may try again.
+/// Opens or creates the file at `path` and locks it. `None` where another holder renamed or removed the file
+/// between the two steps: then what was locked is not what lies at `path` now, and the caller may try again.
 pub(crate) fn try_hold(path: &Path, lock: impl Fn(&File) -> io::Result<()>) -> Result<Option<File>> {
     let mut options = OpenOptions::new();
     // Never truncate here: the file may just have become a published one.
@@ -113,11 +120,16 @@ pub(crate) fn try_hold(path: &Path, lock: impl Fn(&File) -> io::Result<()>) -> R
             return Err(failed("lock", path)(error));
         }
     }
-    let locked = file.metadata().map_err(failed("stat", path))?;
+    Ok(lies_at(&file, path)?.then_some(file))
+}
+
+/// Returns whether `file` is what lies at `path`. While a holder has it locked, the answer stays yes until he
+/// changes it.
+fn lies_at(file: &File, path: &Path) -> Result<bool> {
+    let held = file.metadata().map_err(failed("stat", path))?;
     match path.symlink_metadata() {
-        Ok(present) if (present.dev(), present.ino()) == (locked.dev(), locked.ino()) => Ok(Some(file)),
-        Ok(_) => Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Ok(found) => Ok((found.dev(), found.ino()) == (held.dev(), held.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(failed("stat", path)(error)),
     }
 }

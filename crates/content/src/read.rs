@@ -1,13 +1,20 @@
 //! Verified reading.
 
-use std::io::{self, Read};
+use std::io;
+use std::io::Read;
 
-use restow_oci::{Algorithm, Descriptor, Digest, Digester};
+use restow_oci::Algorithm;
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+use restow_oci::Digester;
 
-use crate::{Blob, Error, Provider, Result};
+use crate::Blob;
+use crate::Error;
+use crate::Provider;
+use crate::Result;
 
-/// Reads a whole blob of at most `limit` bytes and verifies it. The `data` of the descriptor, where it has any, is
-/// verified and used in place of the store.
+/// Reads a whole blob of at most `limit` bytes and verifies it. The `data` of the descriptor, where it has
+/// any, is verified and used in place of the store.
 pub fn read(provider: &dyn Provider, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>> {
     if descriptor.size > limit {
         let what = format!("blob {}", descriptor.digest);
@@ -32,9 +39,9 @@ pub(crate) fn open<'a>(provider: &dyn Provider, descriptor: &'a Descriptor) -> R
 
 /// Reads a blob from start to end and verifies it on the way.
 ///
-/// The end is reported only when size and digest are those of the descriptor; otherwise the last read fails with an
-/// [`io::Error`] that carries the [`Error`]. Whoever stops before the end must call [`finish`](VerifiedReader::finish)
-/// before trusting what was read.
+/// The end is reported only when size and digest are those of the descriptor; otherwise the last read fails
+/// with an [`io::Error`] that carries the [`Error`]. Whoever stops before the end must call
+/// [`finish`](VerifiedReader::finish) before trusting what was read.
 #[derive(Debug)]
 pub struct VerifiedReader<B> {
     blob: B,
@@ -132,8 +139,8 @@ pub(crate) fn check_size(descriptor: &Descriptor, actual: u64) -> Result<()> {
     }
 }
 
-/// Returns the digest under which the bytes of an ingest are committed: of `sha256`, computed while they were written,
-/// or of the algorithm that `expected` asks for.
+/// Returns the digest under which the bytes of an ingest are committed: of `sha256`, computed while they were
+/// written, or of the algorithm that `expected` asks for.
 pub(crate) fn settle(expected: Option<&Descriptor>, sha256: Digest, written: &dyn Blob) -> Result<Digest> {
     let Some(expected) = expected else { return Ok(sha256) };
     let mut actual = sha256;
@@ -189,5 +196,78 @@ impl<T: AsRef<[u8]> + Send + Sync> Blob for Bytes<T> {
         let count = buffer.len().min(bytes.len() - start);
         buffer[..count].copy_from_slice(&bytes[start..start + count]);
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemoryStore;
+    use restow_oci::MediaType;
+
+    fn describe(bytes: &[u8]) -> Descriptor {
+        Descriptor::new(MediaType::OCI_LAYER, Digest::sha256(bytes), bytes.len() as u64)
+    }
+
+    /// A blob that claims more bytes than it has.
+    struct Shrunk(&'static [u8], u64);
+
+    impl Blob for Shrunk {
+        fn size(&self) -> u64 {
+            self.1
+        }
+
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            Bytes(self.0).read_at(buffer, offset)
+        }
+    }
+
+    #[test]
+    fn the_end_is_reported_only_of_the_right_bytes() {
+        let mut reader = VerifiedReader::new(Bytes(b"content"), &describe(b"content")).unwrap();
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, b"content");
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+
+        for (case, blob) in [("rotten", Shrunk(b"conTent", 7)), ("shrunk", Shrunk(b"cont", 7))] {
+            let mut reader = VerifiedReader::new(blob, &describe(b"content")).unwrap();
+            let error = reader.read_to_end(&mut Vec::new()).unwrap_err();
+            // Trying again does not help.
+            assert_eq!(reader.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::InvalidData, "{case}");
+            let error = error.get_ref().and_then(|error| error.downcast_ref::<Error>()).unwrap();
+            assert!(matches!(error, Error::Mismatch { expected_size: 7, .. }), "{case}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_blob_of_another_size_is_refused_before_it_is_read() {
+        for size in [6, 8] {
+            let descriptor = Descriptor { size, ..describe(b"content") };
+            let error = VerifiedReader::new(Bytes(b"content"), &descriptor).map(drop).unwrap_err();
+            assert!(matches!(error, Error::WrongSize { actual: 7, .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn whoever_stops_early_can_still_verify() {
+        for (bytes, right) in [(b"content", true), (b"contenT", false)] {
+            let mut reader = VerifiedReader::new(Bytes(bytes), &describe(b"content")).unwrap();
+            reader.read_exact(&mut [0; 4]).unwrap();
+            // No bytes asked for is not the end.
+            assert_eq!(reader.read(&mut []).unwrap(), 0);
+            assert_eq!(reader.finish().is_ok(), right);
+        }
+    }
+
+    #[test]
+    fn a_descriptor_may_carry_its_blob() {
+        let store = MemoryStore::new();
+        let with = |data: &[u8]| Descriptor { data: Some(data.to_vec()), ..describe(b"content") };
+        assert_eq!(read(&store, &with(b"content"), 7).unwrap(), b"content");
+        assert!(matches!(read(&store, &with(b"conTent"), 7), Err(Error::Mismatch { .. })));
+        assert!(matches!(read(&store, &with(b"cont"), 7), Err(Error::WrongSize { .. })));
+        crate::copy(&store, &store, &with(b"content")).unwrap();
+        assert_eq!(read(&store, &describe(b"content"), 7).unwrap(), b"content");
     }
 }

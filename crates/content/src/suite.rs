@@ -10,9 +10,22 @@ use std::io::Write;
 use std::thread;
 use std::time::Duration;
 
-use restow_oci::{Algorithm, Descriptor, Digest, Digester, MediaType};
+use restow_oci::Algorithm;
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+use restow_oci::Digester;
+use restow_oci::MediaType;
 
-use crate::{Blob, Error, Ingest, Labels, MemoryStore, Store, copy, ingest_beside, read, write};
+use crate::Blob;
+use crate::Error;
+use crate::Ingest;
+use crate::Labels;
+use crate::MemoryStore;
+use crate::Store;
+use crate::copy;
+use crate::ingest_beside;
+use crate::read;
+use crate::write;
 
 /// A case, called with an empty store.
 pub type Case = fn(&dyn Store);

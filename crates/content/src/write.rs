@@ -1,11 +1,25 @@
 //! Writing whole blobs, and moving them between stores.
 
-use std::io::{self, Write};
+use std::io;
+use std::io::Write;
 
-use restow_oci::{Descriptor, Digest, MediaType};
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+use restow_oci::MediaType;
 
-use crate::read::{PIECE, digester, open, read_some, settle};
-use crate::{Blob, Error, Ingest, Ingester, Labels, Provider, Result, Store};
+use crate::Blob;
+use crate::Error;
+use crate::Ingest;
+use crate::Ingester;
+use crate::Labels;
+use crate::Provider;
+use crate::Result;
+use crate::Store;
+use crate::read::PIECE;
+use crate::read::digester;
+use crate::read::open;
+use crate::read::read_some;
+use crate::read::settle;
 
 /// Writes `bytes` as a blob and returns its descriptor.
 pub fn write(ingester: &dyn Ingester, media_type: MediaType, bytes: &[u8]) -> Result<Descriptor> {
@@ -18,8 +32,8 @@ pub fn write(ingester: &dyn Ingester, media_type: MediaType, bytes: &[u8]) -> Re
     Ok(descriptor)
 }
 
-/// Copies the blob that `descriptor` names, verified. A blob of the right size that is there already is left alone; a
-/// copy that was interrupted is taken up.
+/// Copies the blob that `descriptor` names, verified. A blob of the right size that is there already is left
+/// alone; a copy that was interrupted is taken up.
 pub fn copy(from: &dyn Provider, to: &dyn Store, descriptor: &Descriptor) -> Result<()> {
     // A digest that cannot be verified is refused before anything is written.
     digester(&descriptor.digest)?;
@@ -40,7 +54,8 @@ pub fn copy(from: &dyn Provider, to: &dyn Store, descriptor: &Descriptor) -> Res
         append(&source, descriptor, &mut *ingest, &key)?;
         match settle(Some(descriptor), ingest.digest(), &*ingest.written()?) {
             Ok(_) => return ingest.commit(Some(descriptor), Labels::new()).map(drop),
-            // What was there already may not have been the start of this blob: after a power failure, for instance.
+            // What was there already may not have been the start of this blob: after a power failure, for
+            // instance.
             Err(_) if resumed => ingest.restart()?,
             Err(error) => {
                 ingest.abort()?;
@@ -72,8 +87,8 @@ fn append(source: &dyn Blob, descriptor: &Descriptor, ingest: &mut dyn Ingest, k
 
 /// Opens the ingest `key`, or one beside it where another writer holds that.
 ///
-/// Two writers of the same blob then do the work twice and both succeed, instead of one waiting for another that may
-/// never finish. The names repeat from run to run, so that what a killed writer left is taken up.
+/// Two writers of the same blob then do the work twice and both succeed, instead of one waiting for another
+/// that may never finish. The names repeat from run to run, so that what a killed writer left is taken up.
 pub fn ingest_beside(ingester: &dyn Ingester, key: &str) -> Result<Box<dyn Ingest>> {
     const WRITERS: usize = 64;
     let mut result = ingester.ingest(key);

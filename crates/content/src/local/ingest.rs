@@ -1,19 +1,42 @@
 //! A blob on its way into a directory.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::fs::DirBuilder;
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::fs::Permissions;
+use std::io;
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::FileExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use restow_oci::{Descriptor, Digest, Digester};
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+use restow_oci::Digester;
 
+use crate::Blob;
+use crate::Error;
+use crate::Info;
+use crate::Ingest;
+use crate::IngestStatus;
+use crate::Labels;
+use crate::LocalStore;
+use crate::Manager;
+use crate::Result;
 use crate::error::failed;
-use crate::file::{self, Section};
-use crate::publish::{self, try_hold};
-use crate::read::{hash, settle};
-use crate::{Blob, Error, Info, Ingest, IngestStatus, Labels, LocalStore, Manager, Result, labels, now};
+use crate::file;
+use crate::file::Section;
+use crate::labels;
+use crate::now;
+use crate::publish;
+use crate::publish::try_hold;
+use crate::read::hash;
+use crate::read::settle;
 
 /// The longest key that is read back.
 const MAX_KEY_SIZE: u64 = 4096;
@@ -23,8 +46,8 @@ pub(super) fn directory(root: &Path, key: &str) -> PathBuf {
     root.join("ingest").join(Digest::sha256(key.as_bytes()).encoded())
 }
 
-/// Returns how far the ingest in `directory` has come. `None` where there is none, or where what lies there is not the
-/// work of a writer called `key`.
+/// Returns how far the ingest in `directory` has come. `None` where there is none, or where what lies there
+/// is not the work of a writer called `key`.
 pub(super) fn status(directory: &Path, key: Option<&str>) -> Result<Option<IngestStatus>> {
     let found = || -> Result<Option<IngestStatus>> {
         let path = directory.join("ref");
@@ -90,7 +113,8 @@ impl LocalIngest {
         }
         let directory = directory(store.root(), key);
         publish::create_directory(store.root())?;
-        // A writer that ends removes the directories that it leaves empty, perhaps between two of these steps.
+        // A writer that ends removes the directories that it leaves empty, perhaps between two of these
+        // steps.
         let mut attempts = 0;
         let (held, data) = loop {
             match try_open(&directory) {
@@ -240,7 +264,8 @@ impl Ingest for LocalIngest {
             Err(error) => return Err(error),
         }
         let info = self.store.info(&digest)?;
-        // The blob is there. What cannot be removed now is taken up and removed by the next writer of the key.
+        // The blob is there. What cannot be removed now is taken up and removed by the next writer of the
+        // key.
         let _ = self.clear();
         Ok(info)
     }

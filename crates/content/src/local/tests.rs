@@ -1,9 +1,13 @@
 use super::*;
-use crate::{copy, read, suite, write};
+use crate::copy;
+use crate::read;
+use crate::suite;
+use crate::write;
 use restow_oci::MediaType;
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::symlink;
 use std::sync::Mutex;
 
 fn temporary() -> (tempfile::TempDir, LocalStore) {
@@ -15,6 +19,9 @@ fn temporary() -> (tempfile::TempDir, LocalStore) {
 fn put(store: &LocalStore, bytes: &[u8]) -> Descriptor {
     write(store, MediaType::OCI_LAYER, bytes).unwrap()
 }
+
+/// Something done to a path.
+type Act<'a> = &'a dyn Fn(&Path);
 
 /// Returns the paths of all files and directories below `root`, relative to it.
 fn tree(root: &Path) -> Vec<String> {
@@ -93,8 +100,7 @@ fn only_regular_files_are_blobs() {
     let link = |path: &Path| symlink(&elsewhere, path).unwrap();
     let fifo = |path: &Path| rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RWXU).unwrap();
     let directory = |path: &Path| fs::create_dir(path).unwrap();
-    let cases: [(&str, &dyn Fn(&Path)); 3] =
-        [("symbolic link", &link), ("FIFO", &fifo), ("directory", &directory)];
+    let cases: [(&str, Act<'_>); 3] = [("symbolic link", &link), ("FIFO", &fifo), ("directory", &directory)];
     for (kind, make) in cases {
         make(&path);
         for error in [
@@ -159,7 +165,7 @@ fn foreign_files_are_no_blobs() {
 
 #[test]
 fn an_ingest_with_damaged_metadata_starts_anew() {
-    let damages: [(&str, &dyn Fn(&Path)); 4] = [
+    let damages: [(&str, Act<'_>); 4] = [
         ("another key", &|path| fs::write(path.join("ref"), b"another key").unwrap()),
         ("no key", &|path| fs::remove_file(path.join("ref")).unwrap()),
         ("no text", &|path| fs::write(path.join("ref"), [0xff]).unwrap()),

@@ -1,1 +1,51 @@
 //! Encodes, reads and verifies seekable layers (eStargz, zstd:chunked): a pure function of tar and options.
+//!
+//! The one rule: bytes out are decided by the tar and the options. No clock, no path, no number of threads.
+//!
+//! - [`encode`] turns a layer, however compressed, into a seekable one; a [`Codec`] is the format it writes.
+//! - [`Reader`] opens a seekable layer of any known format; [`verify`] reads one back and holds it to all it says.
+//! - [`TarReader`] and [`decompress`] read any layer from front to end.
+//!
+//! To add a format: a [`Codec`] in a file of its own (see `zstdchunked.rs`), its footer in `footer.rs`, its spelling of
+//! the table of contents in `toc/write.rs`.
+
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests fail by panicking"))]
+
+mod blob;
+mod buffer;
+mod codec;
+mod decompress;
+mod encode;
+mod error;
+pub mod footer;
+#[cfg(test)]
+mod forge;
+mod frames;
+mod landmark;
+mod listing;
+mod locate;
+pub mod path;
+mod reader;
+mod spool;
+mod tar;
+mod tarsplit;
+mod time;
+pub mod toc;
+mod verify;
+mod workers;
+mod zstdchunked;
+
+pub use blob::ReadAt;
+pub use buffer::Buffer;
+pub use codec::{Codec, Contents, Seal};
+pub use decompress::{Decompress, Format, decompress, sniff};
+pub use encode::{DEFAULT_CHUNK_SIZE, EncodeOptions, Encoded, encode};
+pub use error::{Error, Result};
+pub use landmark::{Landmark, NO_PREFETCH as NO_PREFETCH_LANDMARK, PREFETCH as PREFETCH_LANDMARK};
+pub use locate::Hints;
+pub use reader::{File, Reader};
+pub use tar::{Header, Kind, TarReader, Time};
+pub use time::Timestamp;
+pub use verify::{Depth, Verified, VerifiedContent, VerifyOptions, verify};
+pub use workers::Workers;
+pub use zstdchunked::{DEFAULT_LEVEL as ZSTD_CHUNKED_DEFAULT_LEVEL, FORMAT_VERSION, ZstdChunked};

@@ -1,0 +1,339 @@
+//! Puts frames into a blob in order, and writes down what was put where.
+
+use std::collections::BTreeMap;
+use std::io::{BufReader, Write};
+use std::path::Path;
+
+use restow_oci::{Digest, Digester, Limits};
+
+use super::batch::{Facts, Frames, Item, Start};
+use super::diff::Diff;
+use super::names::Names;
+use crate::error::{Error, Result};
+use crate::listing::Role;
+use crate::spool::{Packed, Packer};
+use crate::tarsplit::{Checksum, TarSplit};
+use crate::toc::{Dialect, Entry, EntryKind, Parser, Writer};
+use crate::workers::Memory;
+
+/// The level of the table of contents while it waits for its end.
+const SPOOL_LEVEL: i32 = 1;
+
+/// Writes the frames of a layer and collects its table of contents and tar-split stream.
+pub(super) struct Assembler<'a> {
+    output: &'a mut (dyn Write + Send),
+    position: u64,
+    diff: Diff,
+    toc: Table,
+    tar_split: TarSplit,
+    current: Option<File>,
+    names: Names,
+    listed: Listed,
+    /// Entries at the front that were moved there.
+    moved: u64,
+}
+
+/// What there is to say of the entries written.
+#[derive(Debug, Default)]
+pub(super) struct Listed {
+    pub(super) entries: u64,
+    pub(super) chunks: u64,
+    /// Where the region to be fetched first ends, in blob bytes.
+    pub(super) prefetch_size: u64,
+    /// Why podman would refuse the layer.
+    pub(super) refusal: Option<String>,
+}
+
+/// A layer whose frames are written.
+pub(super) struct Assembled {
+    pub(super) position: u64,
+    pub(super) source_diff_id: Digest,
+    pub(super) diff_id: Digest,
+    pub(super) tar_size: u64,
+    pub(super) table: Table,
+    pub(super) names: Names,
+    pub(super) tar_split: Packed,
+    pub(super) listed: Listed,
+}
+
+/// An entry whose content is still coming.
+struct File {
+    start: Box<Start>,
+    /// Hashes the whole content; a file of one chunk has the chunk's digest.
+    digest: Option<Digester>,
+    checksum: Checksum,
+    size: u64,
+    chunks: Vec<Chunk>,
+}
+
+struct Chunk {
+    offset: u64,
+    end: u64,
+    size: u64,
+    digest: Digest,
+    zeros: bool,
+}
+
+impl<'a> Assembler<'a> {
+    /// Writes to `output`; the first `moved` entries are those to be fetched first.
+    pub(super) fn new(
+        output: &'a mut (dyn Write + Send),
+        spool_directory: &Path,
+        moved: u64,
+        diff: Diff,
+    ) -> Result<Self> {
+        Ok(Self {
+            output,
+            position: 0,
+            diff,
+            toc: Table::new(spool_directory)?,
+            tar_split: TarSplit::new(spool_directory)?,
+            current: None,
+            names: Names::default(),
+            listed: Listed::default(),
+            moved,
+        })
+    }
+
+    /// Adds a batch and its frames, and returns the memory they were in.
+    pub(super) fn add(&mut self, frames: Frames) -> Result<Memory> {
+        self.output
+            .write_all(&frames.compressed)
+            .map_err(|source| Error::Write { offset: self.position, source })?;
+        let start = self.position;
+        self.position += frames.compressed.len() as u64;
+        self.diff.add(&frames.batch);
+        let bytes = frames.batch.bytes;
+        let mut chunks = frames.chunks.into_iter();
+        for item in frames.batch.items {
+            match item {
+                Item::Entry { range, start } => {
+                    self.finish_entry()?;
+                    self.tar_split.segment(&bytes.filled()[range])?;
+                    self.names.add(&start.listing, start.header.offset);
+                    self.current = Some(File::new(start));
+                }
+                Item::Chunk { range, .. } => {
+                    let (frame, facts) = chunks.next().ok_or(Error::NotSeekable)?;
+                    let place = start + frame.start as u64..start + frame.end as u64;
+                    let file = self.current.as_mut().ok_or(Error::NotSeekable)?;
+                    file.add(&bytes.filled()[range], place, facts);
+                }
+                Item::Trailing { range, .. } => {
+                    self.finish_entry()?;
+                    self.tar_split.segment(&bytes.filled()[range])?;
+                }
+            }
+        }
+        Ok(Memory { plain: bytes, compressed: frames.compressed })
+    }
+
+    /// Ends the frames.
+    pub(super) fn finish(mut self) -> Result<Assembled> {
+        self.finish_entry()?;
+        let (source_diff_id, diff_id, tar_size) = self.diff.finish();
+        Ok(Assembled {
+            position: self.position,
+            source_diff_id,
+            diff_id,
+            tar_size,
+            table: self.toc,
+            names: self.names,
+            tar_split: self.tar_split.finish()?,
+            listed: self.listed,
+        })
+    }
+
+    fn finish_entry(&mut self) -> Result<()> {
+        let Some(file) = self.current.take() else { return Ok(()) };
+        self.tar_split.file(&file.start.listing.entry.name, file.size, file.checksum)?;
+        let listed = &mut self.listed;
+        listed.entries += 1;
+        listed.chunks += file.chunks.len() as u64;
+        if let (None, Some(refusal)) = (&listed.refusal, file.start.listing.refusal) {
+            listed.refusal = Some(format!("{refusal} ({})", file.start.listing.entry.name));
+        }
+        if let Some(last) = file.chunks.last()
+            && listed.entries <= self.moved
+        {
+            listed.prefetch_size = last.end;
+        }
+        if let (Role::Landmark, Some(first)) = (file.start.listing.role, file.chunks.first()) {
+            listed.prefetch_size = first.offset;
+        }
+        self.toc.add(file)
+    }
+}
+
+impl File {
+    fn new(start: Box<Start>) -> Self {
+        Self { start, digest: None, checksum: Checksum::default(), size: 0, chunks: Vec::new() }
+    }
+
+    fn add(&mut self, bytes: &[u8], place: std::ops::Range<u64>, facts: Facts) {
+        let whole = self.start.header.size == bytes.len() as u64;
+        if !whole && self.start.digest.is_none() {
+            self.digest.get_or_insert_with(Digester::sha256).update(bytes);
+        }
+        let length = bytes.len() as u64;
+        self.checksum =
+            if self.chunks.is_empty() { facts.checksum } else { self.checksum.then(facts.checksum, length) };
+        self.size += length;
+        self.chunks.push(Chunk {
+            offset: place.start,
+            end: place.end,
+            size: length,
+            digest: facts.digest,
+            zeros: facts.zeros,
+        });
+    }
+
+    /// Returns the digest of the content: known, of the only chunk, or of all chunks.
+    fn digest(&mut self) -> Digest {
+        match (self.start.digest.take(), self.digest.take(), self.chunks.as_slice()) {
+            (Some(digest), _, _) => digest,
+            (None, Some(digester), _) => digester.finish(),
+            (None, None, [only]) => only.digest.clone(),
+            (None, None, _) => Digest::sha256(b""),
+        }
+    }
+}
+
+/// The table of contents, growing.
+pub(super) struct Table {
+    packer: Packer,
+    writer: Writer,
+    text: Vec<u8>,
+    owners: Owners,
+}
+
+impl Table {
+    fn new(spool_directory: &Path) -> Result<Self> {
+        Ok(Self {
+            packer: Packer::new(SPOOL_LEVEL, spool_directory)?,
+            writer: Writer::new(Dialect::Superset),
+            text: Vec::new(),
+            owners: Owners::default(),
+        })
+    }
+
+    fn add(&mut self, mut file: File) -> Result<()> {
+        let digest = file.digest();
+        let mut entry = file.start.listing.entry;
+        self.owners.shorten(&mut entry);
+        let name = entry.name.clone();
+        let in_parts = file.chunks.len() > 1;
+        if entry.kind == EntryKind::Regular {
+            entry.digest = Some(digest);
+        }
+        if let (Some(first), Some(last)) = (file.chunks.first(), file.chunks.last()) {
+            entry.end_offset = last.end;
+            describe(&mut entry, first, in_parts);
+        }
+        self.writer.entry(&entry, &mut self.text);
+        let mut chunk_offset = 0;
+        for pair in file.chunks.windows(2) {
+            let [previous, chunk] = pair else { continue };
+            chunk_offset += previous.size;
+            let mut entry =
+                Entry { name: name.clone(), kind: EntryKind::Chunk, chunk_offset, ..Entry::default() };
+            describe(&mut entry, chunk, in_parts);
+            self.writer.entry(&entry, &mut self.text);
+        }
+        self.packer.write(&self.text)?;
+        self.text.clear();
+        Ok(())
+    }
+
+    /// Ends the document.
+    pub(super) fn finish(mut self, tar_split: &Packed) -> Result<Packed> {
+        self.writer.finish(Some(&tar_split.stored_digest), &mut self.text);
+        self.packer.write(&self.text)?;
+        self.packer.finish()
+    }
+}
+
+/// Copies a table of contents without the entries at the given positions, and their chunks.
+pub(super) fn without(
+    mut table: Packed,
+    positions: &std::collections::BTreeSet<u32>,
+    spool_directory: &Path,
+    limits: &Limits,
+) -> Result<Packed> {
+    let mut packer = Packer::new(SPOOL_LEVEL, spool_directory)?;
+    let mut writer = Writer::new(Dialect::Superset);
+    let mut text = Vec::new();
+    let mut parser = Parser::new(BufReader::new(table.read()?), limits)?;
+    let (mut said, mut owners) = (Owners::default(), Owners::default());
+    let mut next = 0;
+    let mut keep = true;
+    while let Some(mut entry) = parser.next_entry()? {
+        if entry.kind != EntryKind::Chunk {
+            keep = !positions.contains(&next);
+            next += 1;
+            // The entry that named an owner may be one that goes.
+            said.complete(&mut entry);
+            if keep {
+                owners.shorten(&mut entry);
+            }
+        }
+        if keep {
+            writer.entry(&entry, &mut text);
+            packer.write(&text)?;
+            text.clear();
+        }
+    }
+    writer.finish(parser.finish()?.as_ref(), &mut text);
+    packer.write(&text)?;
+    packer.finish()
+}
+
+fn describe(entry: &mut Entry, chunk: &Chunk, in_parts: bool) {
+    entry.offset = chunk.offset;
+    entry.chunk_digest = Some(chunk.digest.clone());
+    if in_parts {
+        entry.chunk_size = chunk.size;
+        entry.zeros = chunk.zeros;
+    }
+}
+
+/// The names last given for each number: a table repeats them only when they change.
+#[derive(Default)]
+struct Owners {
+    users: BTreeMap<i64, String>,
+    groups: BTreeMap<i64, String>,
+}
+
+impl Owners {
+    /// Takes out the names that were given before.
+    fn shorten(&mut self, entry: &mut Entry) {
+        for (said, number, name) in self.both(entry) {
+            if said.get(&number) == Some(name) {
+                name.clear();
+            } else if !name.is_empty() {
+                said.insert(number, name.clone());
+            }
+        }
+    }
+
+    /// Puts them in again.
+    fn complete(&mut self, entry: &mut Entry) {
+        for (said, number, name) in self.both(entry) {
+            if name.is_empty() {
+                *name = said.get(&number).cloned().unwrap_or_default();
+            } else {
+                said.insert(number, name.clone());
+            }
+        }
+    }
+
+    fn both<'a>(
+        &'a mut self,
+        entry: &'a mut Entry,
+    ) -> [(&'a mut BTreeMap<i64, String>, i64, &'a mut String); 2] {
+        [
+            (&mut self.users, entry.uid, &mut entry.user_name),
+            (&mut self.groups, entry.gid, &mut entry.group_name),
+        ]
+    }
+}

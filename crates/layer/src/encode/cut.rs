@@ -1,0 +1,200 @@
+//! Cuts a tar stream into batches.
+
+use std::io::Read;
+
+use restow_oci::{Digest, Limits};
+
+use super::batch::{BATCH, Batch, DROPPED, Item, Start, Stored};
+use crate::buffer::Buffer;
+use crate::error::{Error, Result};
+use crate::landmark::{self, Landmark};
+use crate::listing::{self, Listing, Role};
+use crate::tar::{BLOCK, Header, TarReader};
+use crate::workers::Workers;
+
+/// Two zero blocks end an archive.
+const END: usize = 2 * BLOCK;
+
+/// Bytes of trailing data in one item.
+const TRAILING: u64 = 256 << 10;
+
+/// Sends a batch, with the memory it holds.
+pub(super) type Send<'a> = &'a mut dyn FnMut(Batch, usize) -> Result<()>;
+
+/// Gathers items into batches. The tar's bytes are appended to [`bytes`](Self::bytes), then named by an item.
+pub(super) struct Cutter<'a> {
+    batch: Batch,
+    send: Send<'a>,
+    workers: &'a Workers,
+    limits: &'a Limits,
+    /// The end of the bytes that have been named.
+    named: usize,
+    /// How many bytes of the source the batch leaves out.
+    dropped: usize,
+}
+
+impl<'a> Cutter<'a> {
+    pub(super) fn new(limits: &'a Limits, workers: &'a Workers, send: Send<'a>) -> Self {
+        Self { batch: Batch::new(workers.memory()), send, workers, limits, named: 0, dropped: 0 }
+    }
+
+    /// Returns where tar bytes are to be appended.
+    pub(super) fn bytes(&mut self) -> &mut Buffer {
+        &mut self.batch.bytes
+    }
+
+    /// Names the padding and the header blocks that were appended.
+    pub(super) fn entry(&mut self, header: Header, digest: Option<Digest>) -> Result<()> {
+        let listing = listing::list(&header, self.limits)?;
+        self.listed(header, listing, digest)
+    }
+
+    fn listed(&mut self, header: Header, listing: Listing, digest: Option<Digest>) -> Result<()> {
+        let range = self.named..self.batch.bytes.len();
+        self.push(Item::Entry { range, start: Box::new(Start { header, listing, digest }) })
+    }
+
+    /// Names the chunk that was appended.
+    pub(super) fn chunk(&mut self) -> Result<()> {
+        let range = self.named..self.batch.bytes.len();
+        self.push(Item::Chunk { range, stored: None })
+    }
+
+    /// Makes room for a chunk of `size` bytes that is decoded from the frame file.
+    pub(super) fn stored_chunk(&mut self, size: usize, stored: Stored) -> Result<()> {
+        self.batch.bytes.room(size);
+        self.batch.bytes.advance(size);
+        let range = self.named..self.batch.bytes.len();
+        self.push(Item::Chunk { range, stored: Some(stored) })
+    }
+
+    /// Names what was appended after the last entry, of which the first `padding` bytes belong to that entry.
+    pub(super) fn trailing(&mut self, padding: usize) -> Result<()> {
+        let range = self.named..self.batch.bytes.len();
+        self.push(Item::Trailing { range, padding })
+    }
+
+    /// Appends a landmark.
+    pub(super) fn landmark(&mut self, name: &str) -> Result<()> {
+        let start = self.batch.bytes.len();
+        let block = landmark::header(name);
+        self.batch.bytes.append(&block);
+        self.batch.inserted.push(start..self.batch.bytes.len());
+        let header = TarReader::new(&block[..], self.limits).next(&mut Buffer::default())?;
+        self.entry(header.ok_or(Error::NotSeekable)?, None)?;
+        let start = self.batch.bytes.len();
+        self.batch.bytes.append(&landmark::CONTENT);
+        self.batch.inserted.push(start..self.batch.bytes.len());
+        self.chunk()
+    }
+
+    /// Appends zero bytes that the source does not have, without naming them.
+    pub(super) fn insert_zeros(&mut self, count: usize) {
+        let start = self.batch.bytes.len();
+        self.batch.bytes.append(&vec![0; count]);
+        self.batch.inserted.push(start..self.batch.bytes.len());
+    }
+
+    /// Takes back the bytes after `length`, which stay part of the source only.
+    ///
+    /// What was appended before and has no name yet is padding of the last entry that is kept.
+    fn drop_after(&mut self, length: usize) -> Result<()> {
+        let dropped = self.batch.bytes.filled()[length..].to_vec();
+        self.batch.bytes.truncate(length);
+        self.dropped += dropped.len();
+        self.batch.dropped.push((length, dropped));
+        if self.dropped < DROPPED {
+            return Ok(());
+        }
+        self.trailing(length - self.named)?;
+        self.send()
+    }
+
+    pub(super) fn finish(mut self) -> Result<()> {
+        self.send()
+    }
+
+    fn push(&mut self, item: Item) -> Result<()> {
+        self.named = item.range().end;
+        if !item.range().is_empty() {
+            self.batch.items.push(item);
+        }
+        if self.batch.bytes.len() < BATCH { Ok(()) } else { self.send() }
+    }
+
+    fn send(&mut self) -> Result<()> {
+        let batch = std::mem::replace(&mut self.batch, Batch::new(self.workers.memory()));
+        // Frames may be as large as what they are made of.
+        let memory = batch.bytes.len() * 2 + self.dropped;
+        (self.named, self.dropped) = (0, 0);
+        (self.send)(batch, memory)
+    }
+}
+
+/// Cuts a whole tar. Bytes stay as they are, except that a table of contents of eStargz is left out, and landmarks
+/// as `landmark` says; `None` keeps them all.
+pub(super) fn cut<R: Read>(
+    tar: &mut TarReader<R>,
+    chunk_size: u64,
+    landmark: Option<Landmark>,
+    cutter: &mut Cutter<'_>,
+) -> Result<()> {
+    let mut changed = landmark == Some(Landmark::Always);
+    if changed {
+        cutter.landmark(landmark::NO_PREFETCH)?;
+        cutter.insert_zeros(BLOCK - landmark::CONTENT.len());
+    }
+    // The padding that the last entry should have, and does not have yet.
+    let mut padding = 0;
+    loop {
+        let start = cutter.bytes().len();
+        let Some(mut header) = tar.next(cutter.bytes())? else {
+            return end(tar, cutter, start + padding, changed);
+        };
+        let listing = listing::list(&header, cutter.limits)?;
+        if landmark.map_or(listing.role == Role::Toc, |landmark| listing.role.leaves(landmark)) {
+            changed = true;
+            cutter.drop_after(start + header.padding)?;
+            discard(tar, cutter)?;
+            padding = 0;
+            continue;
+        }
+        padding = header.size.wrapping_neg() as usize % BLOCK;
+        // Some may have been kept from before entries that are left out.
+        header.padding += start - cutter.named;
+        cutter.listed(header, listing, None)?;
+        while tar.read_payload(cutter.bytes(), chunk_size)? > 0 {
+            cutter.chunk()?;
+        }
+    }
+}
+
+/// Reads the rest of an entry that is left out.
+fn discard<R: Read>(tar: &mut TarReader<R>, cutter: &mut Cutter<'_>) -> Result<()> {
+    loop {
+        let start = cutter.bytes().len();
+        let read = tar.read_payload(cutter.bytes(), TRAILING)?;
+        if read == 0 {
+            tar.read_padding(cutter.bytes())?;
+        }
+        cutter.drop_after(start)?;
+        if read == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Copies what follows the last entry, whose padding should end at byte `padded` of the batch; where the tar changes
+/// anyhow, missing padding and end blocks are added.
+fn end<R: Read>(tar: &mut TarReader<R>, cutter: &mut Cutter<'_>, padded: usize, changed: bool) -> Result<()> {
+    let found = cutter.bytes().len();
+    if changed {
+        cutter.insert_zeros((padded + END).saturating_sub(found));
+    }
+    let padding = padded.min(cutter.bytes().len()) - cutter.named;
+    cutter.trailing(padding)?;
+    while tar.read_trailing(cutter.bytes(), TRAILING)? > 0 {
+        cutter.trailing(0)?;
+    }
+    Ok(())
+}

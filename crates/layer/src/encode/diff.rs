@@ -1,0 +1,99 @@
+//! The digests of two tars that are mostly the same: the source's and the result's.
+
+use restow_oci::{Digest, Digester};
+
+use super::batch::Batch;
+
+/// Hashes the source and the result of an encoding, together for as long as they are the same bytes.
+pub(super) struct Diff {
+    source: Digester,
+    /// The result's, from where it differs.
+    result: Option<Digester>,
+    size: u64,
+    /// Whether the two are told apart.
+    apart: bool,
+}
+
+impl Diff {
+    /// Hashes both.
+    pub(super) fn new() -> Self {
+        Self { source: Digester::sha256(), result: None, size: 0, apart: true }
+    }
+
+    /// Hashes the result alone.
+    pub(super) fn of_result() -> Self {
+        Self { apart: false, ..Self::new() }
+    }
+
+    /// Adds the bytes of a batch, in the source without what was inserted and with what was dropped.
+    pub(super) fn add(&mut self, batch: &Batch) {
+        let bytes = batch.bytes.filled();
+        self.size += bytes.len() as u64;
+        if !self.apart || (batch.dropped.is_empty() && batch.inserted.is_empty()) {
+            self.both(bytes);
+            return;
+        }
+        // Where the two part, as (place, end of what only the result has, what only the source has).
+        let mut edits: Vec<(usize, usize, &[u8])> = Vec::new();
+        edits.extend(batch.dropped.iter().map(|(place, dropped)| (*place, *place, dropped.as_slice())));
+        edits.extend(batch.inserted.iter().map(|range| (range.start, range.end, &[][..])));
+        edits.sort_by_key(|(place, end, _)| (*place, *end));
+        let mut done = 0;
+        for (place, end, dropped) in edits {
+            self.both(&bytes[done..place]);
+            let result = self.result.get_or_insert_with(|| self.source.clone());
+            result.update(&bytes[place..end]);
+            self.source.update(dropped);
+            done = end;
+        }
+        self.both(&bytes[done..]);
+    }
+
+    fn both(&mut self, bytes: &[u8]) {
+        self.source.update(bytes);
+        if let Some(result) = &mut self.result {
+            result.update(bytes);
+        }
+    }
+
+    /// Returns the digests of source and result, and the result's size.
+    pub(super) fn finish(self) -> (Digest, Digest, u64) {
+        let source = self.source.finish();
+        let result = self.result.map_or_else(|| source.clone(), Digester::finish);
+        (source, result, self.size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_dropped_counts_for_the_source_and_what_is_inserted_for_the_result() {
+        let mut diff = Diff::new();
+        let mut batch = Batch::default();
+        batch.bytes.append(b"common");
+        diff.add(&batch);
+        let mut batch = Batch::default();
+        batch.bytes.append(b"ABnewCD");
+        batch.inserted.push(2..5);
+        batch.dropped.push((2, b"old".to_vec()));
+        batch.dropped.push((7, b"end".to_vec()));
+        diff.add(&batch);
+        let (source, result, size) = diff.finish();
+        assert_eq!(source, Digest::sha256(b"commonABoldCDend"));
+        assert_eq!(result, Digest::sha256(b"commonABnewCD"));
+        assert_eq!(size, 13);
+    }
+
+    #[test]
+    fn equal_tars_are_hashed_once() {
+        let mut diff = Diff::new();
+        let mut batch = Batch::default();
+        batch.bytes.append(b"same");
+        diff.add(&batch);
+        assert!(diff.result.is_none());
+        let (source, result, _) = diff.finish();
+        assert_eq!(source, result);
+    }
+}

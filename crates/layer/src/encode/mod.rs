@@ -1,0 +1,234 @@
+//! Encodes a layer: one pass over its compressed bytes, work on many threads, the same result on any number of them.
+//!
+//! ```text
+//! source → decompress → tar reader → cutter ──batches──▶ workers ──frames──▶ assembler → output
+//!                                                                      └───▶ collector → (reordered) cutter → …
+//! ```
+//!
+//! [`cut`] decides what is a frame, [`batch`] compresses, [`assemble`] writes frames, table of contents and
+//! tar-split stream. With files to move, [`reorder`] stands between two such passes.
+
+mod assemble;
+mod batch;
+mod cut;
+mod diff;
+mod names;
+mod reorder;
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+
+use restow_oci::{Digest, Limits, annotations};
+
+use self::assemble::{Assembled, Assembler};
+use self::batch::Headers;
+use self::cut::Cutter;
+use self::diff::Diff;
+use self::reorder::Collector;
+use crate::codec::{Codec, Contents};
+use crate::decompress::{Decompress, Format, decompress};
+use crate::error::{Error, Result};
+use crate::landmark::Landmark;
+use crate::tar::TarReader;
+use crate::workers::Workers;
+
+/// Bytes of a file in one chunk, which is what a reader fetches and verifies at once, unless asked otherwise.
+pub const DEFAULT_CHUNK_SIZE: u64 = 4 << 20;
+
+/// What besides the tar decides the bytes of a layer, and where to put what does not fit in memory.
+#[derive(Debug, Clone)]
+pub struct EncodeOptions {
+    /// The most bytes of a file in one chunk; not 0.
+    pub chunk_size: u64,
+    /// Paths to move to the front, in this order. Any spelling of a path will do.
+    pub prioritized: Vec<String>,
+    /// When there is a landmark.
+    pub landmark: Landmark,
+    /// What is accepted of the source.
+    pub limits: Limits,
+    /// Where unnamed temporary files are made: compressed frames of a layer in which files move, and a table of
+    /// contents that outgrows memory.
+    pub spool_directory: PathBuf,
+}
+
+impl EncodeOptions {
+    /// Moves nothing, with temporary files in `spool_directory`.
+    pub fn new(spool_directory: impl Into<PathBuf>) -> Self {
+        Self {
+            chunk_size: DEFAULT_CHUNK_SIZE,
+            prioritized: Vec::new(),
+            landmark: Landmark::Auto,
+            limits: Limits::default(),
+            spool_directory: spool_directory.into(),
+        }
+    }
+}
+
+/// A layer that has been written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// The compression the source had.
+    pub source_format: Format,
+    /// The digest of the source's tar.
+    pub source_diff_id: Digest,
+    /// The digest of the tar that was written; the source's where nothing was moved, left out or added.
+    pub diff_id: Digest,
+    /// The size of the tar that was written, in bytes.
+    pub uncompressed_size: u64,
+    /// The size of the blob, in bytes.
+    pub size: u64,
+    /// The digest of the table of contents.
+    pub toc_digest: Digest,
+    /// What containerd's readers find the table by, the prefetch size among it.
+    pub lazy_annotations: BTreeMap<String, String>,
+    /// What podman's reader finds the table by, or why it would refuse the layer.
+    pub partial_annotations: Result<BTreeMap<String, String>, String>,
+    /// Tar entries.
+    pub entries: u64,
+    /// Chunks of files.
+    pub chunks: u64,
+    /// Entries moved to the front.
+    pub moved: u64,
+    /// Paths that were to be moved and are not there.
+    pub missing: Vec<String>,
+    /// Bytes from the start of the blob that are worth fetching first.
+    pub prefetch_size: u64,
+}
+
+/// Encodes the layer in `source`, compressed in any supported way, into `output`.
+///
+/// `source` is read to its end. On an error what was written to `output` is of no use. The digest of the blob is for
+/// the output to take.
+pub fn encode(
+    source: impl Read,
+    output: &mut (dyn Write + Send),
+    codec: &dyn Codec,
+    options: &EncodeOptions,
+    workers: &Workers,
+) -> Result<Encoded> {
+    let tar = TarReader::new(decompress(source, &options.limits)?, &options.limits);
+    let encoder = Encoder { codec, options, workers };
+    if options.prioritized.is_empty() { encoder.stream(tar, output) } else { encoder.reorder(tar, output) }
+}
+
+struct Encoder<'a> {
+    codec: &'a dyn Codec,
+    options: &'a EncodeOptions,
+    workers: &'a Workers,
+}
+
+impl Encoder<'_> {
+    /// Encodes in the order of the source, in one pass.
+    fn stream<R: Read>(
+        &self,
+        mut tar: TarReader<Decompress<R>>,
+        output: &mut (dyn Write + Send),
+    ) -> Result<Encoded> {
+        let Options { chunk_size, landmark, limits, spool_directory, .. } = self.options;
+        let mut assembler = Assembler::new(&mut *output, spool_directory, 0, Diff::new())?;
+        self.workers.run(
+            |send| {
+                let mut cutter = Cutter::new(limits, self.workers, send);
+                cut::cut(&mut tar, *chunk_size, Some(*landmark), &mut cutter)?;
+                cutter.finish()
+            },
+            |batch| batch.compress(self.codec, Headers::Compress, None),
+            |frames| assembler.add(frames).map(|memory| self.workers.recycle(memory)),
+        )?;
+        let assembled = assembler.finish()?;
+        self.seal(assembled, tar.source().format(), 0, Vec::new(), output)
+    }
+
+    /// Encodes in two passes, between which the order is known.
+    fn reorder<R: Read>(
+        &self,
+        mut tar: TarReader<Decompress<R>>,
+        output: &mut (dyn Write + Send),
+    ) -> Result<Encoded> {
+        let Options { chunk_size, landmark, limits, spool_directory, prioritized } = self.options;
+        let mut collector = Collector::new(spool_directory)?;
+        self.workers.run(
+            |send| {
+                let mut cutter = Cutter::new(limits, self.workers, send);
+                cut::cut(&mut tar, *chunk_size, None, &mut cutter)?;
+                cutter.finish()
+            },
+            |batch| batch.compress(self.codec, Headers::Leave, None),
+            |frames| collector.add(frames).map(|memory| self.workers.recycle(memory)),
+        )?;
+        let collected = collector.finish()?;
+        collected.names.check()?;
+        let (order, missing) = collected.order(prioritized);
+        let source_diff_id = collected.source_diff_id.clone();
+
+        let frames = collected.frames.try_clone().map_err(Error::Spool)?;
+        let moved = order.len() as u64;
+        let mut assembler = Assembler::new(&mut *output, spool_directory, moved, Diff::of_result())?;
+        self.workers.run(
+            |send| {
+                let mut cutter = Cutter::new(limits, self.workers, send);
+                collected.replay(&order, *landmark, limits, &mut cutter)?;
+                cutter.finish()
+            },
+            |batch| batch.compress(self.codec, Headers::Compress, Some(&frames)),
+            |frames| assembler.add(frames).map(|memory| self.workers.recycle(memory)),
+        )?;
+        let assembled = assembler.finish()?;
+        let encoded = self.seal(assembled, tar.source().format(), moved, missing, output)?;
+        Ok(Encoded { source_diff_id, ..encoded })
+    }
+
+    /// Writes what follows the frames.
+    fn seal(
+        &self,
+        assembled: Assembled,
+        source_format: Format,
+        moved: u64,
+        missing: Vec<String>,
+        output: &mut (dyn Write + Send),
+    ) -> Result<Encoded> {
+        let Options { limits, spool_directory, .. } = self.options;
+        assembled.names.check()?;
+        let replaced = assembled.names.replaced();
+        let mut listed = assembled.listed;
+        let mut toc = assembled.table.finish(&assembled.tar_split)?;
+        if !replaced.is_empty() {
+            toc = assemble::without(toc, replaced, spool_directory, limits)?;
+            listed.refusal = listed.refusal.or(Some("it has several entries of the same name".into()));
+        }
+        if toc.size > limits.toc_size {
+            return Err(Error::Limit {
+                what: "the size in bytes of the table of contents",
+                found: toc.size,
+                limit: limits.toc_size,
+            });
+        }
+        let toc_digest = toc.digest.clone();
+        let contents = Contents { toc, tar_split: assembled.tar_split };
+        let seal = self.codec.seal(contents, assembled.position, output)?;
+        let mut lazy_annotations = seal.lazy;
+        lazy_annotations.insert(annotations::STARGZ_UNCOMPRESSED_SIZE.into(), assembled.tar_size.to_string());
+        lazy_annotations.insert(annotations::STARGZ_PREFETCH.into(), listed.prefetch_size.to_string());
+        Ok(Encoded {
+            source_format,
+            source_diff_id: assembled.source_diff_id,
+            diff_id: assembled.diff_id,
+            uncompressed_size: assembled.tar_size,
+            size: assembled.position + seal.size,
+            toc_digest,
+            lazy_annotations,
+            partial_annotations: listed.refusal.map_or(Ok(seal.partial), Err),
+            entries: listed.entries,
+            chunks: listed.chunks,
+            moved,
+            missing,
+            prefetch_size: listed.prefetch_size,
+        })
+    }
+}
+
+use EncodeOptions as Options;
+
+#[cfg(test)]
+mod tests;

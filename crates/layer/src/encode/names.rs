@@ -1,0 +1,259 @@
+//! Which names a layer holds, in a few bytes each: enough to find duplicates, link targets and what is to be moved.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use restow_oci::Digest;
+
+use crate::error::{Error, Result};
+use crate::listing::Listing;
+use crate::path;
+use crate::toc::EntryKind;
+
+/// A name's first 128 bits of SHA-256: a million of them take 16 MB, and nobody can make two collide.
+type Key = u128;
+
+/// The names of a layer's entries, by their position in the tar.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    /// The last entry of each name.
+    last: HashMap<Key, u32>,
+    /// Whether an entry is a directory, by position.
+    directories: Vec<bool>,
+    /// Entries that a later one of the same name replaces.
+    replaced: BTreeSet<u32>,
+    links: BTreeMap<u32, Link>,
+    /// Directories that entries lie in.
+    parents: HashMap<Key, Parent>,
+}
+
+#[derive(Debug)]
+struct Link {
+    name: String,
+    target: String,
+    offset: u64,
+}
+
+#[derive(Debug)]
+struct Parent {
+    path: String,
+    /// Where the first entry below it starts.
+    offset: u64,
+}
+
+fn key(path: &str) -> Key {
+    let digest = Digest::sha256(path.as_bytes());
+    // The grammar of a digest guarantees 64 hexadecimal digits.
+    u128::from_str_radix(&digest.encoded()[..32], 16).unwrap_or_default()
+}
+
+impl Names {
+    /// Adds the next entry of the tar, which starts at tar byte `offset`.
+    pub(super) fn add(&mut self, listing: &Listing, offset: u64) {
+        let entry = &listing.entry;
+        let target = (entry.kind == EntryKind::Hardlink).then(|| path::clean(&entry.link_name));
+        self.add_path(&listing.path, entry.kind, target, offset);
+    }
+
+    fn add_path(&mut self, path: &str, kind: EntryKind, link: Option<String>, offset: u64) {
+        let position = self.directories.len() as u32;
+        self.directories.push(kind == EntryKind::Dir);
+        if let Some(previous) = self.last.insert(key(path), position) {
+            self.replaced.insert(previous);
+            self.links.remove(&previous);
+        }
+        if let Some(target) = link {
+            self.links.insert(position, Link { name: path.to_string(), target, offset });
+        }
+        let mut child = path;
+        while let Some(parent) = path::parent(child) {
+            let parent_key = key(parent);
+            if self.parents.contains_key(&parent_key) {
+                break;
+            }
+            self.parents.insert(parent_key, Parent { path: parent.to_string(), offset });
+            child = parent;
+        }
+    }
+
+    /// Returns the entries that later ones of the same name replace.
+    pub(super) fn replaced(&self) -> &BTreeSet<u32> {
+        &self.replaced
+    }
+
+    /// Refuses what readers of a table of contents cannot resolve: hard links to nothing, to directories or to later
+    /// entries (which rules out cycles), and entries below something that is not a directory.
+    pub(super) fn check(&self) -> Result<()> {
+        for (position, link) in &self.links {
+            let problem = match self.find(&link.target) {
+                None => "which this layer does not have".to_string(),
+                Some(target) if target == *position => "which is itself".to_string(),
+                Some(target) if target > *position => "which comes later in the tar".to_string(),
+                Some(target) if self.directories[target as usize] => "which is a directory".to_string(),
+                Some(_) => continue,
+            };
+            return Err(Error::Unlistable {
+                offset: link.offset,
+                entry: Some(link.name.clone()),
+                problem: format!("it is a hard link to {:?}, {problem}", link.target),
+            });
+        }
+        // In the order of the tar, so that the error is the same each time.
+        let mut parents: Vec<_> = self.parents.values().collect();
+        parents.sort_by(|one, other| (one.offset, &one.path).cmp(&(other.offset, &other.path)));
+        for parent in parents {
+            if self.find(&parent.path).is_some_and(|position| !self.directories[position as usize]) {
+                return Err(Error::Unlistable {
+                    offset: parent.offset,
+                    entry: None,
+                    problem: format!("it lies below {:?}, which is not a directory", parent.path),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn find(&self, path: &str) -> Option<u32> {
+        self.last.get(&key(path)).copied()
+    }
+
+    /// Returns the entries to move to the front, in their new order, and the paths that are not there.
+    ///
+    /// Before each path come its ancestors, the whiteouts that came before it and would remove it if they came after
+    /// it now (some readers unpack a tar in order), and the target of a hard link with all of its own. What the layer
+    /// lacks of these needs no place.
+    pub(super) fn order(&self, prioritized: &[String]) -> (Vec<u32>, Vec<String>) {
+        let mut order = Vec::new();
+        let mut missing = Vec::new();
+        let mut entered = BTreeSet::new();
+        for wanted in prioritized {
+            let wanted = path::clean(wanted);
+            let Some(position) = self.find(&wanted) else {
+                missing.push(wanted);
+                continue;
+            };
+            // An explicit stack: chains of links and of directories are as long as the image likes.
+            let mut steps = vec![Step::Enter(wanted, position)];
+            while let Some(step) = steps.pop() {
+                match step {
+                    Step::Place(position) => order.push(position),
+                    Step::Enter(path, below) => self.enter(&path, below, &mut entered, &mut steps),
+                }
+            }
+        }
+        (order, missing)
+    }
+
+    /// Enters a path for the sake of the entry at `moved`, which is the path itself or lies below it.
+    fn enter(&self, path: &str, moved: u32, entered: &mut BTreeSet<Key>, steps: &mut Vec<Step>) {
+        if !entered.insert(key(path)) {
+            return;
+        }
+        if let Some(position) = self.find(path) {
+            steps.push(Step::Place(position));
+            if let Some(link) = self.links.get(&position) {
+                let target = self.find(&link.target).unwrap_or(position);
+                steps.push(Step::Enter(link.target.clone(), target));
+            }
+        }
+        if let Some(parent) = path::parent(path) {
+            let separator = if parent.is_empty() { "" } else { "/" };
+            let whiteout = format!("{parent}{separator}{}{}", path::WHITEOUT_PREFIX, path::base(path));
+            if self.find(&whiteout).is_some_and(|whiteout| whiteout < moved) {
+                steps.push(Step::Enter(whiteout, moved));
+            }
+            steps.push(Step::Enter(parent.to_string(), moved));
+        }
+    }
+}
+
+enum Step {
+    /// Look at a path, for the sake of the entry at a position.
+    Enter(String, u32),
+    /// Put an entry next.
+    Place(u32),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(entries: &[(&str, EntryKind, &str)]) -> Names {
+        let mut names = Names::default();
+        for (index, (path, kind, target)) in entries.iter().enumerate() {
+            let link = (*kind == EntryKind::Hardlink).then(|| target.to_string());
+            names.add_path(path, *kind, link, index as u64 * 512);
+        }
+        names
+    }
+
+    use EntryKind::{Dir, Hardlink, Regular, Symlink};
+
+    #[test]
+    fn ancestors_whiteouts_and_link_targets_come_first_each_once() {
+        let names = names(&[
+            ("a", Dir, ""),
+            ("a/.wh.file", Regular, ""),
+            ("a/file", Regular, ""),
+            ("b", Dir, ""),
+            ("b/target", Regular, ""),
+            ("c/link", Hardlink, "b/target"),
+            ("rest", Regular, ""),
+        ]);
+        let wanted = ["c/link", "a/file", "/a/file", "nowhere"].map(String::from);
+        let (order, missing) = names.order(&wanted);
+        assert_eq!(order, [3, 4, 5, 0, 1, 2]);
+        assert_eq!(missing, ["nowhere"]);
+    }
+
+    #[test]
+    fn whiteouts_keep_their_side_of_what_they_remove() {
+        let names = names(&[
+            (".wh.lib", Regular, ""),
+            ("lib/file", Regular, ""),
+            ("gone", Regular, ""),
+            (".wh.gone", Regular, ""),
+            (".wh.other", Regular, ""),
+        ]);
+        // The directory has no entry of its own; its whiteout still has to come first.
+        assert_eq!(names.order(&["lib/file".to_string()]).0, [0, 1]);
+        assert_eq!(names.order(&["gone".to_string()]).0, [2]);
+    }
+
+    #[test]
+    fn a_long_chain_of_links_is_followed_without_recursion() {
+        let mut names = Names::default();
+        names.add_path("0", Regular, None, 0);
+        for index in 1..100_000u64 {
+            names.add_path(&index.to_string(), Hardlink, Some((index - 1).to_string()), index * 512);
+        }
+        let (order, missing) = names.order(&["99999".to_string()]);
+        assert!(missing.is_empty());
+        assert!(order.iter().copied().eq(0..100_000));
+    }
+
+    #[test]
+    fn links_that_lead_nowhere_and_files_below_files_are_refused() {
+        for (entries, problem) in [
+            (vec![("l", Hardlink, "gone")], "which this layer does not have"),
+            (vec![("l", Hardlink, "l")], "which is itself"),
+            (vec![("l", Hardlink, "d"), ("d", Regular, "")], "which comes later"),
+            (vec![("a", Hardlink, "b"), ("b", Hardlink, "a")], "which comes later"),
+            (vec![("d", Dir, ""), ("l", Hardlink, "d")], "which is a directory"),
+            (vec![("f", Regular, ""), ("f/g", Regular, "")], "below \"f\""),
+            (vec![("s", Symlink, ""), ("s/d/g", Regular, "")], "below \"s\""),
+        ] {
+            let error = names(&entries).check().unwrap_err().to_string();
+            assert!(error.contains(problem), "{error}");
+        }
+        // A name that ends up as a directory is one, whatever stood there before.
+        names(&[("d", Regular, ""), ("d", Dir, ""), ("d/f", Regular, "")]).check().unwrap();
+        names(&[("t", Regular, ""), ("l", Hardlink, "t")]).check().unwrap();
+    }
+
+    #[test]
+    fn the_last_of_equal_names_counts() {
+        let names = names(&[("f", Regular, ""), ("g", Regular, ""), ("f", Regular, "")]);
+        assert!(names.replaced().iter().copied().eq([0]));
+        assert_eq!(names.order(&["f".to_string()]).0, [2]);
+    }
+}

@@ -1,0 +1,120 @@
+//! Whole layers: written, then read by plain decoders and by the rules of the format.
+
+use std::path::PathBuf;
+
+use restow_testkit::TarBuilder;
+use restow_testkit::compress::{gzip, zstd};
+
+use super::*;
+use crate::{PREFETCH_LANDMARK, ZstdChunked};
+
+fn options() -> EncodeOptions {
+    EncodeOptions { chunk_size: 1000, ..EncodeOptions::new(std::env::temp_dir()) }
+}
+
+fn prioritized(paths: &[&str]) -> EncodeOptions {
+    EncodeOptions { prioritized: paths.iter().map(|path| path.to_string()).collect(), ..options() }
+}
+
+fn run_with(tar: &[u8], options: &EncodeOptions, threads: usize) -> Result<(Encoded, Vec<u8>)> {
+    let codec = ZstdChunked::new(3, PathBuf::from(std::env::temp_dir()));
+    let mut blob = Vec::new();
+    let encoded = encode(tar, &mut blob, &codec, options, &Workers::new(threads)?)?;
+    assert_eq!(encoded.size, blob.len() as u64);
+    Ok((encoded, blob))
+}
+
+fn run(tar: &[u8], options: &EncodeOptions) -> (Encoded, Vec<u8>) {
+    run_with(tar, options, 2).unwrap()
+}
+
+/// The tar that any zstd decoder finds in the blob.
+fn plain(blob: &[u8]) -> Vec<u8> {
+    let mut tar = Vec::new();
+    decompress(blob, &Limits::default()).unwrap().read_to_end(&mut tar).unwrap();
+    tar
+}
+
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+}
+
+fn sample() -> TarBuilder {
+    TarBuilder::new()
+        .dir("etc/")
+        .file("etc/passwd", b"root")
+        .file("etc/empty", b"")
+        .dir("usr/")
+        .dir("usr/bin/")
+        .file("usr/bin/tool", pattern(2500))
+        .hardlink("usr/bin/alias", "usr/bin/tool")
+        .symlink("bin", "usr/bin")
+        .file("exact", pattern(2000))
+        .file("zeros", vec![0; 3000])
+        .character("null", 1, 3)
+}
+
+#[test]
+fn a_layer_in_which_nothing_moves_keeps_every_byte() {
+    let tar = sample().finish();
+    for source in [tar.clone(), gzip(&tar), zstd(&tar)] {
+        let (encoded, blob) = run(&source, &options());
+        assert_eq!(plain(&blob), tar);
+        assert_eq!(encoded.diff_id, Digest::sha256(&tar));
+        assert_eq!(encoded.source_diff_id, encoded.diff_id);
+        assert_eq!(encoded.entries, 11);
+        assert_eq!(encoded.chunks, 1 + 3 + 2 + 3);
+        assert_eq!(encoded.prefetch_size, 0);
+    }
+}
+
+#[test]
+fn bytes_do_not_depend_on_the_number_of_threads() {
+    let mut builder = sample();
+    for index in 0..400 {
+        builder = builder.file(format!("many/{index}"), pattern(index * 97));
+    }
+    let tar = gzip(builder.finish());
+    for options in [options(), prioritized(&["many/7", "usr/bin/alias"])] {
+        let one = run_with(&tar, &options, 1).unwrap();
+        for threads in [2, 8] {
+            assert_eq!(run_with(&tar, &options, threads).unwrap(), one);
+        }
+    }
+}
+
+#[test]
+fn moving_files_gives_what_encoding_the_moved_tar_gives() {
+    let source = sample().finish();
+    let expected = TarBuilder::new()
+        .dir("usr/")
+        .dir("usr/bin/")
+        .file("usr/bin/tool", pattern(2500))
+        .hardlink("usr/bin/alias", "usr/bin/tool")
+        .raw(crate::landmark::header(PREFETCH_LANDMARK))
+        .raw([&[0x0f], &[0u8; 511][..]].concat())
+        .dir("etc/")
+        .file("etc/passwd", b"root")
+        .file("etc/empty", b"")
+        .symlink("bin", "usr/bin")
+        .file("exact", pattern(2000))
+        .file("zeros", vec![0; 3000])
+        .character("null", 1, 3)
+        .finish();
+    let wanted = prioritized(&["./usr/bin/alias", "gone"]);
+    let (encoded, blob) = run(&source, &wanted);
+    assert_eq!(plain(&blob), expected);
+    assert_eq!(encoded.source_diff_id, Digest::sha256(&source));
+    assert_eq!(encoded.diff_id, Digest::sha256(&expected));
+    assert_eq!((encoded.moved, encoded.missing.as_slice()), (4, ["gone".to_string()].as_slice()));
+
+    let (straight, straight_blob) = run(&expected, &options());
+    assert_eq!(straight_blob, blob);
+    assert_eq!(straight.prefetch_size, encoded.prefetch_size);
+    assert!(encoded.prefetch_size > 0);
+
+    // And once more with the same list: nothing is left to move.
+    let (again, again_blob) = run(&blob, &wanted);
+    assert_eq!(again_blob, blob);
+    assert_eq!(again.diff_id, encoded.diff_id);
+}

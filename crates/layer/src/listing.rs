@@ -1,0 +1,178 @@
+//! From a tar header to an entry of the table of contents, or the reason why there is none.
+
+use std::collections::BTreeMap;
+
+use restow_oci::Limits;
+
+use crate::error::{Error, Result};
+use crate::landmark::{self, Landmark};
+use crate::path::{self, WHITEOUT_PREFIX};
+use crate::tar::{Header, Kind, Time};
+use crate::time::Timestamp;
+use crate::toc::{Entry, EntryKind, TAR_NAME};
+
+/// A tar header as a table of contents lists it.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    /// The entry, without what depends on its content and place.
+    pub(crate) entry: Entry,
+    /// The name that readers look up.
+    pub(crate) path: String,
+    /// What this entry means to the format itself.
+    pub(crate) role: Role,
+    /// Why podman's reader, which compares each entry with the tar-split stream, would refuse the layer.
+    pub(crate) refusal: Option<&'static str>,
+}
+
+/// What an entry means to seekable layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// A file of the image.
+    Content,
+    /// `.prefetch.landmark`, after the files to be fetched first.
+    Landmark,
+    /// `.no.prefetch.landmark`, which says that there are none.
+    NoPrefetchLandmark,
+    /// The table of contents of an eStargz layer.
+    Toc,
+}
+
+impl Role {
+    /// Returns whether an entry of this role is left out of a layer in which nothing is moved.
+    pub(crate) fn leaves(self, landmark: Landmark) -> bool {
+        match self {
+            Role::Content => false,
+            Role::Toc | Role::NoPrefetchLandmark => true,
+            Role::Landmark => landmark != Landmark::Auto,
+        }
+    }
+}
+
+/// Lists a header, or fails with [`Error::Unlistable`].
+pub(crate) fn list(header: &Header, limits: &Limits) -> Result<Listing> {
+    let unlistable = |problem: String| Error::Unlistable {
+        offset: header.offset,
+        entry: Some(header.display_name()),
+        problem,
+    };
+    let kind = kind(header).map_err(unlistable)?;
+    let name = text(&header.name, "name").map_err(unlistable)?;
+    let link_name = text(&header.link_name, "link target").map_err(unlistable)?;
+    let path = path::clean(&name);
+    check_name(&name, &path, kind, limits).map_err(unlistable)?;
+    if link_name.len() > limits.path_length {
+        return Err(unlistable(format!(
+            "its link target has {} bytes, more than the limit of {}",
+            link_name.len(),
+            limits.path_length
+        )));
+    }
+    let role = role(&path, kind).map_err(unlistable)?;
+    let time = |time: Time, what: &str| {
+        Timestamp::new(time.seconds, time.nanoseconds)
+            .ok_or_else(|| unlistable(format!("its {what} time lies outside the years 0 to 9999")))
+    };
+    let mut xattrs = BTreeMap::new();
+    for (key, value) in &header.xattrs {
+        xattrs.insert(text(key, "extended attribute's name").map_err(unlistable)?, value.clone());
+    }
+    let entry = Entry {
+        kind,
+        size: header.recorded_size,
+        modified: Some(time(header.modified, "modification")?),
+        accessed: header.accessed.map(|accessed| time(accessed, "access")).transpose()?,
+        changed: header.changed.map(|changed| time(changed, "change")).transpose()?,
+        link_name,
+        mode: header.mode,
+        uid: header.uid,
+        gid: header.gid,
+        user_name: text(&header.user_name, "owner's name").map_err(unlistable)?,
+        group_name: text(&header.group_name, "group's name").map_err(unlistable)?,
+        device_major: header.device_major,
+        device_minor: header.device_minor,
+        xattrs,
+        name,
+        ..Entry::default()
+    };
+    Ok(Listing { refusal: refusal(header, &entry), entry, path, role })
+}
+
+fn kind(header: &Header) -> Result<EntryKind, String> {
+    match header.kind {
+        Kind::Regular if header.name.ends_with(b"/") => {
+            Err("it is a regular file whose name ends with a slash".into())
+        }
+        Kind::Regular => Ok(EntryKind::Regular),
+        Kind::Hardlink => Ok(EntryKind::Hardlink),
+        Kind::Symlink => Ok(EntryKind::Symlink),
+        Kind::Character => Ok(EntryKind::Char),
+        Kind::Block => Ok(EntryKind::Block),
+        Kind::Directory => Ok(EntryKind::Dir),
+        Kind::Fifo => Ok(EntryKind::Fifo),
+        Kind::Sparse => Err("it is a sparse file".into()),
+        Kind::Other(typeflag) => {
+            Err(format!("its typeflag {:?} is not one that images use", char::from(typeflag)))
+        }
+    }
+}
+
+fn text(bytes: &[u8], what: &str) -> Result<String, String> {
+    String::from_utf8(bytes.to_vec()).map_err(|_| format!("its {what} is not UTF-8, as JSON must be"))
+}
+
+fn check_name(name: &str, path: &str, kind: EntryKind, limits: &Limits) -> Result<(), String> {
+    if name.is_empty() {
+        return Err("its name is empty".into());
+    }
+    if path.is_empty() && kind != EntryKind::Dir {
+        return Err("it is the root and not a directory".into());
+    }
+    if name.len() > limits.path_length {
+        return Err(format!(
+            "its name has {} bytes, more than the limit of {}",
+            name.len(),
+            limits.path_length
+        ));
+    }
+    let components = path.split('/').count();
+    if components > limits.path_components {
+        return Err(format!(
+            "its name has {components} components, more than the limit of {}",
+            limits.path_components
+        ));
+    }
+    if name.split('/').any(|component| component == "..") {
+        return Err("its name goes through a parent directory".into());
+    }
+    if let Some("" | "." | "..") = path::base(path).strip_prefix(WHITEOUT_PREFIX) {
+        return Err("it is a whiteout of no name".into());
+    }
+    Ok(())
+}
+
+fn role(path: &str, kind: EntryKind) -> Result<Role, String> {
+    let role = match path {
+        landmark::PREFETCH => Role::Landmark,
+        landmark::NO_PREFETCH => Role::NoPrefetchLandmark,
+        TAR_NAME => Role::Toc,
+        _ => return Ok(Role::Content),
+    };
+    if kind != EntryKind::Regular {
+        return Err("it has a name that seekable layers reserve for a regular file".into());
+    }
+    Ok(role)
+}
+
+fn refusal(header: &Header, entry: &Entry) -> Option<&'static str> {
+    if header.follows_global {
+        Some("it has a global extended header")
+    } else if header.typeflag == b'7' {
+        Some("it has an entry of typeflag 7")
+    } else if header.recorded_size != header.size {
+        Some("it has a link, directory or device with a size")
+    } else if entry.xattrs.contains_key("") {
+        Some("it has an extended attribute without a name")
+    } else {
+        None
+    }
+}

@@ -1,0 +1,100 @@
+//! What waits until the end of a layer, compressed: in memory while it is small, in an unnamed file beyond.
+
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use restow_oci::{Digest, Digester};
+use tempfile::SpooledTempFile;
+use zstd::stream::read::Decoder;
+use zstd::stream::write::Encoder;
+
+use crate::error::{Error, Result};
+
+/// Bytes kept in memory.
+const IN_MEMORY: usize = 4 << 20;
+
+/// Compresses what is written, and hashes it before and after.
+pub(crate) struct Packer {
+    encoder: Encoder<'static, Stored>,
+    digest: Digester,
+    size: u64,
+}
+
+/// What a [`Packer`] holds in the end.
+pub(crate) struct Packed {
+    file: SpooledTempFile,
+    /// The compressed size in bytes.
+    pub(crate) stored_size: u64,
+    /// The digest of the compressed bytes.
+    pub(crate) stored_digest: Digest,
+    /// The uncompressed size in bytes.
+    pub(crate) size: u64,
+    /// The digest of the uncompressed bytes.
+    pub(crate) digest: Digest,
+}
+
+struct Stored {
+    file: SpooledTempFile,
+    digest: Digester,
+    size: u64,
+}
+
+impl Write for Stored {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.digest.update(&bytes[..written]);
+        self.size += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Packer {
+    /// Starts a zstd frame of `level`; what outgrows memory goes to an unnamed file in `directory`.
+    pub(crate) fn new(level: i32, directory: &Path) -> Result<Self> {
+        let file = tempfile::spooled_tempfile_in(IN_MEMORY, directory);
+        let stored = Stored { file, digest: Digester::sha256(), size: 0 };
+        let encoder = Encoder::new(stored, level).map_err(Error::Spool)?;
+        Ok(Self { encoder, digest: Digester::sha256(), size: 0 })
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.digest.update(bytes);
+        self.size += bytes.len() as u64;
+        self.encoder.write_all(bytes).map_err(Error::Spool)
+    }
+
+    pub(crate) fn finish(self) -> Result<Packed> {
+        let stored = self.encoder.finish().map_err(Error::Spool)?;
+        Ok(Packed {
+            file: stored.file,
+            stored_size: stored.size,
+            stored_digest: stored.digest.finish(),
+            size: self.size,
+            digest: self.digest.finish(),
+        })
+    }
+}
+
+impl Packed {
+    /// Returns the uncompressed bytes from the start.
+    pub(crate) fn read(&mut self) -> Result<impl Read + '_> {
+        self.file.seek(SeekFrom::Start(0)).map_err(Error::Spool)?;
+        Decoder::new(&mut self.file).map_err(Error::Spool)
+    }
+
+    /// Returns the compressed bytes from the start.
+    pub(crate) fn read_stored(&mut self) -> Result<impl Read + '_> {
+        self.file.seek(SeekFrom::Start(0)).map_err(Error::Spool)?;
+        Ok(&mut self.file)
+    }
+}
+
+impl std::fmt::Debug for Packed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Packed").field("stored_size", &self.stored_size).field("size", &self.size).finish()
+    }
+}

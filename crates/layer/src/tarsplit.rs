@@ -1,0 +1,118 @@
+//! The tar-split stream: what a tar holds besides the files' content, as podman reassembles tars from it.
+//!
+//! One JSON object a line. `{"type":2,"payload":…}` is a segment of raw bytes (padding and header blocks, in base64);
+//! `{"type":1,"name":…,"size":…,"payload":…}` stands for a file's content, its payload the CRC-64 of it (ISO
+//! polynomial, big-endian); `position` counts the lines. There is a file line for every header, whatever its size.
+
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use crc_fast::CrcAlgorithm;
+
+use crate::error::Result;
+use crate::spool::{Packed, Packer};
+use crate::toc::write_string;
+
+/// The level the stream is compressed at: headers repeat themselves, and the stream is small.
+const LEVEL: i32 = 4;
+
+/// The checksum of a file's content, which can be put together from those of its parts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Checksum(u64);
+
+impl Checksum {
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        Self(crc_fast::checksum(CrcAlgorithm::Crc64GoIso, bytes))
+    }
+
+    /// Returns the checksum of what `self` is of, followed by `length` bytes that `next` is of.
+    pub(crate) fn then(self, next: Self, length: u64) -> Self {
+        Self(crc_fast::checksum_combine(CrcAlgorithm::Crc64GoIso, self.0, next.0, length))
+    }
+
+    pub(crate) fn to_bytes(self) -> [u8; 8] {
+        self.0.to_be_bytes()
+    }
+
+    pub(crate) fn from_bytes(bytes: [u8; 8]) -> Self {
+        Self(u64::from_be_bytes(bytes))
+    }
+}
+
+/// Writes the stream.
+pub(crate) struct TarSplit {
+    packer: Packer,
+    line: Vec<u8>,
+    position: u64,
+}
+
+impl TarSplit {
+    pub(crate) fn new(directory: &Path) -> Result<Self> {
+        Ok(Self { packer: Packer::new(LEVEL, directory)?, line: Vec::new(), position: 0 })
+    }
+
+    /// Adds bytes that are no file's content.
+    pub(crate) fn segment(&mut self, bytes: &[u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.line.extend_from_slice(b"{\"type\":2,\"payload\":\"");
+        encode(bytes, &mut self.line);
+        self.line.push(b'"');
+        self.finish_line()
+    }
+
+    /// Adds a file, whose content the reader has from elsewhere.
+    pub(crate) fn file(&mut self, name: &str, size: u64, checksum: Checksum) -> Result<()> {
+        self.line.extend_from_slice(b"{\"type\":1,\"name\":");
+        write_string(name, &mut self.line);
+        if size == 0 {
+            self.line.extend_from_slice(b",\"payload\":null");
+        } else {
+            self.line.extend_from_slice(format!(",\"size\":{size},\"payload\":\"").as_bytes());
+            encode(&checksum.to_bytes(), &mut self.line);
+            self.line.push(b'"');
+        }
+        self.finish_line()
+    }
+
+    pub(crate) fn finish(self) -> Result<Packed> {
+        self.packer.finish()
+    }
+
+    fn finish_line(&mut self) -> Result<()> {
+        self.line.extend_from_slice(format!(",\"position\":{}}}\n", self.position).as_bytes());
+        self.position += 1;
+        self.packer.write(&self.line)?;
+        self.line.clear();
+        Ok(())
+    }
+}
+
+fn encode(bytes: &[u8], line: &mut Vec<u8>) {
+    let start = line.len();
+    line.resize(start + bytes.len().div_ceil(3) * 4, 0);
+    let written = STANDARD.encode_slice(bytes, &mut line[start..]).unwrap_or(0);
+    line.truncate(start + written);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksums_of_parts_join() {
+        let bytes: Vec<u8> = (0..100_000u32).map(|n| (n * 7 % 251) as u8).collect();
+        let (head, tail) = bytes.split_at(33_333);
+        let joined = Checksum::of(head).then(Checksum::of(tail), tail.len() as u64);
+        assert_eq!(joined, Checksum::of(&bytes));
+        assert_eq!(Checksum::of(b"").then(Checksum::of(tail), tail.len() as u64), Checksum::of(tail));
+    }
+
+    #[test]
+    fn the_checksum_is_the_one_of_the_go_standard_library() {
+        // The check value of CRC-64/GO-ISO for the nine digits.
+        assert_eq!(Checksum::of(b"123456789").to_bytes(), 0xb909_56c7_75a4_1001u64.to_be_bytes());
+    }
+}

@@ -1,0 +1,233 @@
+//! Reads a seekable layer back and holds it to everything it says of itself.
+//!
+//! ```text
+//! table of contents → segments ──▶ workers: decode, hash chunks ──▶ DiffID, digests of files in parts ─┐
+//! table of contents, tar-split ──────────────────────────────────▶ compared with the tar, entry by entry ◀┘
+//! ```
+//!
+//! The table cuts the blob into segments, each of which must decode on its own and hold its chunks where the table
+//! puts them. Joined they are the tar, which says what else the table must say. Memory is bounded by the segments
+//! under way; neither the tar nor the table is ever held as a whole.
+
+mod compare;
+mod decode;
+mod segment;
+mod stream;
+mod tar_split;
+
+use std::thread;
+
+use crossbeam_channel::bounded;
+use restow_oci::{Digest, Limits};
+
+use self::compare::{Comparison, Feed};
+use self::decode::{Decoder, Output};
+use self::segment::Segments;
+use self::stream::{Piece, Stream};
+use crate::blob::{ReadAt, read_exact_at};
+use crate::decompress::Format;
+use crate::footer::{self, SKIPPABLE_HEADER};
+use crate::locate::{Hints, Location, TocFacts, check_digest, expect_digest};
+use crate::toc::{Chunk, Entry, EntryKind, Plan};
+use crate::workers::Workers;
+use crate::{Error, Result};
+
+/// Pieces of the tar that wait to be compared. They hold header bytes only.
+const WAITING_PIECES: usize = 8;
+
+/// Skippable frames that may follow the payload: as many as both dialects have, and some for others.
+const SKIPPABLE_FRAMES: usize = 16;
+
+/// How much of a layer is verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Depth {
+    /// The table of contents: its digest, and that it is sound in itself.
+    Toc,
+    /// Every byte.
+    #[default]
+    Full,
+}
+
+/// What to hold a layer to.
+#[derive(Debug, Clone, Default)]
+pub struct VerifyOptions {
+    /// What the layer's descriptor says of its table of contents.
+    pub hints: Hints,
+    /// The digest of the tar, as the image's configuration has it.
+    pub diff_id: Option<Digest>,
+    /// How much to read.
+    pub depth: Depth,
+    /// How much of anything is accepted.
+    pub limits: Limits,
+}
+
+/// What a layer was found to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Verified {
+    /// Whether it is made of gzip members or of zstd frames.
+    pub format: Format,
+    /// Entries of the table, but for the further chunks of files.
+    pub entries: u64,
+    /// Chunks of all files.
+    pub chunks: u64,
+    /// The sha256 digest of the table's JSON.
+    pub toc_digest: Digest,
+    /// What only reading everything tells.
+    pub content: Option<VerifiedContent>,
+}
+
+/// What reading every byte of a layer tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VerifiedContent {
+    /// The digest of the tar.
+    pub diff_id: Digest,
+    /// The size of the tar in bytes.
+    pub uncompressed_size: u64,
+    /// Whether the layer has a tar-split stream that the table vouches for, and that is the tar without its files.
+    pub tar_split: bool,
+}
+
+/// Verifies a layer, or says what is wrong with it.
+pub fn verify(blob: &dyn ReadAt, options: &VerifyOptions, workers: &Workers) -> Result<Verified> {
+    let location = Location::find(blob, &options.hints, &options.limits)?;
+    let layer = Layer { blob, location: &location, options };
+    let mut counts = Counts::default();
+    let (facts, content) = match options.depth {
+        Depth::Toc => (layer.read_toc(&mut counts, |_, _| Ok(()))?, None),
+        Depth::Full => {
+            let (facts, content) = layer.read_all(&mut counts, workers)?;
+            (facts, Some(content))
+        }
+    };
+    let Counts { entries, chunks } = counts;
+    Ok(Verified { format: location.format, entries, chunks, toc_digest: facts.digest, content })
+}
+
+#[derive(Default)]
+struct Counts {
+    entries: u64,
+    chunks: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Layer<'a> {
+    blob: &'a dyn ReadAt,
+    location: &'a Location<'a>,
+    options: &'a VerifyOptions,
+}
+
+impl Layer<'_> {
+    /// Reads the table once, checking it, and passes on each entry and the chunk it describes.
+    fn read_toc(
+        &self,
+        counts: &mut Counts,
+        mut visit: impl FnMut(&Entry, Option<Chunk>) -> Result<()>,
+    ) -> Result<TocFacts> {
+        let mut toc = self.location.open_toc(self.blob, &self.options.limits)?;
+        let mut plan = Plan::new(self.location.payload_end);
+        while let Some(entry) = toc.parser.next_entry()? {
+            let chunk = plan.add(&entry)?;
+            counts.entries += u64::from(entry.kind != EntryKind::Chunk);
+            counts.chunks += u64::from(chunk.is_some());
+            visit(&entry, chunk)?;
+        }
+        plan.complete()?;
+        toc.finish()
+    }
+
+    fn read_all(&self, counts: &mut Counts, workers: &Workers) -> Result<(TocFacts, VerifiedContent)> {
+        let Self { blob, location, options } = *self;
+        if location.format == Format::Zstd {
+            self.check_skippable_frames()?;
+        }
+        let (sender, receiver) = bounded(WAITING_PIECES);
+        let comparison = Comparison::new(blob, location, &options.limits)?;
+        let limit = options.limits.expanded_size(blob.size());
+        let mut stream = Stream::new(blob, location, &options.limits, limit, sender.clone());
+        let decoder = Decoder::new(blob, location, &options.limits, workers);
+        let mut facts = None;
+        let (run, compared) = thread::scope(|threads| {
+            let comparing = threads.spawn(move || comparison.run(Feed::new(receiver)));
+            let run = workers.run(
+                |send| {
+                    let mut segments = Segments::new(location, send);
+                    let found = self.read_toc(counts, |entry, chunk| segments.add(entry, chunk))?;
+                    facts = Some(found);
+                    segments.finish()
+                },
+                |job| decoder.decode(job),
+                |output| match output {
+                    Output::Decoded { memory, runs } => {
+                        stream.add(memory.plain.filled(), runs)?;
+                        workers.recycle(memory);
+                        Ok(())
+                    }
+                    Output::Large(segments) => segments.iter().try_for_each(|segment| stream.decode(segment)),
+                },
+            );
+            match run {
+                // Not taken only if the comparison has ended, which it does with an error of its own.
+                Ok(()) => drop(sender.send(Piece::End)),
+                Err(_) => stream.hang_up(),
+            }
+            drop(sender);
+            (run, comparing.join())
+        });
+        // The comparison is behind the decoding: what it finds is nearer to the start of the layer.
+        match compared.map_err(|_| Error::Workers("the comparing thread panicked".into()))? {
+            Compared::Failed(error) => return Err(error),
+            Compared::Passed | Compared::GaveUp => run?,
+        }
+        let facts = facts.ok_or(Error::NotSeekable)?;
+        let (diff_id, uncompressed_size) = stream.finish();
+        if let Some(expected) = &options.diff_id {
+            expect_digest(&diff_id, expected, || "the tar".into())?;
+        }
+        let tar_split = self.check_tar_split(&facts)?;
+        Ok((facts, VerifiedContent { diff_id, uncompressed_size, tar_split }))
+    }
+
+    /// Checks that what follows the frames of the tar is hidden from every decoder.
+    fn check_skippable_frames(&self) -> Result<()> {
+        let size = self.blob.size();
+        let mut position = self.location.payload_end;
+        for _ in 0..SKIPPABLE_FRAMES {
+            if position == size {
+                return Ok(());
+            }
+            let mut header = [0; SKIPPABLE_HEADER as usize];
+            read_exact_at(self.blob, &mut header, position)?;
+            let end = footer::skippable_length(header)
+                .and_then(|length| position.checked_add(SKIPPABLE_HEADER)?.checked_add(length))
+                .filter(|end| *end <= size);
+            let what = || Error::Footer(format!("at byte {position}, behind the payload, is no skippable frame"));
+            position = end.ok_or_else(what)?;
+        }
+        Err(Error::Footer(format!("there are more than {SKIPPABLE_FRAMES} skippable frames behind the payload")))
+    }
+
+    /// Checks the digest of the tar-split stream that was compared, if the table names one.
+    fn check_tar_split(&self, facts: &TocFacts) -> Result<bool> {
+        match (&facts.tar_split_digest, &self.location.tar_split) {
+            (None, _) => Ok(false),
+            (Some(_), None) => Err(Error::Toc("it names a tar-split stream that cannot be found".into())),
+            (Some(expected), Some(position)) => {
+                check_digest(self.blob, position, expected, "the compressed tar-split stream")?;
+                Ok(true)
+            }
+        }
+    }
+}
+
+/// How the comparison of table and tar ended.
+enum Compared {
+    Passed,
+    Failed(Error),
+    /// The tar broke off because decoding it failed.
+    GaveUp,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+//! Reads the tar-split stream while the tar that it must reassemble to is read.
+
+use std::io::{BufRead, BufReader, Read};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use restow_oci::Limits;
+use serde::Deserialize;
+
+use crate::blob::ReadAt;
+use crate::decompress::{Format, into_error};
+use crate::footer::Position;
+use crate::frames::Frames;
+use crate::tarsplit::Checksum;
+use crate::{Error, Result};
+
+/// The most bytes in a line: all that the headers of one entry may have, in base64, several times over.
+const MAX_LINE: u64 = 32 << 20;
+
+/// A line of the stream.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    #[serde(rename = "type")]
+    kind: u8,
+    name: Option<String>,
+    name_raw: Option<String>,
+    #[serde(default)]
+    size: u64,
+    payload: Option<String>,
+    position: u64,
+}
+
+/// Takes what the tar holds and finds it in the stream.
+pub(super) struct TarSplitReader<'a> {
+    lines: BufReader<Frames<'a>>,
+    line: Vec<u8>,
+    /// Lines read.
+    position: u64,
+    /// Bytes read.
+    size: u64,
+    expected_size: u64,
+    /// The rest of a segment.
+    segment: Vec<u8>,
+    consumed: usize,
+    /// A line that is no segment and has not been asked for.
+    pending: Option<Line>,
+}
+
+impl<'a> TarSplitReader<'a> {
+    pub(super) fn new(blob: &'a dyn ReadAt, position: Position, limits: &Limits) -> Result<Self> {
+        let frames = Frames::new(Format::Zstd, blob, position.offset, position.offset + position.size, limits)?;
+        Ok(Self {
+            lines: BufReader::with_capacity(64 << 10, frames),
+            line: Vec::new(),
+            position: 0,
+            size: 0,
+            expected_size: position.uncompressed_size,
+            segment: Vec::new(),
+            consumed: 0,
+            pending: None,
+        })
+    }
+
+    /// Takes bytes of the tar that are no file's content, which must come next.
+    pub(super) fn expect_segment(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            if self.consumed == self.segment.len() && !self.next_segment()? {
+                return Err(self.problem("bytes of the tar are missing"));
+            }
+            let rest = &self.segment[self.consumed..];
+            let length = rest.len().min(bytes.len());
+            if rest[..length] != bytes[..length] {
+                return Err(self.problem("a segment differs from the tar"));
+            }
+            self.consumed += length;
+            bytes = &bytes[length..];
+        }
+        Ok(())
+    }
+
+    /// Takes a file of the tar, which must come next.
+    pub(super) fn expect_file(&mut self, name: &[u8], size: u64, checksum: Checksum) -> Result<()> {
+        if self.consumed < self.segment.len() || self.next_segment()? {
+            return Err(self.problem("a segment has bytes that the tar does not have"));
+        }
+        let Some(line) = self.pending.take() else { return Err(self.problem("a file of the tar is missing")) };
+        let raw = line.name_raw.map(|name| STANDARD.decode(name)).transpose();
+        let line_name = match (line.name, raw) {
+            (Some(name), Ok(None)) => name.into_bytes(),
+            (None, Ok(Some(name))) => name,
+            _ => return Err(self.problem("a file has no name, or two")),
+        };
+        if line_name != name {
+            return Err(self.problem("the name of a file differs"));
+        }
+        if line.size != size {
+            return Err(self.problem("the size of a file differs"));
+        }
+        let sum = STANDARD.decode(line.payload.unwrap_or_default());
+        let expected: &[u8] = if size == 0 { &[] } else { &checksum.to_bytes() };
+        if sum.as_deref() != Ok(expected) {
+            return Err(self.problem("the checksum of a file differs"));
+        }
+        Ok(())
+    }
+
+    /// Ends the stream with the tar.
+    pub(super) fn finish(mut self) -> Result<()> {
+        if self.consumed < self.segment.len() || self.next_segment()? || self.pending.is_some() {
+            return Err(self.problem("there is more than the tar has"));
+        }
+        if self.size != self.expected_size {
+            let (found, expected) = (self.size, self.expected_size);
+            return Err(Error::TarSplit(format!("it has {found} bytes, expected {expected}")));
+        }
+        Ok(())
+    }
+
+    /// Reads the next segment and returns whether there is one; any other line is left pending.
+    fn next_segment(&mut self) -> Result<bool> {
+        while self.pending.is_none() {
+            let Some(line) = self.next_line()? else { return Ok(false) };
+            match line.kind {
+                1 => self.pending = Some(line),
+                2 => {
+                    let payload = STANDARD.decode(line.payload.unwrap_or_default());
+                    self.segment = payload.map_err(|error| self.problem(&error.to_string()))?;
+                    self.consumed = 0;
+                    if !self.segment.is_empty() {
+                        return Ok(true);
+                    }
+                }
+                kind => return Err(self.problem(&format!("there is no type {kind}"))),
+            }
+        }
+        Ok(false)
+    }
+
+    fn next_line(&mut self) -> Result<Option<Line>> {
+        self.line.clear();
+        let read = self.lines.by_ref().take(MAX_LINE).read_until(b'\n', &mut self.line);
+        let read = read.map_err(|error| into_error(error, 0))?;
+        if read == 0 {
+            return Ok(None);
+        }
+        self.size += read as u64;
+        if self.line.last() != Some(&b'\n') {
+            return Err(self.problem("it is cut off, or too long"));
+        }
+        let line: Line = serde_json::from_slice(&self.line).map_err(|error| self.problem(&error.to_string()))?;
+        if line.position != self.position {
+            return Err(self.problem(&format!("it has position {}", line.position)));
+        }
+        self.position += 1;
+        Ok(Some(line))
+    }
+
+    fn problem(&self, problem: &str) -> Error {
+        Error::TarSplit(format!("line {}: {problem}", self.position))
+    }
+}

@@ -1,0 +1,194 @@
+//! The zstd:chunked format, written so that containerd's and podman's readers both find what they need.
+//!
+//! ```text
+//! zstd frames                     one per chunk of a file, one per run of header bytes
+//! skippable( zstd(TOC) )          at TOC offset - 8
+//! skippable( zstd(tar-split) )    for podman
+//! skippable( podman's footer )    64 bytes
+//! skippable( stargz's footer )    40 bytes: the end of the blob, where containerd's reader looks
+//! ```
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use restow_oci::{MediaType, annotations};
+use zstd::zstd_safe::{CCtx, CParameter, DCtx};
+
+use crate::codec::{Codec, Contents, Seal};
+use crate::error::{Error, Result};
+use crate::footer::{self, Position};
+use crate::spool::Packer;
+
+/// The version of the bytes this codec writes for given content and options. It changes whenever they do: with the
+/// rules that cut frames, the spelling of the table, or the zstd library.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// The level used when none is asked for.
+pub const DEFAULT_LEVEL: i32 = 3;
+
+/// The level of the table of contents: it is small, and fetched first.
+const TOC_LEVEL: i32 = 5;
+
+/// The zstd:chunked codec.
+#[derive(Debug)]
+pub struct ZstdChunked {
+    level: i32,
+    spool_directory: PathBuf,
+    compressors: Contexts<CCtx<'static>>,
+    decompressors: Contexts<DCtx<'static>>,
+}
+
+/// Contexts are costly to make and cheap to use again, by one thread at a time.
+struct Contexts<C>(Mutex<Vec<C>>);
+
+impl<C> Contexts<C> {
+    fn with<T>(
+        &self,
+        create: impl FnOnce() -> Result<C>,
+        run: impl FnOnce(&mut C) -> Result<T>,
+    ) -> Result<T> {
+        let idle = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut context = idle.map_or_else(create, Ok)?;
+        let result = run(&mut context);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(context);
+        result
+    }
+}
+
+impl<C> std::fmt::Debug for Contexts<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Contexts")
+    }
+}
+
+impl ZstdChunked {
+    /// Compresses at `level`, 1 to 22; what outgrows memory goes to unnamed files in `spool_directory`.
+    pub fn new(level: i32, spool_directory: PathBuf) -> Self {
+        Self {
+            level,
+            spool_directory,
+            compressors: Contexts(Mutex::default()),
+            decompressors: Contexts(Mutex::default()),
+        }
+    }
+
+    fn compressor(&self) -> Result<CCtx<'static>> {
+        let mut context = CCtx::create();
+        context.set_parameter(CParameter::CompressionLevel(self.level)).map_err(failed)?;
+        Ok(context)
+    }
+}
+
+fn failed(code: usize) -> Error {
+    Error::Compressor { format: "zstd", problem: zstd::zstd_safe::get_error_name(code).to_string() }
+}
+
+impl Codec for ZstdChunked {
+    fn media_type(&self) -> MediaType {
+        MediaType::OCI_LAYER_ZSTD
+    }
+
+    fn identity(&self) -> String {
+        format!(
+            "zstd:chunked format={FORMAT_VERSION} zstd={} level={}",
+            zstd::zstd_safe::version_number(),
+            self.level
+        )
+    }
+
+    fn compress(&self, bytes: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        out.reserve(zstd::zstd_safe::compress_bound(bytes.len()));
+        let start = out.len() as u64;
+        let mut cursor = io::Cursor::new(std::mem::take(out));
+        cursor.set_position(start);
+        let compressed = self
+            .compressors
+            .with(|| self.compressor(), |context| context.compress2(&mut cursor, bytes).map_err(failed));
+        *out = cursor.into_inner();
+        compressed.map(|_| ())
+    }
+
+    fn decompress(&self, frame: &[u8], out: &mut [u8]) -> Result<()> {
+        let decoded = self
+            .decompressors
+            .with(|| Ok(DCtx::create()), |context| context.decompress(out, frame).map_err(failed))?;
+        if decoded != out.len() {
+            let problem = format!("a frame of {} bytes decodes to {decoded}", out.len());
+            return Err(Error::Compressor { format: "zstd", problem });
+        }
+        Ok(())
+    }
+
+    fn seal(&self, mut contents: Contents, position: u64, out: &mut dyn Write) -> Result<Seal> {
+        let mut packer = Packer::new(TOC_LEVEL, &self.spool_directory)?;
+        let mut json = contents.toc()?;
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            match json.read(&mut buffer).map_err(Error::Spool)? {
+                0 => break,
+                read => packer.write(&buffer[..read])?,
+            }
+        }
+        drop(json);
+        let mut toc = packer.finish()?;
+        let mut tar_split = contents.tar_split;
+
+        let toc_position = Position {
+            offset: position + footer::SKIPPABLE_HEADER,
+            size: toc.stored_size,
+            uncompressed_size: toc.size,
+        };
+        let split_position = Position {
+            offset: toc_position.offset + toc_position.size + footer::SKIPPABLE_HEADER,
+            size: tar_split.stored_size,
+            uncompressed_size: tar_split.size,
+        };
+        let mut out = Counted { out, position };
+        out.skippable(toc.stored_size, &mut toc.read_stored()?)?;
+        out.skippable(tar_split.stored_size, &mut tar_split.read_stored()?)?;
+        out.write(&footer::podman(toc_position, split_position))?;
+        out.write(&footer::stargz(toc_position))?;
+        Ok(Seal {
+            size: out.position - position,
+            lazy: BTreeMap::from([
+                (annotations::STARGZ_TOC_DIGEST.into(), toc.digest.to_string()),
+                (annotations::STARGZ_ZSTD_MANIFEST_CHECKSUM.into(), toc.stored_digest.to_string()),
+                (annotations::STARGZ_ZSTD_MANIFEST_POSITION.into(), toc_position.toc_annotation()),
+            ]),
+            partial: BTreeMap::from([
+                (annotations::PODMAN_MANIFEST_CHECKSUM.into(), toc.stored_digest.to_string()),
+                (annotations::PODMAN_MANIFEST_POSITION.into(), toc_position.toc_annotation()),
+                (annotations::PODMAN_TARSPLIT_POSITION.into(), split_position.tar_split_annotation()),
+            ]),
+        })
+    }
+}
+
+struct Counted<'a> {
+    out: &'a mut dyn Write,
+    position: u64,
+}
+
+impl Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.out.write_all(bytes).map_err(|source| Error::Write { offset: self.position, source })?;
+        self.position += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Writes a frame that every zstd decoder skips.
+    fn skippable(&mut self, size: u64, content: &mut dyn Read) -> Result<()> {
+        let length = u32::try_from(size).map_err(|_| Error::Limit {
+            what: "the size in bytes of a skippable frame",
+            found: size,
+            limit: u64::from(u32::MAX),
+        })?;
+        self.write(&footer::skippable_header(length))?;
+        let copied = io::copy(content, &mut self.out)
+            .map_err(|source| Error::Write { offset: self.position, source })?;
+        self.position += copied;
+        Ok(())
+    }
+}

@@ -1,0 +1,127 @@
+//! An OCI layout in an uncompressed tar, read where it lies.
+
+mod scan;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use restow_content::Blob;
+use restow_content::Provider;
+use restow_content::file;
+use restow_content::file::Section;
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+use restow_oci::Limits;
+
+use self::scan::Kind;
+use crate::Error;
+use crate::Result;
+use crate::Selector;
+use crate::catalogue::Catalogue;
+use crate::error::not_a_layout;
+use crate::layout::check_marker;
+
+/// An OCI layout in an uncompressed tar. Nothing is unpacked: blobs are read at their place in the file.
+#[derive(Debug)]
+pub struct OciArchive {
+    file: Arc<File>,
+    /// Where each blob starts, and its size.
+    places: BTreeMap<Digest, (u64, u64)>,
+    catalogue: Catalogue,
+    limits: Limits,
+}
+
+impl OciArchive {
+    /// Opens the archive at `path` and looks at the header of each of its entries.
+    pub fn open(path: &Path, limits: &Limits) -> Result<OciArchive> {
+        if !path.exists() {
+            return Err(Error::NoSuchPath { path: path.to_owned() });
+        }
+        let (file, size) = file::open(path)?;
+        let file = Arc::new(file);
+        let tar = Section::new(file.clone(), 0, size);
+        let mut places = BTreeMap::new();
+        let mut documents = BTreeMap::new();
+        let mut of_docker = false;
+        scan::entries(path, &tar, limits, &mut |entry| {
+            of_docker |= entry.name == "manifest.json";
+            let first = match Content::of(&entry.name) {
+                None => return Ok(()),
+                _ if entry.kind != Kind::File => {
+                    let problem = format!("{} is a {}, not a regular file", entry.name, entry.kind);
+                    return Err(entry.error(path, problem));
+                }
+                Some(Content::Document) => {
+                    documents.insert(entry.name.clone(), (entry.data, entry.size)).is_none()
+                }
+                Some(Content::Blob(digest)) => places.insert(digest, (entry.data, entry.size)).is_none(),
+            };
+            // Readers disagree on which of the two counts.
+            if first { Ok(()) } else { Err(entry.error(path, format!("a second {}", entry.name))) }
+        })?;
+        let document = |name: &str| -> Result<Vec<u8>> {
+            let Some(&(data, size)) = documents.get(name) else {
+                return Err(match of_docker {
+                    true => Error::DockerArchive { path: path.to_owned() },
+                    false => not_a_layout(path, format!("it has no {name}")),
+                });
+            };
+            let limit = limits.manifest_size;
+            if size > limit {
+                let what = format!("{name} of {}", path.display());
+                return Err(restow_content::Error::TooLarge { what, size, limit }.into());
+            }
+            scan::bytes(path, &tar, data, size)
+        };
+        check_marker(path, &document("oci-layout")?)?;
+        let catalogue = Catalogue::parse(path, document("index.json")?, limits)?;
+        Ok(OciArchive { file, places, catalogue, limits: limits.clone() })
+    }
+
+    /// Returns the names of the images, in the order of the index.
+    pub fn tags(&self) -> Vec<String> {
+        self.catalogue.tags()
+    }
+
+    /// Returns the image that `selector` means: its manifest or index.
+    pub fn resolve(&self, selector: &Selector) -> Result<Descriptor> {
+        self.catalogue.resolve(selector, self, &self.limits)
+    }
+}
+
+impl Provider for OciArchive {
+    fn open(&self, descriptor: &Descriptor) -> restow_content::Result<Box<dyn Blob>> {
+        use restow_content::Error;
+        let digest = || descriptor.digest.clone();
+        let Some(&(data, size)) = self.places.get(&descriptor.digest) else {
+            return Err(Error::NotFound { digest: digest() });
+        };
+        if size != descriptor.size {
+            return Err(Error::WrongSize { digest: digest(), expected: descriptor.size, actual: size });
+        }
+        Ok(Box::new(Section::new(self.file.clone(), data, size)))
+    }
+}
+
+/// What an entry of that name holds.
+enum Content {
+    Document,
+    Blob(Digest),
+}
+
+impl Content {
+    fn of(name: &str) -> Option<Content> {
+        match name {
+            "oci-layout" | "index.json" => Some(Content::Document),
+            name => {
+                let (algorithm, encoded) = name.strip_prefix("blobs/")?.split_once('/')?;
+                Digest::parse(&format!("{algorithm}:{encoded}")).ok().map(Content::Blob)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,348 @@
+//! The index of a layout or an archive: which images it holds, and by which names.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::path::PathBuf;
+
+use restow_content::Provider;
+use restow_content::read;
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+use restow_oci::Index;
+use restow_oci::Kind;
+use restow_oci::Limits;
+use restow_oci::annotations::REF_NAME;
+
+use crate::Error;
+use crate::Result;
+use crate::Selector;
+use crate::error::unusable;
+
+/// containerd: the full name of an image, of which [`REF_NAME`] then is the tag.
+const CONTAINERD_NAME: &str = "io.containerd.image.name";
+
+/// What the `index.json` of a place says.
+#[derive(Clone, Debug)]
+pub(crate) struct Catalogue {
+    place: PathBuf,
+    index: Index,
+}
+
+impl Catalogue {
+    pub(crate) fn parse(place: &Path, bytes: Vec<u8>, limits: &Limits) -> Result<Catalogue> {
+        let index =
+            Index::parse(bytes, limits).map_err(unusable(format!("index.json of {}", place.display())))?;
+        Ok(Catalogue { place: place.to_owned(), index })
+    }
+
+    /// Returns the names in their order, each once.
+    pub(crate) fn tags(&self) -> Vec<String> {
+        let mut seen = BTreeSet::new();
+        let names = self.index.manifests().iter().filter_map(name);
+        names.filter(|name| seen.insert(*name)).map(str::to_owned).collect()
+    }
+
+    /// Returns the image that `selector` means. The blobs of nested indexes are read where a digest is not
+    /// found above.
+    pub(crate) fn resolve(
+        &self,
+        selector: &Selector,
+        provider: &dyn Provider,
+        limits: &Limits,
+    ) -> Result<Descriptor> {
+        match selector {
+            Selector::Only => self.only(),
+            Selector::Tag(tag) => self.tagged(tag),
+            Selector::Digest(digest) => self.nested(digest, provider, limits),
+        }
+    }
+
+    fn only(&self) -> Result<Descriptor> {
+        let images = distinct(self.index.manifests().iter());
+        match images.as_slice() {
+            [] => Err(Error::Empty { place: self.place.clone() }),
+            [image] => Ok((*image).clone()),
+            images => {
+                let tags = images.iter().map(|image| match name(image) {
+                    Some(name) => name.to_owned(),
+                    None => format!("@{}", image.digest),
+                });
+                Err(Error::Ambiguous { place: self.place.clone(), tags: tags.collect() })
+            }
+        }
+    }
+
+    /// A whole name comes before the tag at the end of one. Several entries of one name are no error as long
+    /// as they mean one image: the specification allows them and says nothing about their order.
+    fn tagged(&self, tag: &str) -> Result<Descriptor> {
+        let matches: [fn(&Descriptor, &str) -> bool; 3] = [
+            |image, tag| image.annotations.get(REF_NAME).is_some_and(|name| name == tag),
+            |image, tag| image.annotations.get(CONTAINERD_NAME).is_some_and(|name| name == tag),
+            |image, tag| names(image).any(|name| name.rsplit_once(':').is_some_and(|(_, last)| last == tag)),
+        ];
+        for matches in matches {
+            let images = distinct(self.index.manifests().iter().filter(|image| matches(image, tag)));
+            match images.as_slice() {
+                [] => {}
+                [image] => return Ok((*image).clone()),
+                images => {
+                    let digests = images.iter().map(|image| image.digest.clone()).collect();
+                    return Err(Error::DuplicateTag {
+                        place: self.place.clone(),
+                        tag: tag.to_owned(),
+                        digests,
+                    });
+                }
+            }
+        }
+        Err(Error::UnknownTag { place: self.place.clone(), tag: tag.to_owned(), tags: self.tags() })
+    }
+
+    fn nested(&self, digest: &Digest, provider: &dyn Provider, limits: &Limits) -> Result<Descriptor> {
+        let mut seen = BTreeSet::new();
+        let mut level = self.index.manifests().to_vec();
+        for _ in 0..=limits.index_depth {
+            if let Some(image) = level.iter().find(|image| image.digest == *digest) {
+                return Ok(image.clone());
+            }
+            let mut next = Vec::new();
+            for index in level.iter().filter(|entry| entry.media_type.kind() == Kind::Index) {
+                if !seen.insert(index.digest.clone()) {
+                    continue;
+                }
+                // An index that is not there holds nothing; another one may hold the image.
+                let bytes = match read(provider, index, limits.manifest_size) {
+                    Err(error) if error.is_not_found() => continue,
+                    bytes => bytes?,
+                };
+                let document = Index::parse_as(bytes, &index.media_type, limits)
+                    .map_err(unusable(format!("index {}", index.digest)))?;
+                next.extend_from_slice(document.manifests());
+                if next.len() > limits.nodes {
+                    let what = self.place.display().to_string();
+                    return Err(Error::TooMany { what, limit: limits.nodes });
+                }
+            }
+            level = next;
+        }
+        Err(Error::UnknownDigest { place: self.place.clone(), digest: digest.clone() })
+    }
+
+    /// Lets `tag` name `root`, and `root` alone: its first entry is replaced where it stands, others of its
+    /// name go. Without a tag, `root` is added unless it is there.
+    pub(crate) fn set(&mut self, root: &Descriptor, tag: Option<&str>) -> Result<()> {
+        let mut entry = root.clone();
+        entry.data = None;
+        // The names under which the image was found elsewhere.
+        entry.annotations.remove(REF_NAME);
+        entry.annotations.remove(CONTAINERD_NAME);
+        let Some(tag) = tag else {
+            if !self.index.manifests().iter().any(|image| image.digest == root.digest) {
+                self.index.push(&entry);
+            }
+            return Ok(());
+        };
+        entry.annotations.insert(REF_NAME.to_owned(), tag.to_owned());
+        let named = |image: &Descriptor| image.annotations.get(REF_NAME).is_some_and(|name| name == tag);
+        match self.index.manifests().iter().position(named) {
+            Some(first) => {
+                self.index.retain(|position, image| position <= first || !named(image));
+                self.index
+                    .set_manifest(first, &entry)
+                    .map_err(unusable(format!("index.json of {}", self.place.display())))
+            }
+            None => {
+                self.index.push(&entry);
+                Ok(())
+            }
+        }
+    }
+
+    /// Returns the document, if it changed since it was read.
+    pub(crate) fn changed(self) -> Option<Vec<u8>> {
+        self.index.is_changed().then(|| self.index.into_bytes())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.index.manifests().is_empty()
+    }
+}
+
+/// Returns the names of an image: the one that the specification knows first.
+fn names(image: &Descriptor) -> impl Iterator<Item = &str> {
+    [REF_NAME, CONTAINERD_NAME].into_iter().filter_map(|key| image.annotations.get(key)).map(String::as_str)
+}
+
+fn name(image: &Descriptor) -> Option<&str> {
+    names(image).next()
+}
+
+/// Returns the first entry of each image, in their order.
+fn distinct<'a>(entries: impl Iterator<Item = &'a Descriptor>) -> Vec<&'a Descriptor> {
+    let mut seen = BTreeMap::new();
+    entries.filter(|entry| seen.insert(&entry.digest, ()).is_none()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use restow_content::MemoryStore;
+    use restow_oci::MediaType;
+
+    fn digest(name: &str) -> Digest {
+        Digest::sha256(name.as_bytes())
+    }
+
+    fn image(name: &str) -> Descriptor {
+        Descriptor::new(MediaType::OCI_MANIFEST, digest(name), 7)
+    }
+
+    /// Makes the entry of an image, with fields that this program does not know.
+    fn entry(image: &str, annotations: &str) -> String {
+        let digest = digest(image);
+        let media_type = MediaType::OCI_MANIFEST;
+        format!(
+            r#"{{"x-unknown":[1],"size":7,"digest":"{digest}","mediaType":"{media_type}","annotations":{{{annotations}}}}}"#
+        )
+    }
+
+    fn named(image: &str, name: &str) -> String {
+        entry(image, &format!(r#""x":"y","{REF_NAME}":"{name}""#))
+    }
+
+    fn catalogue(entries: &[String]) -> Catalogue {
+        let text = format!(r#"{{"x-first":true,"manifests":[{}],"schemaVersion":2}}"#, entries.join(","));
+        Catalogue::parse(Path::new("place"), text.into_bytes(), &Limits::default()).unwrap()
+    }
+
+    fn resolve(catalogue: &Catalogue, selector: Selector) -> Result<Digest> {
+        Ok(catalogue.resolve(&selector, &MemoryStore::new(), &Limits::default())?.digest)
+    }
+
+    fn tag(tag: &str) -> Selector {
+        Selector::Tag(tag.into())
+    }
+
+    #[test]
+    fn the_only_image_needs_no_name() {
+        assert_eq!(resolve(&catalogue(&[named("a", "v1")]), Selector::Only).unwrap(), digest("a"));
+        let twice = catalogue(&[named("a", "v1"), named("a", "v2")]);
+        assert_eq!(resolve(&twice, Selector::Only).unwrap(), digest("a"));
+        assert!(matches!(resolve(&catalogue(&[]), Selector::Only), Err(Error::Empty { .. })));
+
+        let error = resolve(&catalogue(&[named("a", "v1"), entry("b", "")]), Selector::Only).unwrap_err();
+        assert_eq!(error.to_string(), format!("place holds several images, v1, @{}; name one", digest("b")));
+    }
+
+    #[test]
+    fn a_tag_is_a_name_or_the_end_of_one() {
+        let of_containerd = format!(r#""{CONTAINERD_NAME}":"docker.io/library/a:v2""#);
+        let catalogue = catalogue(&[
+            named("z", "example.org/z:v1"),
+            named("a", "v1"),
+            entry("b", &of_containerd),
+            named("c", "example.org:5000/c:v3"),
+        ]);
+        for (name, image) in [
+            ("v1", "a"),
+            ("example.org/z:v1", "z"),
+            ("v2", "b"),
+            ("docker.io/library/a:v2", "b"),
+            ("v3", "c"),
+        ] {
+            assert_eq!(resolve(&catalogue, tag(name)).unwrap(), digest(image), "{name}");
+        }
+        let error = resolve(&catalogue, tag("v4")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            r#"place holds no image "v4", only example.org/z:v1, v1, docker.io/library/a:v2, example.org:5000/c:v3"#
+        );
+    }
+
+    #[test]
+    fn a_tag_of_several_images_is_refused() {
+        let catalogue = catalogue(&[named("a", "v1"), named("b", "v1"), named("c", "v2"), named("c", "v2")]);
+        let error = resolve(&catalogue, tag("v1")).unwrap_err();
+        assert!(
+            matches!(&error, Error::DuplicateTag { digests, .. } if *digests == [digest("a"), digest("b")])
+        );
+        assert_eq!(resolve(&catalogue, tag("v2")).unwrap(), digest("c"));
+        assert_eq!(catalogue.tags(), ["v1", "v2"]);
+    }
+
+    #[test]
+    fn a_digest_is_found_in_nested_indexes() {
+        let store = MemoryStore::new();
+        let mut inner = image("inner");
+        inner.annotations.insert("key".into(), "value".into());
+        let mut outer = inner.clone();
+        for _ in 0..3 {
+            let absent = Descriptor::new(MediaType::OCI_INDEX, digest("absent"), 3);
+            let bytes = Index::new(vec![absent, outer]).into_bytes();
+            outer = restow_content::write(&store, MediaType::OCI_INDEX, &bytes).unwrap();
+        }
+        let mut catalogue = catalogue(&[]);
+        catalogue.set(&outer, Some("v1")).unwrap();
+        let find = |digest: &Digest, limits: &Limits| {
+            catalogue.resolve(&Selector::Digest(digest.clone()), &store, limits)
+        };
+        assert_eq!(find(&inner.digest, &Limits::default()).unwrap(), inner);
+        assert_eq!(find(&outer.digest, &Limits::default()).unwrap().digest, outer.digest);
+        assert!(matches!(find(&digest("other"), &Limits::default()), Err(Error::UnknownDigest { .. })));
+        let shallow = Limits { index_depth: 2, ..Limits::default() };
+        assert!(matches!(find(&inner.digest, &shallow), Err(Error::UnknownDigest { .. })));
+    }
+
+    #[test]
+    fn a_tag_is_replaced_where_it_stands_and_all_else_stays() {
+        let entries = [named("a", "v1"), named("b", "v2"), named("c", "v3")];
+        let mut before = catalogue(&entries);
+        before.set(&image("new"), Some("v2")).unwrap();
+        let after = String::from_utf8(before.changed().unwrap()).unwrap();
+        let start = format!(r#"{{"x-first":true,"manifests":[{},"#, entries[0]);
+        let end = format!(r#",{}],"schemaVersion":2}}"#, entries[2]);
+        assert!(after.starts_with(&start) && after.ends_with(&end), "{after}");
+        let middle = &after[start.len()..after.len() - end.len()];
+        assert!(middle.contains(digest("new").as_str()) && middle.contains(r#"ref.name":"v2""#), "{middle}");
+        assert!(!middle.contains(r#""x":"y""#), "what was said of the old image: {middle}");
+    }
+
+    #[test]
+    fn a_new_tag_goes_to_the_end_without_other_names_of_the_image() {
+        let mut catalogue = catalogue(&[named("a", "v1")]);
+        let mut root = image("new");
+        root.annotations.insert(REF_NAME.into(), "source".into());
+        root.annotations.insert(CONTAINERD_NAME.into(), "docker.io/library/source:source".into());
+        root.annotations.insert("kept".into(), "yes".into());
+        catalogue.set(&root, Some("v2")).unwrap();
+        assert_eq!(catalogue.tags(), ["v1", "v2"]);
+        let entry = &catalogue.index.manifests()[1];
+        let expected =
+            [("kept", "yes"), (REF_NAME, "v2")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert_eq!(entry.annotations, BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn a_published_tag_is_unambiguous() {
+        let mut catalogue =
+            catalogue(&[named("a", "v1"), named("b", "v2"), named("c", "v1"), named("d", "v1")]);
+        catalogue.set(&image("new"), Some("v1")).unwrap();
+        assert_eq!(resolve(&catalogue, tag("v1")).unwrap(), digest("new"));
+        assert_eq!(catalogue.index.manifests().len(), 2);
+        assert_eq!(catalogue.tags(), ["v1", "v2"]);
+    }
+
+    #[test]
+    fn what_is_published_already_changes_nothing() {
+        let mut once = catalogue(&[]);
+        once.set(&image("a"), Some("v1")).unwrap();
+        once.set(&image("b"), None).unwrap();
+        let bytes = once.changed().unwrap();
+        let mut again = Catalogue::parse(Path::new("place"), bytes, &Limits::default()).unwrap();
+        again.set(&image("a"), Some("v1")).unwrap();
+        again.set(&image("a"), None).unwrap();
+        again.set(&image("b"), None).unwrap();
+        assert!(again.changed().is_none());
+    }
+}

@@ -1,0 +1,186 @@
+use std::path::Path;
+use std::path::PathBuf;
+
+use restow_oci::Digest;
+
+/// Why an image was not found, not read or not published.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The reference names a kind of place that is known but cannot be used yet.
+    #[error("{reference:?}: {transport} is not supported yet by this version")]
+    UnsupportedTransport {
+        /// The reference.
+        reference: String,
+        /// Its prefix.
+        transport: &'static str,
+    },
+
+    /// The reference names no place.
+    #[error("{reference:?} names no path")]
+    NoPath {
+        /// The reference.
+        reference: String,
+    },
+
+    /// The reference has a tag that no index may hold.
+    #[error("{tag:?} in {reference:?} is not a tag")]
+    InvalidTag {
+        /// The reference.
+        reference: String,
+        /// What should have been the tag.
+        tag: String,
+    },
+
+    /// There is nothing at the path.
+    #[error("{path} does not exist")]
+    NoSuchPath {
+        /// The path.
+        path: PathBuf,
+    },
+
+    /// What lies at the path is something else than an OCI layout.
+    #[error("{path} is not an OCI layout: {reason}")]
+    NotALayout {
+        /// The directory or archive.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// A new layout would mix with other files.
+    #[error("{path} is neither an OCI layout nor empty: it holds {found:?}")]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+        /// Something that it holds.
+        found: String,
+    },
+
+    /// The archive is what `docker save` writes.
+    #[error("{path} is a docker archive, which is not supported yet by this version")]
+    DockerArchive {
+        /// The archive.
+        path: PathBuf,
+    },
+
+    /// The archive is not readable as a tar.
+    #[error("{path}: {problem} at byte {offset}")]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// Where the entry or the problem starts.
+        offset: u64,
+        /// What is wrong.
+        problem: String,
+    },
+
+    /// The place holds no image.
+    #[error("{place} holds no image")]
+    Empty {
+        /// The layout or archive.
+        place: PathBuf,
+    },
+
+    /// The place holds several images and the reference does not say which.
+    #[error("{place} holds several images, {}; name one", listed(tags))]
+    Ambiguous {
+        /// The layout or archive.
+        place: PathBuf,
+        /// Their names, or their digests where they have none.
+        tags: Vec<String>,
+    },
+
+    /// One tag stands for several images.
+    #[error("{tag:?} names several images in {place}, {}; name one by its digest", listed(digests))]
+    DuplicateTag {
+        /// The layout or archive.
+        place: PathBuf,
+        /// The tag.
+        tag: String,
+        /// The images.
+        digests: Vec<Digest>,
+    },
+
+    /// No image has this tag.
+    #[error("{place} holds no image {tag:?}, only {}", listed(tags))]
+    UnknownTag {
+        /// The layout or archive.
+        place: PathBuf,
+        /// The tag asked for.
+        tag: String,
+        /// The tags there are.
+        tags: Vec<String>,
+    },
+
+    /// No image has this digest.
+    #[error("{place} names no image {digest}")]
+    UnknownDigest {
+        /// The layout or archive.
+        place: PathBuf,
+        /// The digest asked for.
+        digest: Digest,
+    },
+
+    /// Blobs that an image needs are nowhere.
+    #[error("image {root} lacks {} of its blobs: {}", missing.len(), listed(missing))]
+    MissingBlobs {
+        /// The image.
+        root: Digest,
+        /// The blobs.
+        missing: Vec<Digest>,
+    },
+
+    /// Indexes nest deeper than allowed.
+    #[error("image {root}: indexes nest deeper than {limit}")]
+    TooDeep {
+        /// The image.
+        root: Digest,
+        /// The limit.
+        limit: usize,
+    },
+
+    /// The place or the image has more parts than allowed.
+    #[error("{what} has more than {limit} parts")]
+    TooMany {
+        /// The image or the archive.
+        what: String,
+        /// The limit.
+        limit: usize,
+    },
+
+    /// A document is not what it should be.
+    #[error("cannot use {what}")]
+    Document {
+        /// The document.
+        what: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+
+    /// The files or the store.
+    #[error(transparent)]
+    Content(#[from] restow_content::Error),
+}
+
+/// Names the document that could not be used.
+pub(crate) fn unusable<E>(what: impl Into<String>) -> impl FnOnce(E) -> Error
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    move |source| Error::Document { what: what.into(), source: source.into() }
+}
+
+pub(crate) fn not_a_layout(path: &Path, reason: impl Into<String>) -> Error {
+    Error::NotALayout { path: path.to_owned(), reason: reason.into() }
+}
+
+/// Joins names for a message, the first few of them.
+fn listed<T: ToString>(names: &[T]) -> String {
+    const SHOWN: usize = 10;
+    let mut shown: Vec<_> = names.iter().take(SHOWN).map(T::to_string).collect();
+    if names.len() > SHOWN {
+        shown.push(format!("and {} more", names.len() - SHOWN));
+    }
+    if shown.is_empty() { "none".to_owned() } else { shown.join(", ") }
+}

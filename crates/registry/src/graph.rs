@@ -1,0 +1,156 @@
+//! The blobs that make up an image.
+
+use std::collections::BTreeSet;
+
+use restow_content::Provider;
+use restow_content::read;
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+use restow_oci::Index;
+use restow_oci::Kind;
+use restow_oci::Limits;
+use restow_oci::Manifest;
+
+use crate::Error;
+use crate::Result;
+use crate::error::unusable;
+
+/// Everything reachable from a root, each blob once.
+#[derive(Debug)]
+pub(crate) struct Graph {
+    /// Indexes and manifests; one comes after all that it refers to.
+    pub(crate) documents: Vec<Descriptor>,
+    /// All other blobs.
+    pub(crate) leaves: Vec<Descriptor>,
+    /// Indexes and manifests that `provider` did not have.
+    pub(crate) missing: Vec<Digest>,
+}
+
+/// Walks from `root` down. A subject is a link to an image of its own and is not followed.
+pub(crate) fn walk(provider: &dyn Provider, root: &Descriptor, limits: &Limits) -> Result<Graph> {
+    let graph = Graph { documents: Vec::new(), leaves: Vec::new(), missing: Vec::new() };
+    let mut walk = Walk { provider, root, limits, met: 0, seen: BTreeSet::new(), graph };
+    walk.visit(root, 0)?;
+    Ok(walk.graph)
+}
+
+struct Walk<'a> {
+    provider: &'a dyn Provider,
+    root: &'a Descriptor,
+    limits: &'a Limits,
+    met: usize,
+    seen: BTreeSet<(Digest, bool)>,
+    graph: Graph,
+}
+
+impl Walk<'_> {
+    /// Visits a descriptor below `depth` indexes, which bounds the recursion.
+    fn visit(&mut self, descriptor: &Descriptor, depth: usize) -> Result<()> {
+        self.met += 1;
+        if self.met > self.limits.nodes {
+            let what = format!("image {}", self.root.digest);
+            return Err(Error::TooMany { what, limit: self.limits.nodes });
+        }
+        let kind = descriptor.media_type.kind();
+        let document = matches!(kind, Kind::Index | Kind::Manifest);
+        // One blob may be referred to as a document here and as mere bytes there.
+        if !self.seen.insert((descriptor.digest.clone(), document)) {
+            return Ok(());
+        }
+        if !document {
+            self.graph.leaves.push(descriptor.clone());
+            return Ok(());
+        }
+        if depth > self.limits.index_depth {
+            let limit = self.limits.index_depth;
+            return Err(Error::TooDeep { root: self.root.digest.clone(), limit });
+        }
+        let bytes = match read(self.provider, descriptor, self.limits.manifest_size) {
+            Err(error) if error.is_not_found() => {
+                self.graph.missing.push(descriptor.digest.clone());
+                return Ok(());
+            }
+            bytes => bytes?,
+        };
+        let Descriptor { media_type, digest, .. } = descriptor;
+        if kind == Kind::Index {
+            let index = Index::parse_as(bytes, media_type, self.limits)
+                .map_err(unusable(format!("index {digest}")))?;
+            for child in index.manifests() {
+                self.visit(child, depth + 1)?;
+            }
+        } else {
+            let manifest = Manifest::parse_as(bytes, media_type, self.limits)
+                .map_err(unusable(format!("manifest {digest}")))?;
+            for child in [manifest.config()].into_iter().chain(manifest.layers()) {
+                self.visit(child, depth)?;
+            }
+        }
+        self.graph.documents.push(descriptor.clone());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use restow_content::MemoryStore;
+    use restow_content::write;
+    use restow_oci::MediaType;
+
+    fn leaf(name: &str) -> Descriptor {
+        Descriptor::new(MediaType::OCI_LAYER, Digest::sha256(name.as_bytes()), name.len() as u64)
+    }
+
+    fn manifest(store: &MemoryStore, layers: &[&str]) -> Descriptor {
+        let layers = layers.iter().map(|name| leaf(name)).collect();
+        write(store, MediaType::OCI_MANIFEST, &Manifest::new(leaf("config"), layers).into_bytes()).unwrap()
+    }
+
+    fn index(store: &MemoryStore, manifests: Vec<Descriptor>) -> Descriptor {
+        write(store, MediaType::OCI_INDEX, &Index::new(manifests).into_bytes()).unwrap()
+    }
+
+    #[test]
+    fn each_blob_is_met_once_and_documents_after_their_parts() {
+        let store = MemoryStore::new();
+        let (one, two) = (manifest(&store, &["a", "b", "a"]), manifest(&store, &["b", "c"]));
+        let inner = index(&store, vec![two.clone(), leaf("other")]);
+        let absent = Descriptor::new(MediaType::OCI_MANIFEST, Digest::sha256(b"absent"), 6);
+        let root = index(&store, vec![one.clone(), inner.clone(), one.clone(), absent.clone()]);
+
+        let graph = walk(&store, &root, &Limits::default()).unwrap();
+        assert_eq!(graph.documents, [one, two, inner, root]);
+        assert_eq!(graph.leaves, ["config", "a", "b", "c", "other"].map(leaf));
+        assert_eq!(graph.missing, [absent.digest]);
+    }
+
+    #[test]
+    fn depth_and_number_are_bounded() {
+        let store = MemoryStore::new();
+        // Two references at each level: 2^40 paths to the bottom.
+        let mut root = manifest(&store, &["a"]);
+        for _ in 0..40 {
+            root = index(&store, vec![root.clone(), root]);
+        }
+        let error = walk(&store, &root, &Limits::default()).unwrap_err();
+        assert!(matches!(error, Error::TooDeep { limit: 16, .. }), "{error}");
+
+        let deep = Limits { index_depth: 40, ..Limits::default() };
+        assert_eq!(walk(&store, &root, &deep).unwrap().documents.len(), 41);
+        let few = Limits { nodes: 82, ..deep };
+        let error = walk(&store, &root, &few).unwrap_err();
+        assert!(matches!(error, Error::TooMany { limit: 82, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_document_that_is_not_what_its_descriptor_says_is_refused() {
+        let store = MemoryStore::new();
+        let mut root = manifest(&store, &["a"]);
+        root.media_type = MediaType::OCI_INDEX;
+        let error = walk(&store, &root, &Limits::default()).unwrap_err();
+        assert!(error.to_string().contains(root.digest.as_str()), "{error}");
+        let small = Limits { manifest_size: 10, ..Limits::default() };
+        assert!(matches!(walk(&store, &root, &small), Err(Error::Content(_))));
+    }
+}

@@ -1,0 +1,263 @@
+//! How a user says where an image lies.
+//!
+//! | form | place |
+//! |---|---|
+//! | `oci:PATH[:TAG]` | a layout directory |
+//! | `oci-archive:FILE[:TAG]` | a layout in a tar |
+//! | `PATH[:TAG]` | a layout directory; an archive where the path ends in `.tar` or is a file |
+//!
+//! A digest, `@sha256:…`, may stand behind or in place of the tag, and decides. The path ends at the first
+//! colon, as in skopeo, unless a longer part of the text is the path of something that exists.
+
+use std::fmt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use restow_oci::Algorithm;
+use restow_oci::Digest;
+
+use crate::Error;
+use crate::Result;
+
+/// Where an image lies, and which of the images there it is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Reference {
+    /// The directory or file.
+    pub place: Place,
+    /// Which of its images.
+    pub selector: Selector,
+}
+
+/// A place that holds images.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Place {
+    /// An OCI layout in a directory.
+    Layout(PathBuf),
+    /// An OCI layout in an uncompressed tar.
+    Archive(PathBuf),
+}
+
+/// Which of the images of a place is meant.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Selector {
+    /// The only one there is.
+    Only,
+    /// The one with this name.
+    Tag(String),
+    /// The one with this digest: an entry of the place's index, or of an index below it.
+    Digest(Digest),
+}
+
+const LAYOUT: &str = "oci:";
+const ARCHIVE: &str = "oci-archive:";
+
+/// Prefixes that have a meaning for users of related tools, and so are no paths.
+const UNSUPPORTED: [&str; 6] =
+    ["docker://", "docker-archive:", "docker-daemon:", "containerd://", "containers-storage:", "store:"];
+
+impl Reference {
+    /// Parses a reference. The file system is asked which paths exist, and nothing else.
+    pub fn parse(text: &str) -> Result<Reference> {
+        parse(text, &|path| {
+            path.metadata().ok().map(|found| if found.is_dir() { Found::Directory } else { Found::File })
+        })
+    }
+
+    /// Returns the tag, if it names one.
+    pub fn tag(&self) -> Option<&str> {
+        match &self.selector {
+            Selector::Tag(tag) => Some(tag),
+            Selector::Only | Selector::Digest(_) => None,
+        }
+    }
+
+    /// Returns the path of the place.
+    pub fn path(&self) -> &Path {
+        let (Place::Layout(path) | Place::Archive(path)) = &self.place;
+        path
+    }
+}
+
+impl FromStr for Reference {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Reference> {
+        Reference::parse(text)
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let prefix = match self.place {
+            Place::Layout(_) => LAYOUT,
+            Place::Archive(_) => ARCHIVE,
+        };
+        write!(f, "{prefix}{}", self.path().display())?;
+        match &self.selector {
+            Selector::Only => Ok(()),
+            Selector::Tag(tag) => write!(f, ":{tag}"),
+            Selector::Digest(digest) => write!(f, "@{digest}"),
+        }
+    }
+}
+
+/// What lies at a path.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Found {
+    Directory,
+    File,
+}
+
+fn parse(text: &str, look: &dyn Fn(&Path) -> Option<Found>) -> Result<Reference> {
+    let reference = || text.to_owned();
+    if let Some(transport) = UNSUPPORTED.into_iter().find(|prefix| text.starts_with(prefix)) {
+        return Err(Error::UnsupportedTransport { reference: reference(), transport });
+    }
+    let (said, rest) = match (text.strip_prefix(LAYOUT), text.strip_prefix(ARCHIVE)) {
+        (Some(rest), _) => (Some(Found::Directory), rest),
+        (_, Some(rest)) => (Some(Found::File), rest),
+        (None, None) => (None, text),
+    };
+    let (path, name) = split(rest, look);
+    if path.is_empty() {
+        return Err(Error::NoPath { reference: reference() });
+    }
+    let selector = select(name).map_err(|tag| Error::InvalidTag { reference: reference(), tag })?;
+    let place = match said.or_else(|| look(Path::new(path))) {
+        Some(Found::Directory) => Place::Layout(path.into()),
+        Some(Found::File) => Place::Archive(path.into()),
+        None if path.ends_with(".tar") => Place::Archive(path.into()),
+        None => Place::Layout(path.into()),
+    };
+    Ok(Reference { place, selector })
+}
+
+/// Splits what follows the prefix into the path and the rest, which starts with its colon or `@` where it is
+/// not empty.
+fn split<'a>(text: &'a str, look: &dyn Fn(&Path) -> Option<Found>) -> (&'a str, &'a str) {
+    let digest = text.rfind('@').filter(|&at| digest(&text[at + 1..]).is_some());
+    // The colon inside a digest separates nothing.
+    let named = &text[..digest.unwrap_or(text.len())];
+    let ends = || named.match_indices(':').map(|(position, _)| position).chain([named.len()]);
+    // The whole text last, since the longest path wins.
+    let candidates = ends().chain([text.len()]);
+    let existing = candidates.filter(|&end| look(Path::new(&text[..end])).is_some()).last();
+    text.split_at(existing.or_else(|| ends().next()).unwrap_or(text.len()))
+}
+
+/// Parses what follows the path; the error is what should have been a tag.
+fn select(name: &str) -> Result<Selector, String> {
+    if name.is_empty() {
+        return Ok(Selector::Only);
+    }
+    let (tag, digest) = match name.rfind('@') {
+        Some(at) => (&name[..at], digest(&name[at + 1..])),
+        None => (name, None),
+    };
+    let tag = if digest.is_some() { tag } else { name };
+    let checked = match tag.strip_prefix(':') {
+        Some(tag) if is_tag(tag) => Some(tag),
+        Some(tag) => return Err(tag.to_owned()),
+        None => None,
+    };
+    match (checked, digest) {
+        // The digest is what the user can be sure of.
+        (_, Some(digest)) => Ok(Selector::Digest(digest)),
+        (Some(tag), None) => Ok(Selector::Tag(tag.to_owned())),
+        (None, None) => Err(name.to_owned()),
+    }
+}
+
+/// Parses a digest by which an image may be chosen. Other algorithms are of no use, and `name:tag` would be
+/// one of them.
+fn digest(text: &str) -> Option<Digest> {
+    Digest::parse(text).ok().filter(|digest| digest.algorithm() != Algorithm::Other)
+}
+
+/// Returns whether `tag` may name an image in an index: the characters that the specification allows, in any
+/// order, since tags of Docker are a little freer than its grammar.
+///
+/// <https://github.com/opencontainers/image-spec/blob/v1.1.1/annotations.md#pre-defined-annotation-keys>
+pub(crate) fn is_tag(tag: &str) -> bool {
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    tag.len() <= 255
+        && tag.bytes().next().is_some_and(word)
+        && tag.bytes().all(|byte| word(byte) || b"-.:@+/".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn existing(path: &Path) -> Option<Found> {
+        match path.to_str()? {
+            "dir" | "dir:with:colons" | "img.tar.d" | "odd@name" => Some(Found::Directory),
+            "file" | "img.tar" | "a:b.tar" => Some(Found::File),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_reference_is_a_place_and_a_selector() {
+        let layout = |path: &str| Place::Layout(path.into());
+        let archive = |path: &str| Place::Archive(path.into());
+        let tag = |tag: &str| Selector::Tag(tag.into());
+        let digest = || Selector::Digest(Digest::parse(DIGEST).unwrap());
+        let cases = [
+            ("oci:new", layout("new"), Selector::Only),
+            ("oci:new:v1", layout("new"), tag("v1")),
+            ("oci:/a/b:v1", layout("/a/b"), tag("v1")),
+            // As skopeo has it: the first colon.
+            ("oci:new:docker.io/library/x:v1", layout("new"), tag("docker.io/library/x:v1")),
+            ("oci:dir:docker.io/library/x:v1", layout("dir"), tag("docker.io/library/x:v1")),
+            ("oci-archive:new.tar:v1", archive("new.tar"), tag("v1")),
+            ("oci-archive:dir", archive("dir"), Selector::Only),
+            ("new", layout("new"), Selector::Only),
+            ("new:v1", layout("new"), tag("v1")),
+            ("./store:v1", layout("./store"), tag("v1")),
+            ("new.tar", archive("new.tar"), Selector::Only),
+            ("new.tar:v1", archive("new.tar"), tag("v1")),
+            // What exists decides.
+            ("file", archive("file"), Selector::Only),
+            ("file:v1", archive("file"), tag("v1")),
+            ("img.tar.d:v1", layout("img.tar.d"), tag("v1")),
+            ("dir:with:colons", layout("dir:with:colons"), Selector::Only),
+            ("oci:dir:with:colons:v1", layout("dir:with:colons"), tag("v1")),
+            ("dir:without", layout("dir"), tag("without")),
+            ("a:b.tar:v1", archive("a:b.tar"), tag("v1")),
+            ("odd@name:v1", layout("odd@name"), tag("v1")),
+            // Digests.
+            (&format!("oci:new@{DIGEST}"), layout("new"), digest()),
+            (&format!("new:v1@{DIGEST}"), layout("new"), digest()),
+            (&format!("odd@name@{DIGEST}"), layout("odd@name"), digest()),
+            (&format!("img.tar@{DIGEST}"), archive("img.tar"), digest()),
+        ];
+        for (text, place, selector) in cases {
+            let reference = parse(text, &existing).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(reference, Reference { place, selector }, "{text}");
+            assert_eq!(parse(&reference.to_string(), &existing).unwrap(), reference, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused_with_its_reason() {
+        for text in ["docker://debian:12", "docker-archive:x.tar", "containerd://k8s.io/x", "store:x"] {
+            let error = parse(text, &existing).unwrap_err();
+            assert!(matches!(error, Error::UnsupportedTransport { .. }), "{text}: {error}");
+        }
+        for text in ["", "oci:", "oci-archive:", "oci::v1", ":v1", &format!("oci:@{DIGEST}")] {
+            let error = parse(text, &existing).unwrap_err();
+            assert!(matches!(error, Error::NoPath { .. }), "{text}: {error}");
+        }
+        let too_long = format!("dir:{}", "x".repeat(256));
+        for text in
+            ["dir:", "dir:-v1", "dir:/v1", "dir:v 1", "dir:@0", "dir:v1\n", "dir:é", too_long.as_str()]
+        {
+            let error = parse(text, &existing).unwrap_err();
+            assert!(matches!(error, Error::InvalidTag { .. }), "{text}: {error}");
+        }
+    }
+}

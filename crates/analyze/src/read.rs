@@ -1,0 +1,206 @@
+//! Listing the names of an image's layers by reading them.
+
+use std::io;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+
+use restow_content::Provider;
+use restow_content::VerifiedReader;
+use restow_layer::Buffer;
+use restow_layer::Header;
+use restow_layer::TarReader;
+use restow_layer::decompress;
+use restow_oci::Descriptor;
+use restow_oci::Limits;
+
+use crate::Entry;
+use crate::Error;
+use crate::Kind;
+use crate::Result;
+use crate::Tree;
+use crate::tree::Layer;
+
+/// Payload is thrown away in pieces of this size.
+const STEP: u64 = 1 << 20;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How layers are read.
+#[derive(Clone, Copy)]
+pub struct Reading<'a> {
+    /// Where they are.
+    pub provider: &'a dyn Provider,
+    /// What is accepted.
+    pub limits: &'a Limits,
+    /// How many layers are read side by side.
+    pub threads: usize,
+    /// Asked often; reading stops once it says so.
+    pub stop: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl std::fmt::Debug for Reading<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reading").field("threads", &self.threads).finish_non_exhaustive()
+    }
+}
+
+impl Reading<'_> {
+    /// Reads the names of all layers, each to its end, so that what is listed is what the digests name.
+    ///
+    /// Layers that are no tars, and those that only their publisher may hand out and that are not there,
+    /// count as empty: they are not rewritten either.
+    pub fn tree(&self, layers: &[Descriptor]) -> Result<Tree> {
+        let next = AtomicUsize::new(0);
+        let listed: Mutex<Vec<Option<Result<Layer>>>> = Mutex::new(layers.iter().map(|_| None).collect());
+        std::thread::scope(|scope| {
+            for _ in 0..self.threads.clamp(1, layers.len().max(1)) {
+                scope.spawn(|| {
+                    while let Some((position, descriptor)) = {
+                        let position = next.fetch_add(1, Ordering::Relaxed);
+                        layers.get(position).map(|descriptor| (position, descriptor))
+                    } {
+                        let layer = self.layer(descriptor).map_err(|source| Error::Layer {
+                            position,
+                            digest: descriptor.digest.clone(),
+                            source,
+                        });
+                        listed.lock().unwrap_or_else(PoisonError::into_inner)[position] = Some(layer);
+                    }
+                });
+            }
+        });
+        let listed = listed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        listed.into_iter().flatten().collect::<Result<Vec<_>>>().map(Tree::from_layers)
+    }
+
+    fn layer(&self, descriptor: &Descriptor) -> std::result::Result<Layer, BoxError> {
+        let restow_oci::Kind::Layer { distributable, .. } = descriptor.media_type.kind() else {
+            return Ok(Layer::default());
+        };
+        let blob = match self.provider.open(descriptor) {
+            Err(error) if !distributable && error.is_not_found() => return Ok(Layer::default()),
+            blob => blob?,
+        };
+        let stoppable = Stoppable { bytes: VerifiedReader::new(blob, descriptor)?, stop: self.stop };
+        let mut tar = TarReader::new(decompress(stoppable, self.limits)?, self.limits);
+        let mut raw = Buffer::default();
+        let mut layer = Layer::default();
+        while let Some(header) = tar.next(&mut raw)? {
+            if let Some(entry) = entry(&header) {
+                layer.push(entry);
+            }
+            raw.truncate(0);
+            while tar.read_payload(&mut raw, STEP)? > 0 {
+                raw.truncate(0);
+            }
+        }
+        raw.truncate(0);
+        // To the end, because only there is the digest compared.
+        while tar.read_trailing(&mut raw, STEP)? > 0 {
+            raw.truncate(0);
+        }
+        layer.index();
+        Ok(layer)
+    }
+}
+
+/// Returns the entry; lists and records are text and cannot mean a name that is not.
+fn entry(header: &Header) -> Option<Entry> {
+    let kind = match header.kind {
+        restow_layer::Kind::Directory => Kind::Directory,
+        restow_layer::Kind::Symlink => Kind::Symlink(String::from_utf8_lossy(&header.link_name).into()),
+        _ => Kind::Other,
+    };
+    std::str::from_utf8(&header.name).ok().map(|name| Entry::new(name, kind))
+}
+
+/// A reader that fails once it is told to stop.
+struct Stoppable<'a, R> {
+    bytes: R,
+    stop: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl<R: io::Read> io::Read for Stoppable<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if (self.stop)() {
+            // Not `Interrupted`: callers retry that one.
+            return Err(io::Error::other(Error::Interrupted));
+        }
+        self.bytes.read(buffer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+    use std::sync::atomic::AtomicBool;
+
+    use restow_content::MemoryStore;
+    use restow_content::write;
+    use restow_oci::Digest;
+    use restow_oci::MediaType;
+    use restow_testkit::TarBuilder;
+    use restow_testkit::compress;
+
+    use super::*;
+
+    fn read(store: &MemoryStore, layers: &[Descriptor], stop: &(dyn Fn() -> bool + Sync)) -> Result<Tree> {
+        Reading { provider: store, limits: &Limits::default(), threads: 2, stop }.tree(layers)
+    }
+
+    #[test]
+    fn layers_of_any_compression_are_listed_in_their_places() {
+        let store = MemoryStore::new();
+        let base = TarBuilder::new()
+            .dir("./")
+            .dir("./usr/bin/")
+            .symlink("./bin", "usr/bin")
+            .symlink("./usr/bin/sh", "dash")
+            .file("./usr/bin/dash", vec![7; 3 << 20])
+            .file(b"./\xff", "not text")
+            .file("./old", "")
+            .finish();
+        let middle = TarBuilder::new().file(".wh.old", "").hardlink("usr/bin/ash", "usr/bin/dash").finish();
+        let top = TarBuilder::new().file("usr/bin/dash", "new").finish();
+        let layers = [
+            write(&store, MediaType::OCI_LAYER_GZIP, &compress::gzip(base)).unwrap(),
+            // A media type may lie; bytes cannot.
+            write(&store, MediaType::OCI_LAYER_GZIP, &compress::zstd(middle)).unwrap(),
+            write(&store, MediaType::DOCKER_LAYER, &top).unwrap(),
+            write(&store, MediaType::IN_TOTO, b"{}").unwrap(),
+            // Not there, and not to be handed out.
+            Descriptor::new(MediaType::OCI_NONDISTRIBUTABLE_LAYER, Digest::sha256(b"windows"), 9),
+        ];
+        let tree = read(&store, &layers, &|| false).unwrap();
+        let touched = tree.follow("bin/sh").unwrap();
+        assert_eq!(touched, [(0, "bin".into()), (0, "usr/bin/sh".into()), (2, "usr/bin/dash".into())]);
+        for (path, expected) in [("usr/bin/ash", Some(1)), ("old", None), ("", Some(0))] {
+            assert_eq!(tree.resolve(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_layer_that_is_not_what_its_descriptor_says_is_refused_by_its_position() {
+        let store = MemoryStore::new();
+        let good = write(&store, MediaType::OCI_LAYER, &TarBuilder::new().file("a", "").finish()).unwrap();
+        let garbage = write(&store, MediaType::OCI_LAYER, &[1; 1024]).unwrap();
+        let absent = Descriptor::new(MediaType::OCI_LAYER, Digest::sha256(b"absent"), 9);
+        for bad in [garbage, absent] {
+            let error = read(&store, &[good.clone(), bad.clone()], &|| false).unwrap_err();
+            assert_eq!(error.to_string(), format!("cannot list the files of layer 1, {}", bad.digest));
+            assert!(error.source().is_some());
+        }
+    }
+
+    #[test]
+    fn reading_stops_when_told_to() {
+        let store = MemoryStore::new();
+        let tar = TarBuilder::new().file("a", vec![0; 8 << 20]).finish();
+        let layer = write(&store, MediaType::OCI_LAYER, &tar).unwrap();
+        let asked = AtomicBool::new(false);
+        let stop = || asked.swap(true, Ordering::Relaxed);
+        assert!(matches!(read(&store, &[layer], &stop), Err(Error::Layer { position: 0, .. })));
+    }
+}

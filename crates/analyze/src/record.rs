@@ -1,0 +1,122 @@
+//! Access records: JSON lines, as `ctr-remote image optimize --record-out` writes them.
+//!
+//! ```json
+//! {"path":"usr/bin/app","manifestDigest":"sha256:…","layerIndex":3}
+//! ```
+//!
+//! Only `path` must be there. The order of the lines is the order of the accesses.
+
+use std::path::Path;
+
+use restow_oci::Digest;
+
+use crate::Error;
+use crate::Result;
+use crate::list::MAX_PATHS;
+use crate::list::lines;
+use crate::list::load_with;
+use crate::list::refused;
+use crate::path;
+
+/// A path that was read, and where it was found then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// The clean path.
+    pub path: String,
+    /// The manifest of the image the record was made on.
+    pub manifest_digest: Option<Digest>,
+    /// The position in that manifest of the layer that provided the path, from 0.
+    pub layer_index: Option<usize>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Line {
+    path: String,
+    manifest_digest: Option<String>,
+    // Far above any real number of layers; a larger index is damage, not an image.
+    layer_index: Option<u16>,
+}
+
+/// Reads a record from a file.
+pub fn load(path: &Path) -> Result<Vec<Access>> {
+    load_with(path, parse)
+}
+
+/// Parses a record.
+pub fn parse(text: &str) -> Result<Vec<Access>> {
+    let mut accesses = Vec::new();
+    for (number, text) in lines(text) {
+        if accesses.len() == MAX_PATHS {
+            return Err(Error::TooMany { line: number, limit: MAX_PATHS });
+        }
+        accesses.push(parse_line(number, text)?);
+    }
+    Ok(accesses)
+}
+
+fn parse_line(number: usize, text: &str) -> Result<Access> {
+    let malformed = |reason: String| Error::Record { line: number, source: reason.into() };
+    // The parser saw one line and calls it the first.
+    let line: Line = serde_json::from_str(text)
+        .map_err(|error| malformed(error.to_string().replace(" at line 1 column ", " at column ")))?;
+    // A Go writer leaves an unset digest out, but an empty one means the same.
+    let manifest_digest = line
+        .manifest_digest
+        .filter(|digest| !digest.is_empty())
+        .map(|digest| Digest::parse(&digest))
+        .transpose()
+        .map_err(|error| malformed(error.to_string()))?;
+    Ok(Access {
+        path: path::parse(&line.path).map_err(|reason| refused(number, &line.path, reason))?,
+        manifest_digest,
+        layer_index: line.layer_index.map(usize::from),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_keeps_its_order_and_needs_only_paths() {
+        let digest = Digest::sha256(b"manifest");
+        let text = format!(
+            "{{\"path\":\"/usr/bin/app\",\"manifestDigest\":\"{digest}\",\"layerIndex\":0}}\n\
+             \r\n{{\"path\":\"a/\",\"extra\":[1]}}\r\n{{\"path\":\"\",\"manifestDigest\":\"\",\"layerIndex\":null}}"
+        );
+        let access = |path: &str, manifest_digest, layer_index| Access {
+            path: path.into(),
+            manifest_digest,
+            layer_index,
+        };
+        let expected =
+            [access("usr/bin/app", Some(digest), Some(0)), access("a", None, None), access("", None, None)];
+        assert_eq!(parse(&text).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_malformed_line_is_refused_by_its_number() {
+        for line in [
+            "path",
+            "{}",
+            r#"{"path":1}"#,
+            r#"{"path":"a""#,
+            r#"{"path":"a"}{"path":"b"}"#,
+            r#"{"path":"a","path":"b"}"#,
+            r#"{"path":"a","layerIndex":-1}"#,
+            r#"{"path":"a","layerIndex":65536}"#,
+            r#"{"path":"a","layerIndex":18446744073709551616}"#,
+            r#"{"path":"a","layerIndex":1.5}"#,
+            r#"{"path":"a","layerIndex":"1"}"#,
+            r#"{"path":"a","manifestDigest":"sha256:../../x"}"#,
+            r#"{"path":"a","manifestDigest":"SHA256:00"}"#,
+            r#"["a"]]"#,
+        ] {
+            let error = parse(&format!("{{\"path\":\"ok\"}}\n\n{line}\n")).unwrap_err();
+            assert_eq!(error.to_string(), "line 3 is not an access record", "{line}");
+        }
+        let error = parse(r#"{"path":"a\u0000b"}"#).unwrap_err();
+        assert_eq!(error.to_string(), r#"line 1: a zero byte in the path "a\0b""#);
+    }
+}

@@ -1,0 +1,355 @@
+//! The order in which each layer is to be read.
+
+use std::collections::BTreeMap;
+use std::collections::HashSet;
+use std::fmt;
+
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+
+use crate::Access;
+use crate::Pattern;
+use crate::Result;
+use crate::Tree;
+
+/// What is to come first, as the user said it.
+///
+/// The list goes before the record: it was written by hand, so it was meant.
+#[derive(Debug, Clone, Default)]
+pub struct Wishes {
+    /// Paths and globs.
+    pub list: Vec<Pattern>,
+    /// Recorded accesses.
+    pub record: Vec<Access>,
+}
+
+impl Wishes {
+    /// Says whether nothing is wished for.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty() && self.record.is_empty()
+    }
+}
+
+/// A manifest to order the layers of.
+#[derive(Debug, Clone, Copy)]
+pub struct Manifest<'a> {
+    /// The manifest's digest.
+    pub digest: &'a Digest,
+    /// Its layers, bottom layer first.
+    pub layers: &'a [Descriptor],
+}
+
+/// The paths to put first in each layer, and what of the wishes came to nothing.
+#[derive(Debug, Default)]
+pub struct Workload {
+    paths: BTreeMap<(Digest, usize), Vec<String>>,
+    misses: Vec<Miss>,
+    notices: Vec<Notice>,
+}
+
+/// A wish that no file of the image fulfils.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Miss {
+    /// The manifest it was looked for in.
+    pub manifest: Digest,
+    /// The path or glob.
+    pub path: String,
+}
+
+/// Something the user should know about how wishes were read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Notice {
+    /// Entries of the record were not made on this manifest and were looked up by path.
+    Rematched {
+        /// The manifest they were looked up in.
+        manifest: Digest,
+        /// How many were found.
+        found: usize,
+        /// How many there were.
+        of: usize,
+    },
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Rematched { manifest, found, of } = self;
+        write!(
+            f,
+            "the record was made on another build of {manifest}; {found} of {of} paths re-matched by path"
+        )
+    }
+}
+
+impl Workload {
+    /// Returns the paths to put first in a layer, in order; none if nothing was wished for there.
+    pub fn paths(&self, manifest: &Digest, position: usize) -> &[String] {
+        self.paths.get(&(manifest.clone(), position)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Returns how many paths come first, over all layers.
+    pub fn len(&self) -> usize {
+        self.paths.values().map(Vec::len).sum()
+    }
+
+    /// Says whether no path comes first in any layer.
+    pub fn is_empty(&self) -> bool {
+        self.paths.is_empty()
+    }
+
+    /// Returns the paths to put first in each layer that has any.
+    pub fn into_paths(self) -> BTreeMap<(Digest, usize), Vec<String>> {
+        self.paths
+    }
+
+    /// Returns the wishes that no file fulfils, in the order they were made.
+    ///
+    /// A path that a record places in a layer is taken at its word; only the encoder can miss it.
+    pub fn misses(&self) -> &[Miss] {
+        &self.misses
+    }
+
+    /// Returns what the user should know.
+    pub fn notices(&self) -> &[Notice] {
+        &self.notices
+    }
+}
+
+/// Orders the layers of the manifests by the wishes.
+///
+/// `read` is called at most once for each manifest, and only if a wish does not name its layer.
+pub fn plan(
+    wishes: &Wishes,
+    manifests: &[Manifest<'_>],
+    mut read: impl FnMut(&Manifest<'_>) -> Result<Tree>,
+) -> Result<Workload> {
+    let mut workload = Workload::default();
+    for manifest in manifests {
+        let record = record_for(manifest, wishes, manifests);
+        let needs_tree =
+            !wishes.list.is_empty() || record.iter().any(|access| place(access, manifest).is_none());
+        let tree = if needs_tree { read(manifest)? } else { Tree::default() };
+        let mut order =
+            Order { manifest: manifest.digest, tree: &tree, seen: HashSet::new(), workload: &mut workload };
+        order.add_list(&wishes.list);
+        order.add_record(&record, manifest);
+    }
+    Ok(workload)
+}
+
+/// Returns the accesses that speak of this manifest.
+///
+/// A record of an image for several platforms holds accesses for each. They are kept apart, unless
+/// there is none for this manifest: then the other platforms' are better than nothing.
+fn record_for<'a>(manifest: &Manifest<'_>, wishes: &'a Wishes, all: &[Manifest<'_>]) -> Vec<&'a Access> {
+    let is =
+        |access: &Access, manifest: &Manifest<'_>| access.manifest_digest.as_ref() == Some(manifest.digest);
+    let others = |access: &Access| !is(access, manifest) && all.iter().any(|other| is(access, other));
+    let has_own = wishes.record.iter().any(|access| is(access, manifest));
+    wishes.record.iter().filter(|access| !has_own || !others(access)).collect()
+}
+
+/// Returns the layer the access names, if it was recorded on this very manifest.
+fn place(access: &Access, manifest: &Manifest<'_>) -> Option<usize> {
+    let same = access.manifest_digest.as_ref() == Some(manifest.digest);
+    access.layer_index.filter(|&position| same && position < manifest.layers.len())
+}
+
+/// The order of one manifest while it is made.
+struct Order<'a> {
+    manifest: &'a Digest,
+    tree: &'a Tree,
+    seen: HashSet<(usize, String)>,
+    workload: &'a mut Workload,
+}
+
+impl Order<'_> {
+    fn add_list(&mut self, list: &[Pattern]) {
+        for pattern in list {
+            match pattern {
+                Pattern::Literal(path) => {
+                    self.follow(path);
+                }
+                Pattern::Glob(glob) => {
+                    let mut found = false;
+                    for (position, path) in self.tree.visible(|path| glob.matches(path)) {
+                        self.add(position, path.to_owned());
+                        found = true;
+                    }
+                    if !found {
+                        self.miss(glob.as_str());
+                    }
+                }
+            }
+        }
+    }
+
+    fn add_record(&mut self, record: &[&Access], manifest: &Manifest<'_>) {
+        let (mut found, mut of, mut moved) = (0, 0, false);
+        for access in record {
+            if let Some(position) = place(access, manifest) {
+                self.add(position, access.path.clone());
+                continue;
+            }
+            of += 1;
+            // A path without a layer was never bound to a build.
+            moved |= access.manifest_digest.as_ref().is_some_and(|digest| digest != self.manifest)
+                || access.layer_index.is_some();
+            // What was recorded was opened there, so a plain file is meant as it stands. Where that is
+            // gone, the directory above it may have become a link since (`/bin` did).
+            found += usize::from(match self.tree.resolve(&access.path) {
+                Some(position) => {
+                    self.add(position, access.path.clone());
+                    true
+                }
+                None => self.follow(&access.path),
+            });
+        }
+        if moved {
+            self.workload.notices.push(Notice::Rematched { manifest: self.manifest.clone(), found, of });
+        }
+    }
+
+    /// Adds what opening the path touches, or a miss.
+    fn follow(&mut self, path: &str) -> bool {
+        let touched = self.tree.follow(path);
+        let found = touched.is_some();
+        match touched {
+            Some(touched) => touched.into_iter().for_each(|(position, path)| self.add(position, path)),
+            None => self.miss(path),
+        }
+        found
+    }
+
+    fn add(&mut self, position: usize, path: String) {
+        if self.seen.insert((position, path.clone())) {
+            self.workload.paths.entry((self.manifest.clone(), position)).or_default().push(path);
+        }
+    }
+
+    fn miss(&mut self, path: &str) {
+        self.workload.misses.push(Miss { manifest: self.manifest.clone(), path: path.to_owned() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use restow_oci::MediaType;
+
+    use super::*;
+    use crate::Entry;
+    use crate::Kind;
+    use crate::list;
+    use crate::record;
+
+    fn digest(name: &str) -> Digest {
+        Digest::sha256(name.as_bytes())
+    }
+
+    fn layers(count: usize) -> Vec<Descriptor> {
+        vec![Descriptor::new(MediaType::OCI_LAYER, digest("layer"), 1); count]
+    }
+
+    /// Two equal layers that differ in nothing but their position, and one above them.
+    fn sample() -> Tree {
+        let link = |name, target: &str| Entry::new(name, Kind::Symlink(target.into()));
+        let file = |name| Entry::new(name, Kind::Other);
+        Tree::new([
+            vec![file("z.so"), file("a.so"), link("bin", "usr/bin"), link("usr/bin/sh", "dash"), file("old")],
+            vec![file("usr/bin/dash"), file("m.so"), file("lib/n.so")],
+            vec![file(".wh.old"), file("a.so")],
+        ])
+    }
+
+    /// Returns the order of manifest `m` as one line per layer.
+    fn order(wishes: &Wishes, others: &[&str]) -> (Vec<String>, Workload) {
+        let layers = layers(3);
+        let digests: Vec<_> = ["m"].iter().chain(others).map(|name| digest(name)).collect();
+        let manifests: Vec<_> = digests.iter().map(|digest| Manifest { digest, layers: &layers }).collect();
+        let workload = plan(wishes, &manifests, |_| Ok(sample())).unwrap();
+        ((0..3).map(|position| workload.paths(&digests[0], position).join(" ")).collect(), workload)
+    }
+
+    fn misses(workload: &Workload) -> Vec<&str> {
+        workload.misses().iter().map(|miss| miss.path.as_str()).collect()
+    }
+
+    #[test]
+    fn a_list_is_ordered_by_line_then_layer_then_tar_and_the_first_mention_wins() {
+        let list = list::parse("bin/sh\nm.so\n*.so\nusr/bin/dash\nold\nnone/*\n").unwrap();
+        let (lines, workload) = order(&Wishes { list, record: Vec::new() }, &[]);
+        assert_eq!(lines, ["bin usr/bin/sh z.so", "usr/bin/dash m.so", "a.so"]);
+        assert_eq!(misses(&workload), ["old", "none/*"]);
+        assert_eq!(workload.len(), 6);
+        assert!(workload.notices().is_empty());
+    }
+
+    #[test]
+    fn a_record_of_this_very_manifest_is_taken_at_its_word_and_no_layer_is_read() {
+        let record = record::parse(&format!(
+            "{{\"path\":\"old\",\"manifestDigest\":\"{0}\",\"layerIndex\":0}}\n\
+             {{\"path\":\"x\",\"manifestDigest\":\"{0}\",\"layerIndex\":2}}\n\
+             {{\"path\":\"old\",\"manifestDigest\":\"{0}\",\"layerIndex\":1}}\n\
+             {{\"path\":\"x\",\"manifestDigest\":\"{0}\",\"layerIndex\":2}}\n",
+            digest("m")
+        ))
+        .unwrap();
+        let layers = layers(3);
+        let digest = digest("m");
+        let manifests = [Manifest { digest: &digest, layers: &layers }];
+        let wishes = Wishes { list: Vec::new(), record };
+        let workload = plan(&wishes, &manifests, |_| panic!("a layer was read")).unwrap();
+        let lines: Vec<_> = (0..3).map(|position| workload.paths(&digest, position).join(" ")).collect();
+        assert_eq!(lines, ["old", "old", "x"]);
+        assert!(workload.misses().is_empty() && workload.notices().is_empty());
+    }
+
+    #[test]
+    fn a_record_of_another_build_is_matched_by_path_with_a_notice() {
+        let access = |path: &str, manifest: Option<&str>, layer_index| Access {
+            path: path.into(),
+            manifest_digest: manifest.map(digest),
+            layer_index,
+        };
+        let record = vec![
+            access("usr/bin/dash", Some("before"), Some(0)),
+            access("bin/sh", Some("before"), Some(7)),
+            access("usr/bin/sh", Some("before"), None),
+            access("old", Some("before"), Some(0)),
+        ];
+        let (lines, workload) = order(&Wishes { list: Vec::new(), record }, &[]);
+        assert_eq!(lines, ["bin usr/bin/sh", "usr/bin/dash", ""]);
+        assert_eq!(misses(&workload), ["old"]);
+        let expected = Notice::Rematched { manifest: digest("m"), found: 3, of: 4 };
+        assert_eq!(workload.notices(), [expected]);
+
+        // The right manifest with a layer it does not have was damaged or made by another tool.
+        let (lines, workload) =
+            order(&Wishes { list: Vec::new(), record: vec![access("m.so", Some("m"), Some(3))] }, &[]);
+        assert_eq!((lines[1].as_str(), workload.notices().len()), ("m.so", 1));
+
+        // Bare paths, as lists of other tools hold them, were never bound to a build.
+        let (lines, workload) =
+            order(&Wishes { list: Vec::new(), record: vec![access("m.so", None, None)] }, &[]);
+        assert_eq!((lines[1].as_str(), workload.notices().len()), ("m.so", 0));
+    }
+
+    #[test]
+    fn the_records_of_other_platforms_are_kept_apart_unless_there_is_no_own() {
+        let access = |path: &str, manifest: &str| Access {
+            path: path.into(),
+            manifest_digest: Some(digest(manifest)),
+            layer_index: Some(1),
+        };
+        let record = vec![access("m.so", "m"), access("lib/n.so", "arm")];
+        let wishes = Wishes { list: Vec::new(), record };
+        let (lines, workload) = order(&wishes, &["arm"]);
+        assert_eq!(lines[1], "m.so");
+        assert_eq!(workload.paths(&digest("arm"), 1), ["lib/n.so"]);
+        assert!(workload.notices().is_empty());
+
+        let (_, workload) = order(&wishes, &["arm", "riscv"]);
+        assert_eq!(workload.paths(&digest("riscv"), 1), ["m.so", "lib/n.so"]);
+        assert_eq!(workload.notices().len(), 1);
+    }
+}

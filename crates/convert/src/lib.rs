@@ -1,1 +1,57 @@
 //! Rewrites an image by converting its layers; the seam where converters plug in.
+//!
+//! [`convert`] walks from a root document to the images that [`Platforms`] chooses, hands each of their layers to a
+//! [`LayerConverter`], and edits configs, manifests and indexes until they tell the truth again. Two rules hold
+//! throughout:
+//!
+//! - A layer is named by its manifest and its position, never by its digest: two layers of an image may be equal.
+//! - What did not change keeps its bytes. An image in which no layer changed keeps its digest.
+//!
+//! To add a format or another treatment of layers, implement [`LayerConverter`]; `examples/custom_converter.rs` does it
+//! outside this crate in a page. [`Seekable`] is the one the project ships: it makes layers of any
+//! [`Codec`](restow_layer::Codec).
+
+mod cancel;
+mod convert;
+mod converter;
+mod error;
+mod image;
+mod index;
+mod memo;
+mod observer;
+mod options;
+mod schedule;
+mod seekable;
+mod select;
+mod survey;
+
+pub use cancel::Cancel;
+pub use cancel::Cancelled;
+pub use convert::Conversion;
+pub use convert::convert;
+pub use converter::BoxError;
+pub use converter::Converted;
+pub use converter::Layer;
+pub use converter::LayerConverter;
+pub use converter::LayerReader;
+pub use converter::LayerWriter;
+pub use converter::Statistics;
+pub use error::Error;
+pub use error::Result;
+pub use memo::Memo;
+pub use memo::Memory;
+pub use memo::NoMemo;
+pub use memo::RunMemo;
+pub use observer::LayerReport;
+pub use observer::Observer;
+pub use observer::Outcome;
+pub use observer::Silent;
+pub use options::Options;
+pub use options::Unsupported;
+pub use seekable::Prioritized;
+pub use seekable::Seekable;
+pub use seekable::Verify;
+pub use select::Platforms;
+pub use select::Selected;
+pub use select::Selection;
+pub use select::select;

@@ -1,0 +1,58 @@
+//! How a conversion is done.
+
+use std::num::NonZero;
+use std::sync::Arc;
+
+use restow_oci::Limits;
+use restow_oci::Platform;
+
+use crate::Cancel;
+use crate::Memo;
+use crate::NoMemo;
+use crate::Platforms;
+
+/// How to convert.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The images to convert.
+    pub platforms: Platforms,
+    /// Whether the other images stay in the index, untouched. Their blobs need not be in the store.
+    pub keep_other_platforms: bool,
+    /// Whether a manifest or index that changes keeps its `subject`.
+    pub keep_subject: bool,
+    /// What to do about a layer that the converter cannot convert.
+    pub unsupported: Unsupported,
+    /// How many layers are converted at once.
+    pub jobs: NonZero<usize>,
+    /// How much is accepted.
+    pub limits: Limits,
+    /// Stops the conversion when raised.
+    pub cancel: Cancel,
+    /// Layers converted in earlier runs.
+    pub memo: Arc<dyn Memo>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            platforms: Platforms::Prefer(Platform::host()),
+            keep_other_platforms: false,
+            keep_subject: false,
+            unsupported: Unsupported::Fail,
+            jobs: NonZero::<usize>::MIN,
+            limits: Limits::default(),
+            cancel: Cancel::default(),
+            memo: Arc::new(NoMemo),
+        }
+    }
+}
+
+/// What to do about a layer that the converter cannot convert.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unsupported {
+    /// Fail, with the converter's reason.
+    #[default]
+    Fail,
+    /// Keep the layer as it is, with a warning.
+    Keep,
+}

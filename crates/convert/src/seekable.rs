@@ -1,0 +1,125 @@
+//! The converter that makes layers seekable.
+
+use std::collections::BTreeMap;
+
+use restow_content::Store;
+use restow_layer::Codec;
+use restow_layer::EncodeOptions;
+use restow_layer::Encoded;
+use restow_layer::Workers;
+use restow_layer::encode;
+use restow_oci::Algorithm;
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+
+use crate::BoxError;
+use crate::Converted;
+use crate::Error;
+use crate::Layer;
+use crate::LayerConverter;
+use crate::LayerWriter;
+use crate::Statistics;
+
+/// Paths to move to the front of layers, by source manifest and position.
+pub type Prioritized = BTreeMap<(Digest, usize), Vec<String>>;
+
+/// How much of a new layer is read back before it becomes visible.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verify {
+    /// Every byte: chunks, files, the table of contents, the DiffID.
+    #[default]
+    Full,
+    /// The table of contents, and what leads to it.
+    Toc,
+    /// Nothing.
+    None,
+}
+
+/// Makes layers seekable, in the format of a [`Codec`].
+#[derive(Debug)]
+pub struct Seekable {
+    codec: Box<dyn Codec>,
+    options: EncodeOptions,
+    workers: Workers,
+    prioritized: Prioritized,
+    verify: Verify,
+}
+
+impl Seekable {
+    /// Returns a converter whose layers are worked on by `workers` together. Paths to move to the front come from
+    /// `prioritized` and not from `options`.
+    pub fn new(codec: Box<dyn Codec>, options: EncodeOptions, workers: Workers) -> Self {
+        Self { codec, options, workers, prioritized: Prioritized::new(), verify: Verify::Full }
+    }
+
+    /// Moves these paths to the front.
+    pub fn prioritize(mut self, prioritized: Prioritized) -> Self {
+        self.prioritized = prioritized;
+        self
+    }
+
+    /// Reads as much back.
+    pub fn verify(mut self, verify: Verify) -> Self {
+        self.verify = verify;
+        self
+    }
+
+    fn paths(&self, layer: &Layer<'_>) -> &[String] {
+        self.prioritized.get(&(layer.manifest.clone(), layer.position)).map_or(&[], Vec::as_slice)
+    }
+
+    fn encode(
+        &self,
+        store: &dyn Store,
+        layer: &Layer<'_>,
+        output: &mut LayerWriter<'_>,
+    ) -> Result<Encoded, BoxError> {
+        let mut source = layer.open(store)?;
+        let options = EncodeOptions { prioritized: self.paths(layer).to_vec(), ..self.options.clone() };
+        let encoded = encode(&mut source, output, &*self.codec, &options, &self.workers)?;
+        source.finish()?;
+        if encoded.source_diff_id != *layer.diff_id {
+            let (expected, actual) = (layer.diff_id.clone(), encoded.source_diff_id);
+            return Err(Error::DiffId { expected, actual }.into());
+        }
+        Ok(encoded)
+    }
+}
+
+impl LayerConverter for Seekable {
+    fn convert(&self, store: &dyn Store, layer: &Layer<'_>) -> Result<Converted, BoxError> {
+        if layer.diff_id.algorithm() != Algorithm::Sha256 {
+            let diff_id = layer.diff_id.clone();
+            return Ok(Converted::Unsupported(Error::DiffIdAlgorithm { diff_id }.into()));
+        }
+        let (blob, encoded) = match layer.write(store, |output| self.encode(store, layer, output).map(Some)) {
+            Ok(Some(written)) => written,
+            Ok(None) => return Ok(Converted::Unchanged),
+            Err(error) if is_unsupported(&*error) => return Ok(Converted::Unsupported(error)),
+            Err(error) => return Err(error),
+        };
+        let mut descriptor = Descriptor::new(self.codec.media_type(), blob.digest, blob.size);
+        descriptor.annotations = encoded.lazy_annotations;
+        let statistics = Statistics {
+            uncompressed_size: encoded.uncompressed_size,
+            entries: encoded.entries,
+            chunks: encoded.chunks,
+            prioritized: encoded.moved,
+            prefetch_size: encoded.prefetch_size,
+            missing: encoded.missing,
+        };
+        Ok(Converted::Changed { descriptor, diff_id: encoded.diff_id, statistics })
+    }
+
+    fn identity(&self, layer: &Layer<'_>) -> Option<String> {
+        let EncodeOptions { chunk_size, landmark, .. } = &self.options;
+        let paths = Digest::sha256(self.paths(layer).join("\0").as_bytes());
+        let (codec, verify) = (self.codec.identity(), self.verify);
+        Some(format!("{codec} chunk={chunk_size} landmark={landmark:?} first={paths} verify={verify:?}"))
+    }
+}
+
+/// Tells whether a layer is sound and merely has no form as a seekable one.
+fn is_unsupported(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref().is_some_and(restow_layer::Error::is_unlistable)
+}

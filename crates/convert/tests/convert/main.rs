@@ -1,0 +1,23 @@
+//! Conversions of whole images.
+
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+mod support;
+
+/// Which images are chosen, and what becomes of the others.
+mod selection;
+
+/// Configs, manifests and indexes after a conversion.
+mod documents;
+
+/// Documents that are refused.
+mod malformed;
+
+/// The converter of examples/custom_converter.rs.
+mod example;
+
+/// The converter that makes layers seekable, from one end to the other.
+mod seekable;
+
+/// Work that is shared, remembered, refused or stopped.
+mod work;

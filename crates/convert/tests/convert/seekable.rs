@@ -1,0 +1,254 @@
+use std::num::NonZero;
+
+use restow_content::Manager as _;
+use restow_content::MemoryStore;
+use restow_convert::Cancel;
+use restow_convert::Conversion;
+use restow_convert::Error;
+use restow_convert::LayerReport;
+use restow_convert::Observer;
+use restow_convert::Options;
+use restow_convert::Platforms;
+use restow_convert::Prioritized;
+use restow_convert::Result;
+use restow_convert::Seekable;
+use restow_convert::Unsupported;
+use restow_convert::convert;
+use restow_layer::EncodeOptions;
+use restow_layer::Workers;
+use restow_layer::ZSTD_CHUNKED_DEFAULT_LEVEL;
+use restow_layer::ZstdChunked;
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+use restow_oci::annotations;
+use restow_testkit::Image;
+use restow_testkit::ImageBuilder;
+use restow_testkit::IndexBuilder;
+use restow_testkit::Layer;
+use restow_testkit::TarBuilder;
+use restow_testkit::compress;
+use restow_testkit::plain;
+use restow_testkit::random_image;
+
+use crate::support::blob;
+use crate::support::chain;
+use crate::support::convert_all;
+use crate::support::convert_with;
+use crate::support::document;
+use crate::support::follow;
+use crate::support::image;
+use crate::support::store;
+use crate::support::tar;
+
+fn seekable(workers: usize) -> Seekable {
+    let directory = tempfile::env::temp_dir();
+    let codec = ZstdChunked::new(ZSTD_CHUNKED_DEFAULT_LEVEL, directory.clone());
+    Seekable::new(Box::new(codec), EncodeOptions::new(directory), Workers::new(workers).unwrap())
+}
+
+fn first(manifest: &Digest, position: usize, path: &str) -> Prioritized {
+    Prioritized::from([((manifest.clone(), position), vec![path.to_owned()])])
+}
+
+fn options() -> Options {
+    Options { platforms: Platforms::All, jobs: NonZero::new(2).unwrap(), ..Options::default() }
+}
+
+fn clean(store: &MemoryStore, image: &Image) {
+    assert_eq!(store.ingests().unwrap(), []);
+    let mut known: Vec<_> = image.blobs.iter().map(|(digest, _)| digest.clone()).collect();
+    known.sort();
+    known.dedup();
+    let mut found = Vec::new();
+    let visited = store.walk(&mut |info| {
+        found.push(info.digest);
+        Ok(())
+    });
+    visited.unwrap();
+    assert_eq!(found, known, "nothing was left behind");
+}
+
+#[test]
+fn layers_become_seekable_and_keep_their_tar() {
+    let (one, other) = (tar("one"), TarBuilder::new().dir("d").file("d/f", vec![1; 100_000]).finish());
+    let image = ImageBuilder::new()
+        .docker()
+        .layer(Layer::gzip(&one).with_blob(compress::gzip_members(&one, &[700])))
+        .layer(Layer::plain(&other))
+        .build();
+    let index = IndexBuilder::new().docker().image(&image).build();
+    let store = store(&index);
+    let conversion = convert_all(&store, &index.root, &seekable(2)).unwrap();
+    let index = document(&store, &conversion.root);
+    assert_eq!(index["mediaType"], "application/vnd.oci.image.index.v1+json");
+    let manifest = follow(&store, &index, "/manifests/0");
+    assert_eq!(manifest["config"]["digest"], image.document()["config"]["digest"], "the image ID stays");
+    for (position, tar) in [&one, &other].into_iter().enumerate() {
+        let layer = &manifest["layers"][position];
+        assert_eq!(layer["mediaType"], "application/vnd.oci.image.layer.v1.tar+zstd");
+        for key in [annotations::STARGZ_TOC_DIGEST, annotations::STARGZ_ZSTD_MANIFEST_POSITION] {
+            assert!(layer["annotations"][key].is_string(), "{layer}");
+        }
+        assert_eq!(layer["annotations"][annotations::STARGZ_PREFETCH], "0");
+        assert_eq!(layer["annotations"][annotations::PODMAN_MANIFEST_CHECKSUM], serde_json::Value::Null);
+        let blob = blob(&store, &manifest, &format!("/layers/{position}"));
+        assert_eq!(plain::unzstd(blob).unwrap(), *tar);
+        let report = &conversion.layers[position];
+        assert!(report.diff_id_kept);
+        assert_eq!(report.statistics.entries, plain::names(tar).len() as u64);
+        assert_eq!(report.statistics.uncompressed_size, tar.len() as u64);
+    }
+}
+
+#[test]
+fn a_second_conversion_changes_nothing() {
+    for seed in 0..8 {
+        let image = random_image(seed);
+        let store = store(&image);
+        let once = convert_all(&store, &image.root, &seekable(2)).unwrap().root;
+        let twice = convert_all(&store, &once, &seekable(2)).unwrap().root;
+        assert_eq!(once, twice, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_second_conversion_keeps_the_order_of_the_first() {
+    let tar = TarBuilder::new().file("a", "a").file("b", "b").file("c", "c").finish();
+    let image = ImageBuilder::new().layer(Layer::gzip(tar)).build();
+    let store = store(&image);
+    let first_run = seekable(1).prioritize(first(&image.root.digest, 0, "c"));
+    let once = convert_all(&store, &image.root, &first_run).unwrap().root;
+    let twice = convert_all(&store, &once, &seekable(1)).unwrap().root;
+    assert_eq!(once, twice);
+    let again =
+        convert_all(&store, &once, &seekable(1).prioritize(first(&once.digest, 0, "c"))).unwrap().root;
+    assert_eq!(once, again);
+}
+
+#[test]
+fn files_are_moved_by_position() {
+    let tar = TarBuilder::new().file("a", "a").file("b", "b").finish();
+    let image = ImageBuilder::new().layer(Layer::gzip(&tar)).layer(Layer::gzip(&tar)).build();
+    let store = store(&image);
+    let mut lists = first(&image.root.digest, 1, "b");
+    lists.entry((image.root.digest.clone(), 1)).or_default().push("absent".to_owned());
+    lists.extend(first(&Digest::sha256(b"another manifest"), 0, "b"));
+    let conversion = convert_all(&store, &image.root, &seekable(1).prioritize(lists)).unwrap();
+    let manifest = document(&store, &conversion.root);
+    let names = |position: usize| {
+        plain::names(&plain::unzstd(blob(&store, &manifest, &format!("/layers/{position}"))).unwrap())
+    };
+    assert_eq!(names(0), ["a", "b"]);
+    assert_eq!(names(1), ["b", ".prefetch.landmark", "a"]);
+    let [left, moved] = &conversion.layers[..] else { panic!() };
+    assert!(left.diff_id_kept && !moved.diff_id_kept);
+    assert_eq!((left.statistics.prioritized, moved.statistics.prioritized), (0, 1));
+    assert_eq!(moved.statistics.missing, ["absent"]);
+    let prefetch = moved.statistics.prefetch_size;
+    assert!(prefetch > 0 && prefetch < moved.destination.size);
+    assert_eq!(moved.destination.annotations[annotations::STARGZ_PREFETCH], prefetch.to_string());
+    let diff_id = Digest::sha256(&plain::unzstd(blob(&store, &manifest, "/layers/1")).unwrap());
+    assert_eq!(follow(&store, &manifest, "/config")["rootfs"]["diff_ids"][1], diff_id.as_str());
+}
+
+#[test]
+fn the_bytes_are_the_same_on_any_number_of_threads() {
+    let image = random_image(42);
+    let root = |threads: usize| {
+        let options = Options { jobs: NonZero::new(threads).unwrap(), ..options() };
+        convert_with(&store(&image), &image.root, &seekable(threads), options).unwrap().root
+    };
+    let one = root(1);
+    assert_eq!(one, root(2));
+    assert_eq!(one, root(8));
+}
+
+/// Converts an image with this layer at position 1, and returns why that failed.
+fn failure(layer: Layer) -> String {
+    let image = ImageBuilder::new().layer(Layer::blob("application/wasm", "")).layer(layer).build();
+    let store = store(&image);
+    let error = convert_with(&store, &image.root, &seekable(2), options()).unwrap_err();
+    assert!(matches!(error, Error::Layer { .. }), "{}", chain(&error));
+    clean(&store, &image);
+    assert!(
+        chain(&error).starts_with(&format!("layer 1 of manifest {}", image.root.digest)),
+        "{}",
+        chain(&error)
+    );
+    chain(&error)
+}
+
+#[test]
+fn a_layer_that_is_not_what_the_config_says_is_refused() {
+    let (actual, expected) = (Digest::sha256(&tar("a")), Digest::sha256(b"something else"));
+    let error = failure(Layer::gzip(tar("a")).diff_id(&expected));
+    assert!(error.contains(expected.as_str()) && error.contains(actual.as_str()), "{error}");
+}
+
+#[test]
+fn damaged_layers_leave_nothing_behind() {
+    let tar = tar("a");
+    let whole = compress::gzip(&tar);
+    let cases = [
+        (Layer::gzip(&tar).with_blob(&whole[..whole.len() - 9]), "ends too early"),
+        (Layer::gzip(&tar).with_blob([&whole[..], b"more"].concat()), "gzip stream is corrupt"),
+        (Layer::gzip(vec![7; 2000]), "tar entry at byte 0"),
+        (Layer::gzip(&tar[..512]), "the tar ends"),
+    ];
+    for (layer, reason) in cases {
+        let error = failure(layer);
+        assert!(error.contains(reason), "{error}");
+    }
+}
+
+#[test]
+fn layers_without_a_seekable_form_fail_or_stay() {
+    let odd = TarBuilder::new().file(b"not UTF-8: \xff".as_slice(), "").finish();
+    let sha512 = format!("sha512:{}", "0".repeat(128));
+    for layer in [Layer::gzip(odd), Layer::gzip(tar("a")).diff_id(sha512)] {
+        failure(layer.clone());
+        let image = image("fine").layer(layer).build();
+        let store = store(&image);
+        let keep = Options { unsupported: Unsupported::Keep, ..options() };
+        let conversion = convert_with(&store, &image.root, &seekable(2), keep).unwrap();
+        let (before, after) = (image.document(), document(&store, &conversion.root));
+        assert_ne!(after["layers"][0], before["layers"][0]);
+        assert_eq!(after["layers"][1], before["layers"][1]);
+        assert!(conversion.warnings[0].starts_with("layer 1 of manifest"), "{:?}", conversion.warnings);
+    }
+}
+
+/// Raises the flag as soon as something is read.
+struct Impatient(Cancel);
+
+impl Observer for Impatient {
+    fn layer_started(&self, _layer: &restow_convert::Layer<'_>) {}
+    fn advanced(&self, _layer: &restow_convert::Layer<'_>, _bytes: u64) {
+        self.0.cancel();
+    }
+    fn layer_finished(&self, _report: &LayerReport) {}
+    fn warning(&self, _text: &str) {}
+}
+
+#[test]
+fn encoding_can_be_stopped_and_leaves_nothing_behind() {
+    let image = image("a").layer(Layer::gzip(tar("b"))).build();
+    let store = store(&image);
+    let options = options();
+    let result: Result<Conversion> =
+        convert(&store, &image.root, &seekable(2), &options, &Impatient(options.cancel.clone()));
+    assert!(matches!(result, Err(Error::Cancelled(_))), "{result:?}");
+    clean(&store, &image);
+}
+
+#[test]
+fn annotations_of_other_tools_give_way() {
+    let layer =
+        annotations::CHUNKED.iter().fold(Layer::gzip(tar("a")), |layer, key| layer.annotation(key, "old"));
+    let image = ImageBuilder::new().layer(layer.annotation("com.example", "kept")).build();
+    let store = store(&image);
+    let conversion = convert_all(&store, &image.root, &seekable(1)).unwrap();
+    let Descriptor { annotations, .. } = &conversion.layers[0].destination;
+    assert_eq!(annotations["com.example"], "kept");
+    assert!(annotations.values().all(|value| value != "old"), "{annotations:?}");
+}

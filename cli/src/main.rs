@@ -1,3 +1,56 @@
 //! The `restow` command: flags in, words and exit codes out.
 
-fn main() {}
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests fail by panicking"))]
+
+mod args;
+mod commands;
+mod destination;
+mod failure;
+mod interrupt;
+mod memo;
+mod output;
+mod parallel;
+mod progress;
+mod report;
+mod seekable;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let cli = args::Cli::parse_from(command_line(std::env::args_os()));
+    let cancel = match interrupt::watch() {
+        Ok(cancel) => cancel,
+        Err(error) => return fail(&error),
+    };
+    match commands::run(cli.command, &cancel) {
+        Ok(code) => code,
+        // Whatever an interrupted command says is about the interruption.
+        Err(_) if cancel.is_cancelled() => {
+            output::tell("interrupted");
+            ExitCode::from(interrupt::EXIT_CODE)
+        }
+        Err(error) => fail(&error),
+    }
+}
+
+/// Returns the arguments to parse: the program called by the name `optimize` is `restow optimize`.
+fn command_line(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<_> = arguments.collect();
+    let called = arguments.first().and_then(|name| Path::new(name).file_stem());
+    if called.is_some_and(|name| name == "optimize") {
+        arguments.splice(..1, ["restow".into(), "optimize".into()]);
+    }
+    arguments
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    output::tell(&format!("error: {}", failure::describe(error)));
+    if let Some(hint) = failure::hint(error) {
+        output::tell(&format!("hint: {hint}"));
+    }
+    ExitCode::from(if failure::is_usage(error) { 2 } else { 1 })
+}

@@ -1,0 +1,162 @@
+//! What may stand on the command line, as close to it as possible, and what several commands share.
+
+use std::num::NonZeroUsize;
+
+use clap::Args;
+use clap::Parser;
+use clap::Subcommand;
+use clap::ValueEnum;
+use restow_convert::Platforms;
+use restow_oci::Platform;
+
+use crate::commands::completions;
+use crate::commands::inspect;
+use crate::commands::optimize;
+use crate::commands::verify;
+use crate::commands::version;
+
+const REFERENCES: &str = "\
+References:
+  oci:PATH[:TAG]            an OCI image layout in a directory
+  oci-archive:FILE[:TAG]    an OCI image layout in a tar file (to read from)
+  PATH[:TAG]                the same: a layout, or an archive if PATH ends in .tar
+  A TAG may be left out where the layout holds one image.
+
+Exit status:
+  0  done
+  1  failed; the destination is as it was
+  2  the command line is wrong
+  130  interrupted; the destination is as it was";
+
+/// Rewrites container image layers so that what a container needs first can be fetched first, verified, file by file
+#[derive(Debug, Parser)]
+#[command(name = "restow", version, after_help = REFERENCES, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Optimize(Box<optimize::Arguments>),
+    Inspect(inspect::Arguments),
+    Verify(verify::Arguments),
+    Version(version::Arguments),
+    Completions(completions::Arguments),
+    /// Print the manual page in roff
+    Man,
+}
+
+/// Which images of an index are meant.
+#[derive(Debug, Args)]
+pub(crate) struct PlatformArguments {
+    /// Take the image for this platform, for instance linux/arm64/v8; may be given several times
+    ///
+    /// Without it, the host's platform is taken, or the only image if there is just one.
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = Platform::parse)]
+    pub(crate) platform: Vec<Platform>,
+    /// Take the images for all platforms
+    #[arg(long, conflicts_with = "platform")]
+    pub(crate) all_platforms: bool,
+}
+
+impl PlatformArguments {
+    pub(crate) fn choice(&self) -> Platforms {
+        match self.platform.as_slice() {
+            _ if self.all_platforms => Platforms::All,
+            [] => Platforms::Prefer(Platform::host()),
+            platforms => Platforms::Only(platforms.to_vec()),
+        }
+    }
+}
+
+/// How much is told while work goes on.
+#[derive(Debug, Args)]
+pub(crate) struct ProgressArguments {
+    /// How to show progress on stderr: bars on a terminal, a line per layer, JSON lines, or not
+    ///
+    /// auto is bars on a terminal and plain elsewhere.
+    #[arg(long, value_enum, value_name = "HOW", default_value_t, conflicts_with = "quiet")]
+    pub(crate) progress: ProgressMode,
+    /// Say nothing on stderr but warnings and errors
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProgressMode {
+    #[default]
+    Auto,
+    Plain,
+    Json,
+    None,
+}
+
+/// What stdout holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    #[default]
+    Text,
+    Json,
+}
+
+/// How many threads work.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct JobsArguments {
+    /// How many threads to work with [default: as many as there are CPUs]; the result does not depend on it
+    #[arg(long, value_name = "N")]
+    jobs: Option<NonZeroUsize>,
+}
+
+impl JobsArguments {
+    pub(crate) fn count(self) -> NonZeroUsize {
+        self.jobs.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
+    }
+}
+
+/// Parses a number of bytes, with or without a binary unit.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "kib" | "k" => 10,
+        "mib" | "m" => 20,
+        "gib" | "g" => 30,
+        _ => return Err("expected a number of bytes, or one with KiB, MiB or GiB".into()),
+    };
+    let number: u64 = number.parse().map_err(|_| "expected a number of bytes, such as 4MiB".to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "more than 2^64 bytes".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_bytes_or_binary_units() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("4194304", Some(4 << 20)),
+            ("4MiB", Some(4 << 20)),
+            ("4 mib", Some(4 << 20)),
+            ("64k", Some(64 << 10)),
+            ("1GiB", Some(1 << 30)),
+            ("1.5MiB", None),
+            ("MiB", None),
+            ("-1", None),
+            ("4MB", None),
+            ("18446744073709551616", None),
+            ("17179869184GiB", None),
+        ] {
+            assert_eq!(parse_size(text).ok(), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! `restow completions`: what a shell completes.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use clap::CommandFactory as _;
+use clap_complete::Shell;
+
+use crate::args::Cli;
+use crate::output;
+
+/// Print a completion script for a shell
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The shell to complete for
+    shell: Shell,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(arguments.shell, &mut Cli::command(), "restow", &mut script);
+    output::print(String::from_utf8(script)?.trim_end())?;
+    Ok(ExitCode::SUCCESS)
+}

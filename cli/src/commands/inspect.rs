@@ -1,0 +1,209 @@
+//! `restow inspect`: what an image is made of.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+use restow_convert as convert;
+use restow_convert::Platforms;
+use restow_convert::Selected;
+use restow_oci::Config;
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+use restow_oci::Kind;
+use restow_oci::Limits;
+use restow_oci::Manifest;
+use restow_oci::MediaType;
+use restow_oci::Platform;
+use restow_registry::Reference;
+use restow_registry::Source;
+use restow_registry::open_source;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::args::Format;
+use crate::output;
+use crate::output::Table;
+use crate::seekable::LayerBlob;
+
+/// Print the images of a reference and their layers
+///
+/// Blobs are looked into, not read in full: `restow verify` does that.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The image: oci:PATH[:TAG], oci-archive:FILE[:TAG], or a path
+    #[arg(value_name = "REF")]
+    reference: String,
+    /// Print the table of contents of this layer, counted from 0, as it stands in the blob
+    #[arg(long, value_name = "N", conflicts_with = "format")]
+    toc: Option<usize>,
+    /// Show only the image for this platform; may be given several times
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = Platform::parse)]
+    platform: Vec<Platform>,
+    /// What stdout holds: tables or a document
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    format: Format,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let limits = Limits::default();
+    let source = open_source(&Reference::parse(&arguments.reference)?, &limits)?;
+    let platforms = match (arguments.platform.as_slice(), arguments.toc) {
+        // A layer is asked for by its position in one image, so one is chosen as elsewhere.
+        ([], Some(_)) => Platforms::Prefer(Platform::host()),
+        ([], None) => Platforms::All,
+        (platforms, _) => Platforms::Only(platforms.to_vec()),
+    };
+    let selection = convert::select(&*source.provider, &source.root, &platforms, &limits);
+    let images = selection.with_context(|| source.name.clone())?.images;
+    let images = images.iter().map(|image| Image::read(&source, image, &limits));
+    let images = images.collect::<anyhow::Result<Vec<_>>>().with_context(|| source.name.clone())?;
+    match (arguments.toc, arguments.format) {
+        (Some(position), _) => print_toc(&source, &images, position, &limits)?,
+        (None, Format::Text) => output::print(&tables(&source, &images, &limits))?,
+        (None, Format::Json) => output::print_json(&document(&source, &images, &limits))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An image and its documents.
+struct Image {
+    descriptor: Descriptor,
+    platform: Option<Platform>,
+    manifest: Manifest,
+    /// Of its layers, where the config is one that knows.
+    diff_ids: Vec<Digest>,
+}
+
+impl Image {
+    fn read(source: &Source, image: &Selected, limits: &Limits) -> anyhow::Result<Self> {
+        let read = |descriptor, limit| restow_content::read(&*source.provider, descriptor, limit);
+        let name = || format!("manifest {}", image.descriptor.digest);
+        let manifest = Manifest::parse(read(&image.descriptor, limits.manifest_size)?, limits).with_context(name)?;
+        let diff_ids = match manifest.config().media_type.kind() {
+            Kind::Config => {
+                let bytes = read(manifest.config(), limits.config_size).with_context(name)?;
+                Config::parse(bytes, limits).with_context(name)?.diff_ids().to_vec()
+            }
+            _ => Vec::new(),
+        };
+        Ok(Self { descriptor: image.descriptor.clone(), platform: image.platform.clone(), manifest, diff_ids })
+    }
+}
+
+/// What is told of a layer.
+struct Row {
+    format: &'static str,
+    readers: Option<&'static str>,
+    entries: Option<usize>,
+    /// Why no more is told.
+    problem: Option<String>,
+}
+
+impl Row {
+    fn of(source: &Source, layer: &Descriptor, limits: &Limits) -> Self {
+        let mut row = Row { format: "?", readers: None, entries: None, problem: None };
+        if let Err(error) = row.look(source, layer, limits) {
+            row.problem = Some(crate::failure::describe(&error));
+        }
+        row
+    }
+
+    fn look(&mut self, source: &Source, layer: &Descriptor, limits: &Limits) -> anyhow::Result<()> {
+        if !matches!(layer.media_type.kind(), Kind::Layer { .. }) {
+            self.format = "opaque";
+            return Ok(());
+        }
+        let blob = LayerBlob::open(&*source.provider, layer)?;
+        (self.format, self.readers) = blob.format()?;
+        if blob.is_seekable() {
+            self.entries = Some(blob.entries(limits)?);
+        }
+        Ok(())
+    }
+}
+
+fn tables(source: &Source, images: &[Image], limits: &Limits) -> String {
+    let mut text = vec![format!("{}  {}  {}", source.name, source.root.media_type, source.root.digest)];
+    for image in images {
+        let platform = image.platform.as_ref().map(|platform| format!("  {platform}")).unwrap_or_default();
+        text.push(format!("\nimage {}{platform}", image.descriptor.digest));
+        let mut table =
+            Table::new(&[">layer", "type", ">size", "format", ">entries", "digest", "DiffID"]);
+        let mut problems = Vec::new();
+        for (position, layer) in image.manifest.layers().iter().enumerate() {
+            let row = Row::of(source, layer, limits);
+            problems.extend(row.problem.map(|problem| format!("layer {position}: {problem}")));
+            table.row([
+                position.to_string(),
+                short_type(&layer.media_type),
+                output::size(layer.size),
+                row.readers.map_or_else(|| row.format.into(), |readers| format!("{} ({readers})", row.format)),
+                row.entries.map_or_else(|| "-".into(), |entries| entries.to_string()),
+                output::short(&layer.digest),
+                image.diff_ids.get(position).map_or_else(|| "-".into(), output::short),
+            ]);
+        }
+        text.push(table.to_string());
+        text.extend(problems);
+    }
+    text.join("\n")
+}
+
+fn document(source: &Source, images: &[Image], limits: &Limits) -> Value {
+    let layer = |image: &Image, position: usize, layer: &Descriptor| {
+        let row = Row::of(source, layer, limits);
+        json!({
+            "position": position,
+            "mediaType": layer.media_type.as_str(),
+            "digest": layer.digest.as_str(),
+            "size": layer.size,
+            "annotations": layer.annotations,
+            "diffId": image.diff_ids.get(position).map(Digest::as_str),
+            "format": row.format,
+            "readers": row.readers,
+            "entries": row.entries,
+            "problem": row.problem,
+        })
+    };
+    let image = |image: &Image| {
+        let layers = image.manifest.layers().iter().enumerate();
+        json!({
+            "manifest": image.descriptor.digest.as_str(),
+            "platform": image.platform.as_ref().map(ToString::to_string),
+            "config": image.manifest.config().digest.as_str(),
+            "layers": layers.map(|(position, found)| layer(image, position, found)).collect::<Vec<_>>(),
+        })
+    };
+    json!({
+        "reference": source.name,
+        "mediaType": source.root.media_type.as_str(),
+        "digest": source.root.digest.as_str(),
+        "size": source.root.size,
+        "images": images.iter().map(image).collect::<Vec<_>>(),
+    })
+}
+
+fn print_toc(source: &Source, images: &[Image], position: usize, limits: &Limits) -> anyhow::Result<()> {
+    let [image] = images else {
+        anyhow::bail!("{}: {} images are meant, choose one with --platform", source.name, images.len());
+    };
+    let layers = image.manifest.layers();
+    let count = output::count(layers.len(), "layer");
+    let layer = layers.get(position).with_context(|| format!("{}: there is no layer {position}, only {count}", source.name))?;
+    let json = LayerBlob::open(&*source.provider, layer).and_then(|blob| {
+        let toc = blob.toc(limits)?;
+        serde_json::from_slice::<Value>(&toc).context("the table of contents is not JSON")
+    });
+    let json = json.with_context(|| format!("{}: layer {position}, {}", source.name, layer.digest))?;
+    output::print_json(&json)?;
+    Ok(())
+}
+
+/// Returns the part of a layer's media type that tells it from others.
+fn short_type(media_type: &MediaType) -> String {
+    let text = media_type.as_str();
+    let prefixes = ["application/vnd.oci.image.layer.v1.", "application/vnd.oci.image.layer.", "application/vnd."];
+    let docker = text.strip_prefix("application/vnd.docker.image.rootfs.").map(|rest| format!("docker {rest}"));
+    docker.unwrap_or_else(|| prefixes.iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or(text).to_owned())
+}

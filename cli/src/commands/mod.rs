@@ -1,0 +1,26 @@
+//! One file for each command. To add one: a file here, a variant of [`Command`], a line in [`run`].
+
+pub(crate) mod completions;
+pub(crate) mod inspect;
+mod man;
+pub(crate) mod optimize;
+pub(crate) mod verify;
+pub(crate) mod version;
+
+use std::process::ExitCode;
+
+use restow_convert::Cancel;
+
+use crate::args::Command;
+
+/// Runs the command.
+pub(crate) fn run(command: Command, cancel: &Cancel) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Optimize(arguments) => optimize::run(&arguments, cancel),
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
+        Command::Version(arguments) => version::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Man => man::run(),
+    }
+}

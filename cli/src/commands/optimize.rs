@@ -1,0 +1,363 @@
+//! `restow optimize`: convert an image's layers, what is read first put first.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use clap::ArgGroup;
+use clap::Args;
+use clap::ValueEnum;
+use restow_analyze as analyze;
+use restow_analyze::Reading;
+use restow_analyze::Wishes;
+use restow_analyze::Workload;
+use restow_analyze::list;
+use restow_analyze::record;
+use restow_content::Overlay;
+use restow_convert as convert;
+use restow_convert::Cancel;
+use restow_convert::Conversion;
+use restow_convert::Memo;
+use restow_convert::NoMemo;
+use restow_convert::Observer as _;
+use restow_convert::Seekable;
+use restow_convert::Selected;
+use restow_layer as layer;
+use restow_layer::EncodeOptions;
+use restow_layer::Workers;
+use restow_layer::ZstdChunked;
+use restow_oci::Limits;
+use restow_oci::Manifest;
+use restow_registry::Layout;
+use restow_registry::Reference;
+use restow_registry::Source;
+use restow_registry::open_source;
+
+use crate::args::Format;
+use crate::args::JobsArguments;
+use crate::args::PlatformArguments;
+use crate::args::ProgressArguments;
+use crate::args::parse_size;
+use crate::destination::Destination;
+use crate::memo;
+use crate::memo::FileMemo;
+use crate::output;
+use crate::progress::Progress;
+use crate::report::Summary;
+
+const EXAMPLES: &str = "\
+Examples:
+  restow optimize oci:app:v1 oci:app:v1-lazy --zstdchunked
+  restow optimize app.tar ./out:latest --zstdchunked --prefetch-list first.txt --all-platforms";
+
+/// Rewrite an image's layers so that single files can be fetched, those that are read first at the front
+///
+/// The destination is replaced in one step, once all of it is written and read back. The digest of the new
+/// image goes to stdout, everything else to stderr.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+#[command(group(ArgGroup::new("kind").required(true).args(["zstdchunked"])))]
+pub(crate) struct Arguments {
+    /// The image to read: oci:PATH[:TAG], oci-archive:FILE[:TAG], or a path
+    #[arg(value_name = "SRC")]
+    source: String,
+    /// Where to write it: oci:PATH[:TAG] or a path; several give one layout's image several tags
+    #[arg(value_name = "DST", required = true, num_args = 1..)]
+    destinations: Vec<String>,
+    /// A further tag for the new image in the layout of DST; may be given several times
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
+
+    #[command(flatten)]
+    kind: KindArguments,
+    #[command(flatten)]
+    order: OrderArguments,
+    #[command(flatten)]
+    platforms: PlatformArguments,
+    /// Keep the images for other platforms in the index, unconverted
+    #[arg(long, conflicts_with = "all_platforms")]
+    keep_other_platforms: bool,
+    /// Keep what says which image this one is about (`subject`), though it changes
+    #[arg(long)]
+    keep_subject: bool,
+    /// What to do about a layer that has no form as a seekable one
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
+    unsupported: Unsupported,
+    /// Accepted and without effect: what a format needs to be OCI, becomes OCI
+    #[arg(long)]
+    oci: bool,
+
+    /// How much of each new layer to read back before it counts
+    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    verify: Verify,
+    #[command(flatten)]
+    jobs: JobsArguments,
+    /// Where temporary files go while files move to the front [default: the destination's directory]
+    ///
+    /// They hold compressed data, at most as much as the layers that are worked on.
+    #[arg(long, value_name = "DIR")]
+    tmp_dir: Option<PathBuf>,
+    /// Where to remember converted layers between runs [default: restow in the user's cache directory]
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Remember nothing and recall nothing: convert every layer
+    #[arg(long, conflicts_with = "cache_dir")]
+    no_cache: bool,
+
+    /// What stdout holds: the digest of the new image, or a document about it and its layers
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    format: Format,
+    #[command(flatten)]
+    progress: ProgressArguments,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Format")]
+struct KindArguments {
+    /// Write zstd:chunked layers, as containerd's stargz snapshotter reads them
+    #[arg(long)]
+    zstdchunked: bool,
+    /// How hard to compress, from 1 (fast) to 22 (small)
+    #[arg(long, value_name = "LEVEL", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=22))]
+    zstdchunked_compression_level: i32,
+    /// The most bytes of a file in one chunk, in bytes or as 64KiB, 4MiB
+    ///
+    /// A chunk is what a reader fetches and verifies at once.
+    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = parse_chunk_size)]
+    zstdchunked_chunk_size: u64,
+    /// Whether to mark the end of the files that were moved to the front by an entry of its own
+    ///
+    /// auto marks it where files were moved. An entry changes the layer's DiffID, and so do moved files.
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+    landmark: Landmark,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Order")]
+struct OrderArguments {
+    /// Move the files in this list to the front, in its order
+    ///
+    /// A path or a glob a line; `*` and `?` stop at `/`, `**` does not; `#` starts a comment. A path is followed
+    /// through symbolic links, which come along.
+    #[arg(long, value_name = "FILE")]
+    prefetch_list: Option<PathBuf>,
+    /// Move the files in this record of accesses to the front, in its order, after those of the list
+    ///
+    /// JSON lines, as ctr-remote writes them with --record-out. Where the image has changed since, files are
+    /// found again by their paths.
+    #[arg(long, value_name = "FILE")]
+    record_in: Option<PathBuf>,
+    /// Keep the order of the source, whatever else is given
+    #[arg(long)]
+    no_optimize: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Landmark {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Verify {
+    /// Everything: each chunk and file, the DiffID, the table of contents
+    #[default]
+    Full,
+    /// The table of contents
+    Toc,
+    /// Nothing
+    None,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Unsupported {
+    /// Fail
+    #[default]
+    Fail,
+    /// Keep it as it is, with a warning
+    Keep,
+}
+
+pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<ExitCode> {
+    let started = Instant::now();
+    let limits = Limits::default();
+    let progress = Progress::new(&arguments.progress);
+    let destination = Destination::parse(&arguments.destinations, &arguments.tag)?;
+    let wishes = arguments.order.wishes()?;
+    let source = open_source(&Reference::parse(&arguments.source)?, &limits)?;
+
+    let job = Job { arguments, cancel, limits: &limits, progress: &progress, source: &source };
+    let images = job.select()?;
+    let workload = job.plan(&images, &wishes)?;
+    let misses = workload.misses().to_vec();
+    let notices: Vec<_> = workload.notices().iter().map(ToString::to_string).collect();
+    for notice in &notices {
+        progress.warning(notice);
+    }
+
+    let layout = Layout::create(&destination.path, &limits)?;
+    let (conversion, uncopied) = match job.convert_into(&layout, workload.into_paths(), &destination.tags) {
+        Ok(done) => done,
+        Err(error) => {
+            // The error says more than what could not be cleaned up after it.
+            let _ = layout.discard();
+            return Err(error);
+        }
+    };
+    for notice in &uncopied {
+        progress.warning(notice);
+    }
+    let outcome = Summary {
+        source: &source,
+        destination: &destination,
+        images: &images,
+        conversion: &conversion,
+        misses: &misses,
+        notices: notices.into_iter().chain(uncopied).collect(),
+        elapsed: started.elapsed(),
+    };
+    outcome.tell(&progress);
+    match arguments.format {
+        Format::Text => output::print(conversion.root.digest.as_str())?,
+        Format::Json => output::print_json(&outcome.document())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Parses the size of a chunk. Small ones make tables that outgrow the files; large ones are held in memory, several
+/// at a time.
+fn parse_chunk_size(text: &str) -> Result<u64, String> {
+    let size = parse_size(text)?;
+    if (4 << 10..=64 << 20).contains(&size) { Ok(size) } else { Err("expected 4KiB to 64MiB".into()) }
+}
+
+impl OrderArguments {
+    fn wishes(&self) -> anyhow::Result<Wishes> {
+        if self.no_optimize {
+            return Ok(Wishes::default());
+        }
+        Ok(Wishes {
+            list: self.prefetch_list.as_deref().map(list::load).transpose()?.unwrap_or_default(),
+            record: self.record_in.as_deref().map(record::load).transpose()?.unwrap_or_default(),
+        })
+    }
+}
+
+/// One image to optimize, and how.
+struct Job<'a> {
+    arguments: &'a Arguments,
+    cancel: &'a Cancel,
+    limits: &'a Limits,
+    progress: &'a Progress,
+    source: &'a Source,
+}
+
+impl Job<'_> {
+    fn select(&self) -> anyhow::Result<Vec<Selected>> {
+        let Source { provider, root, name } = self.source;
+        let platforms = self.arguments.platforms.choice();
+        let selection = convert::select(&**provider, root, &platforms, self.limits).with_context(|| name.clone())?;
+        Ok(selection.images)
+    }
+
+    /// Orders the layers of the images by the wishes.
+    fn plan(&self, images: &[Selected], wishes: &Wishes) -> anyhow::Result<Workload> {
+        if wishes.is_empty() {
+            return Ok(Workload::default());
+        }
+        let provider = &*self.source.provider;
+        let read = |image: &Selected| {
+            let bytes = restow_content::read(provider, &image.descriptor, self.limits.manifest_size)?;
+            anyhow::Ok(Manifest::parse(bytes, self.limits)?)
+        };
+        let manifests = images.iter().map(read).collect::<anyhow::Result<Vec<_>>>()?;
+        let manifests: Vec<_> = images
+            .iter()
+            .zip(&manifests)
+            .map(|(image, manifest)| analyze::Manifest {
+                digest: &image.descriptor.digest,
+                layers: manifest.layers(),
+            })
+            .collect();
+        let reading = Reading {
+            provider,
+            limits: self.limits,
+            threads: self.arguments.jobs.count().get(),
+            stop: &|| self.cancel.is_cancelled(),
+        };
+        let workload = analyze::plan(wishes, &manifests, |manifest| {
+            self.progress.step(&format!("listing the files of {}", output::short(manifest.digest)));
+            reading.tree(manifest.layers)
+        });
+        workload.with_context(|| self.source.name.clone())
+    }
+
+    /// Converts the source and publishes the result.
+    fn convert_into(
+        &self,
+        layout: &Layout,
+        prioritized: convert::Prioritized,
+        tags: &[String],
+    ) -> anyhow::Result<(Conversion, Vec<String>)> {
+        let Source { provider, root, name } = self.source;
+        let store = Overlay::new(layout.store(), [&**provider]);
+        let converter = self.converter(layout, prioritized)?;
+        let conversion = convert::convert(&store, root, &converter, &self.options(), self.progress)
+            .with_context(|| name.clone())?;
+        // From here on it is quick, and all or nothing.
+        self.cancel.check()?;
+        let notices = layout.publish(&store, &conversion.root, tags)?;
+        Ok((conversion, notices.iter().map(ToString::to_string).collect()))
+    }
+
+    fn converter(&self, layout: &Layout, prioritized: convert::Prioritized) -> anyhow::Result<Seekable> {
+        let kind = &self.arguments.kind;
+        let spool = self.arguments.tmp_dir.clone().unwrap_or_else(|| layout.path().to_owned());
+        let codec = Box::new(ZstdChunked::new(kind.zstdchunked_compression_level, spool.clone()));
+        let options = EncodeOptions {
+            chunk_size: kind.zstdchunked_chunk_size,
+            landmark: match kind.landmark {
+                Landmark::Auto => layer::Landmark::Auto,
+                Landmark::Always => layer::Landmark::Always,
+                Landmark::Never => layer::Landmark::Never,
+            },
+            limits: self.limits.clone(),
+            ..EncodeOptions::new(spool)
+        };
+        let verify = match self.arguments.verify {
+            Verify::Full => convert::Verify::Full,
+            Verify::Toc => convert::Verify::Toc,
+            Verify::None => convert::Verify::None,
+        };
+        let workers = Workers::new(self.arguments.jobs.count().get())?;
+        Ok(Seekable::new(codec, options, workers).prioritize(prioritized).verify(verify))
+    }
+
+    fn options(&self) -> convert::Options {
+        convert::Options {
+            platforms: self.arguments.platforms.choice(),
+            keep_other_platforms: self.arguments.keep_other_platforms,
+            keep_subject: self.arguments.keep_subject,
+            unsupported: match self.arguments.unsupported {
+                Unsupported::Fail => convert::Unsupported::Fail,
+                Unsupported::Keep => convert::Unsupported::Keep,
+            },
+            jobs: self.arguments.jobs.count(),
+            limits: self.limits.clone(),
+            cancel: self.cancel.clone(),
+            memo: self.memo(),
+        }
+    }
+
+    fn memo(&self) -> Arc<dyn Memo> {
+        let chosen = self.arguments.cache_dir.clone().or_else(memo::default_directory);
+        match chosen.filter(|_| !self.arguments.no_cache) {
+            Some(directory) => Arc::new(FileMemo::new(&directory)),
+            None => Arc::new(NoMemo),
+        }
+    }
+}

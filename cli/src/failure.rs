@@ -1,0 +1,113 @@
+//! Errors turned into words, a remedy where there is one, and an exit code.
+
+use std::error::Error as StdError;
+use std::io;
+
+use restow_content as content;
+use restow_convert as convert;
+use restow_layer as layer;
+use restow_registry as registry;
+
+/// Something is wrong with the command line that the parser could not see.
+#[derive(Debug)]
+pub(crate) struct Usage(pub(crate) String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl StdError for Usage {}
+
+/// Returns the error and what caused it in one line.
+pub(crate) fn describe(error: &anyhow::Error) -> String {
+    let mut words = Vec::new();
+    for cause in error.chain().map(ToString::to_string) {
+        // Some wrappers repeat what they wrap.
+        if words.last() != Some(&cause) {
+            words.push(cause);
+        }
+    }
+    words.join(": ").replace('\n', " ")
+}
+
+/// Returns what the user can do about it.
+pub(crate) fn hint(error: &anyhow::Error) -> Option<&'static str> {
+    causes(error.as_ref()).find_map(remedy)
+}
+
+/// Says whether the command line was at fault.
+pub(crate) fn is_usage(error: &anyhow::Error) -> bool {
+    let reference = |cause: &(dyn StdError + 'static)| {
+        use registry::Error::{InvalidTag, NoPath, UnsupportedTransport};
+        matches!(cause.downcast_ref(), Some(InvalidTag { .. } | NoPath { .. } | UnsupportedTransport { .. }))
+    };
+    causes(error.as_ref()).any(|cause| cause.is::<Usage>() || reference(cause))
+}
+
+/// Yields the error and what caused it, looking into `io::Error`s, which hide what they carry.
+fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&error| {
+        match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(carried) => Some(carried),
+            None => error.source(),
+        }
+    })
+}
+
+/// Says what one error alone tells about a way out.
+fn remedy(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
+    None.or_else(|| match cause.downcast_ref()? {
+        convert::Error::NoMatch { .. } => Some("name one of these with --platform, or take --all-platforms"),
+        convert::Error::Missing { .. } => Some("choose with --platform what the source holds in full"),
+        _ => None,
+    })
+    .or_else(|| match cause.downcast_ref()? {
+        layer::Error::Unlistable { .. } => Some("--unsupported keep leaves such layers as they are"),
+        layer::Error::Spool(_) => Some("--tmp-dir names another directory for temporary files"),
+        _ => None,
+    })
+    .or_else(|| match cause.downcast_ref()? {
+        registry::Error::UnsupportedTransport { .. } | registry::Error::DockerArchive { .. } => {
+            Some("copy the image into a layout first: skopeo copy SOURCE oci:DIRECTORY:TAG")
+        }
+        registry::Error::NotALayout { .. } => Some("a layout is a directory with oci-layout, index.json and blobs"),
+        _ => None,
+    })
+    .or_else(|| match cause.downcast_ref()? {
+        content::Error::Busy { .. } => Some("another restow writes to this layout; wait until it is done"),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_with_all_its_causes() {
+        let inner = layer::Error::Unlistable { offset: 512, entry: None, problem: "of\nno use".into() };
+        let error = anyhow::Error::from(io::Error::other(inner)).context("layer 1").context("oci:a");
+        let expected = "oci:a: layer 1: tar entry at byte 512 cannot be listed in a table of contents: of no use";
+        assert_eq!(describe(&error), expected);
+        // The remedy is found behind the `io::Error`.
+        assert_eq!(hint(&error), Some("--unsupported keep leaves such layers as they are"));
+        assert!(!is_usage(&error));
+    }
+
+    #[test]
+    fn what_the_command_line_is_to_blame_for_is_told_apart() {
+        for (error, expected) in [
+            (Usage("no".into()).into(), true),
+            (anyhow::Error::from(registry::Error::NoPath { reference: "oci:".into() }).context("x"), true),
+            (registry::Error::NoSuchPath { path: "x".into() }.into(), false),
+            (anyhow::anyhow!("x"), false),
+        ] {
+            assert_eq!(is_usage(&error), expected, "{error}");
+        }
+        assert_eq!(hint(&anyhow::anyhow!("x")), None);
+    }
+}

@@ -1,0 +1,39 @@
+//! Ctrl-C: stop in good order, and if that takes too long, stop.
+
+use std::process;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use restow_convert::Cancel;
+
+/// What a shell reports for a program that Ctrl-C ended.
+pub(crate) const EXIT_CODE: u8 = 130;
+
+/// How long work may take to stop by itself.
+const GRACE: Duration = Duration::from_millis(800);
+
+/// Returns a flag that Ctrl-C (or a termination signal) raises.
+///
+/// The process ends after a grace period, or at once on a second Ctrl-C, whatever still runs: a destination
+/// is replaced in one step, so there is no moment at which it must not die.
+pub(crate) fn watch() -> anyhow::Result<Cancel> {
+    static RAISED: AtomicBool = AtomicBool::new(false);
+    let cancel = Cancel::default();
+    let flag = cancel.clone();
+    let exit = || process::exit(EXIT_CODE.into());
+    ctrlc::set_handler(move || {
+        if RAISED.swap(true, Ordering::SeqCst) {
+            exit();
+        }
+        flag.cancel();
+        thread::spawn(move || {
+            thread::sleep(GRACE);
+            exit()
+        });
+    })
+    .context("cannot watch for Ctrl-C")?;
+    Ok(cancel)
+}

@@ -1,0 +1,116 @@
+//! Converted layers remembered between runs, in the user's cache directory.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+use std::path::PathBuf;
+
+use restow_content::publish;
+use restow_convert::Memo;
+use restow_convert::Memory;
+use restow_oci::Digest;
+use serde::Deserialize;
+use serde::Serialize;
+
+/// A result larger than this is not worth keeping, and a file larger than this was not written here.
+const MAX_SIZE: u64 = 64 << 10;
+
+/// A file for each remembered layer.
+///
+/// The name is the start of the key's digest, so there are never more than 65,536 files of 64 KiB: a layer
+/// whose name is taken replaces the one before, which costs a conversion at worst. The whole key is inside.
+/// What cannot be read or parsed is not there; what cannot be written is not kept.
+#[derive(Debug)]
+pub(crate) struct FileMemo {
+    directory: PathBuf,
+}
+
+/// Returns where the user's caches are: `$XDG_CACHE_HOME/restow` or `~/.cache/restow`, if there is a home.
+pub(crate) fn default_directory() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let caches = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+    caches.map(|caches| caches.join("restow"))
+}
+
+#[derive(Serialize, Deserialize)]
+struct Slot<K, M> {
+    key: K,
+    layer: M,
+}
+
+impl FileMemo {
+    pub(crate) fn new(cache: &Path) -> Self {
+        Self { directory: cache.join("layers") }
+    }
+
+    fn path(&self, key: &str) -> PathBuf {
+        let digest = Digest::sha256(key.as_bytes());
+        self.directory.join(&digest.encoded()[..4]).with_extension("json")
+    }
+}
+
+impl Memo for FileMemo {
+    fn recall(&self, key: &str) -> Option<Memory> {
+        let mut bytes = Vec::new();
+        File::open(self.path(key)).ok()?.take(MAX_SIZE + 1).read_to_end(&mut bytes).ok()?;
+        let slot: Slot<String, Memory> = serde_json::from_slice(&bytes).ok()?;
+        (slot.key == key).then_some(slot.layer)
+    }
+
+    fn remember(&self, key: &str, memory: &Memory) {
+        let Ok(bytes) = serde_json::to_vec(&Slot { key, layer: memory }) else { return };
+        if bytes.len() as u64 <= MAX_SIZE && publish::create_directory(&self.directory).is_ok() {
+            let _ = publish::write(&self.path(key), &bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory(digest: &Digest) -> Memory {
+        serde_json::from_value(serde_json::json!({
+            "media_type": "application/vnd.oci.image.layer.v1.tar+zstd",
+            "digest": digest.as_str(),
+            "size": 1,
+            "annotations": {},
+            "diff_id": digest.as_str(),
+            "statistics": restow_convert::Statistics::default(),
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn what_is_remembered_is_recalled_and_damage_is_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let memo = FileMemo::new(&directory.path().join("not/there/yet"));
+        assert_eq!(memo.recall("key"), None);
+        let (first, second) = (memory(&Digest::sha256(b"1")), memory(&Digest::sha256(b"2")));
+        memo.remember("key", &first);
+        assert_eq!(memo.recall("key"), Some(first));
+        memo.remember("key", &second);
+        assert_eq!(memo.recall("key"), Some(second.clone()));
+
+        let path = memo.path("key");
+        let bytes = std::fs::read(&path).unwrap();
+        // Another key of the same name.
+        std::fs::write(&path, String::from_utf8(bytes.clone()).unwrap().replace("\"key\":\"key\"", "\"key\":\"kex\""))
+            .unwrap();
+        assert_eq!(memo.recall("key"), None);
+        for damaged in [&bytes[..bytes.len() - 1], b"", b"\0", b"{}"] {
+            std::fs::write(&path, damaged).unwrap();
+            assert_eq!(memo.recall("key"), None);
+        }
+        memo.remember("key", &second);
+        assert_eq!(memo.recall("key"), Some(second));
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_written_is_no_error() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let memo = FileMemo::new(file.path());
+        memo.remember("key", &memory(&Digest::sha256(b"1")));
+        assert_eq!(memo.recall("key"), None);
+    }
+}

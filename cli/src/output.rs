@@ -1,0 +1,123 @@
+//! Writing to stdout and stderr, and the way numbers and tables look.
+
+use std::io;
+use std::io::Write as _;
+use std::time::Duration;
+
+use restow_oci::Digest;
+
+/// Writes text and a line break to stdout. A reader that has left (`restow inspect … | head`) is no error.
+pub(crate) fn print(text: &str) -> io::Result<()> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
+/// Writes a line to stderr. If that fails there is nowhere left to say so.
+pub(crate) fn tell(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Writes a document to stdout as JSON that people can read too.
+pub(crate) fn print_json(document: &serde_json::Value) -> io::Result<()> {
+    print(&format!("{document:#}"))
+}
+
+/// Returns the number of bytes with a binary unit and three or more digits.
+pub(crate) fn size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for larger in ["KiB", "MiB", "GiB", "TiB"] {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = larger;
+    }
+    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+}
+
+/// Returns the time in seconds.
+pub(crate) fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}
+
+/// Returns enough of a digest for people to tell blobs apart.
+pub(crate) fn short(digest: &Digest) -> String {
+    let encoded = digest.encoded();
+    format!("{}:{}", digest.algorithm_name(), encoded.get(..12).unwrap_or(encoded))
+}
+
+/// Returns `count` and the noun, with an s unless there is exactly one.
+pub(crate) fn count(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Columns of text, as wide as they need to be.
+#[derive(Debug)]
+pub(crate) struct Table {
+    /// For each column, whether it is aligned at its right end.
+    numeric: Vec<bool>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// Starts a table; a heading that starts with `>` makes a column of numbers.
+    pub(crate) fn new(headings: &[&str]) -> Self {
+        let numeric = headings.iter().map(|heading| heading.starts_with('>')).collect();
+        let row = headings.iter().map(|heading| heading.trim_start_matches('>').to_owned()).collect();
+        Self { numeric, rows: vec![row] }
+    }
+
+    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.rows.push(cells.into());
+    }
+}
+
+impl std::fmt::Display for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let width = |column: usize| {
+            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<_> = (0..self.numeric.len()).map(width).collect();
+        for (number, row) in self.rows.iter().enumerate() {
+            let cells = row.iter().zip(&widths).zip(&self.numeric);
+            let line: Vec<_> = cells
+                .map(|((cell, &width), numeric)| {
+                    if *numeric { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+                })
+                .collect();
+            let separator = if number == 0 { "" } else { "\n" };
+            write!(f, "{separator}{}", line.join("  ").trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_the_unit_that_suits_them() {
+        for (bytes, expected) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (4 << 20, "4.0 MiB"),
+            (1_288_490_189, "1.2 GiB"),
+            (u64::MAX, "16777216.0 TiB"),
+        ] {
+            assert_eq!(size(bytes), expected);
+        }
+    }
+
+    #[test]
+    fn columns_are_aligned_and_lines_end_with_text() {
+        let mut table = Table::new(&["name", ">size", "note"]);
+        table.row(["a".into(), "100".into(), String::new()]);
+        table.row(["long".into(), "7".into(), "x".into()]);
+        assert_eq!(table.to_string(), "name  size  note\na      100\nlong     7  x");
+    }
+}

@@ -1,0 +1,187 @@
+//! What is told on stderr while layers are converted.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::time::Duration;
+use std::time::Instant;
+
+use indicatif::MultiProgress;
+use indicatif::ProgressBar;
+use indicatif::ProgressDrawTarget;
+use indicatif::ProgressStyle;
+use restow_convert::Layer;
+use restow_convert::LayerReport;
+use restow_convert::Observer;
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+use serde_json::json;
+
+use crate::args::ProgressArguments;
+use crate::args::ProgressMode;
+use crate::output;
+use crate::report;
+
+/// How often a layer in progress is reported by JSON lines.
+const JSON_INTERVAL: Duration = Duration::from_secs(1);
+/// How often in plain words: seldom, but before a build system takes silence for a hang.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(20);
+
+/// Shows the progress of each layer in the form that was asked for.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    mode: Mode,
+    quiet: bool,
+    layers: Mutex<BTreeMap<(Digest, usize), Running>>,
+}
+
+#[derive(Debug)]
+enum Mode {
+    Bars(MultiProgress),
+    Plain,
+    Json,
+    None,
+}
+
+#[derive(Debug)]
+struct Running {
+    read: u64,
+    told: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    pub(crate) fn new(arguments: &ProgressArguments) -> Self {
+        let mode = match arguments.progress {
+            _ if arguments.quiet => Mode::None,
+            ProgressMode::Auto if std::io::stderr().is_terminal() => {
+                Mode::Bars(MultiProgress::with_draw_target(ProgressDrawTarget::stderr()))
+            }
+            ProgressMode::Auto | ProgressMode::Plain => Mode::Plain,
+            ProgressMode::Json => Mode::Json,
+            ProgressMode::None => Mode::None,
+        };
+        Self { mode, quiet: arguments.quiet, layers: Mutex::default() }
+    }
+
+    /// Tells of something that may take a while and has no layer.
+    pub(crate) fn step(&self, what: &str) {
+        match &self.mode {
+            Mode::Bars(_) | Mode::Plain => self.line(what),
+            Mode::Json => output::tell(&json!({"event": "step", "text": what}).to_string()),
+            Mode::None => {}
+        }
+    }
+
+    /// Tells what came of it all, unless only problems are to be told or stderr holds JSON lines.
+    pub(crate) fn summary(&self, text: &str) {
+        if !self.quiet && !matches!(self.mode, Mode::Json) {
+            output::tell(text);
+        }
+    }
+
+    fn line(&self, text: &str) {
+        match &self.mode {
+            // Bars are drawn below; without `suspend` the line would be drawn over.
+            Mode::Bars(bars) => bars.suspend(|| output::tell(text)),
+            _ => output::tell(text),
+        }
+    }
+
+    fn layers(&self) -> MutexGuard<'_, BTreeMap<(Digest, usize), Running>> {
+        self.layers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Observer for Progress {
+    fn layer_started(&self, layer: &Layer<'_>) {
+        let bar = match &self.mode {
+            Mode::Bars(bars) => Some(bars.add(bar(layer))),
+            Mode::Json => {
+                output::tell(&event("started", layer, 0));
+                None
+            }
+            Mode::Plain | Mode::None => None,
+        };
+        let running = Running { read: 0, told: Instant::now(), bar };
+        self.layers().insert((layer.manifest.clone(), layer.position), running);
+    }
+
+    fn advanced(&self, layer: &Layer<'_>, bytes: u64) {
+        let mut layers = self.layers();
+        let Some(running) = layers.get_mut(&(layer.manifest.clone(), layer.position)) else { return };
+        running.read += bytes;
+        if let Some(bar) = &running.bar {
+            bar.inc(bytes);
+        }
+        let due = match self.mode {
+            Mode::Json => running.told.elapsed() >= JSON_INTERVAL,
+            Mode::Plain => running.told.elapsed() >= PLAIN_INTERVAL,
+            Mode::Bars(_) | Mode::None => false,
+        };
+        if !due {
+            return;
+        }
+        running.told = Instant::now();
+        let read = running.read;
+        drop(layers);
+        if matches!(self.mode, Mode::Json) {
+            output::tell(&event("progress", layer, read));
+        } else {
+            let name = name(layer.position, layer.descriptor);
+            output::tell(&format!("{name}: {} of {}", output::size(read), output::size(layer.descriptor.size)));
+        }
+    }
+
+    fn layer_finished(&self, report: &LayerReport) {
+        let running = self.layers().remove(&(report.manifest.clone(), report.position));
+        if let Some(bar) = running.and_then(|running| running.bar) {
+            bar.finish_and_clear();
+        }
+        match self.mode {
+            Mode::Plain => {
+                let name = name(report.position, &report.source);
+                output::tell(&format!("{name}: {}", report::outcome(report)));
+            }
+            Mode::Json => {
+                let mut event = report::layer_document(report);
+                event.insert("event".into(), "finished".into());
+                output::tell(&serde_json::Value::Object(event).to_string());
+            }
+            Mode::Bars(_) | Mode::None => {}
+        }
+    }
+
+    fn warning(&self, text: &str) {
+        match self.mode {
+            Mode::Json => output::tell(&json!({"event": "warning", "text": text}).to_string()),
+            _ => self.line(&format!("warning: {text}")),
+        }
+    }
+}
+
+fn name(position: usize, descriptor: &Descriptor) -> String {
+    format!("layer {position} {}", output::short(&descriptor.digest))
+}
+
+fn event(event: &str, layer: &Layer<'_>, read: u64) -> String {
+    json!({
+        "event": event,
+        "manifest": layer.manifest.as_str(),
+        "position": layer.position,
+        "digest": layer.descriptor.digest.as_str(),
+        "read": read,
+        "size": layer.descriptor.size,
+    })
+    .to_string()
+}
+
+fn bar(layer: &Layer<'_>) -> ProgressBar {
+    const TEMPLATE: &str =
+        "{prefix} [{bar:24}] {binary_bytes:>10} of {binary_total_bytes:>10}  {binary_bytes_per_sec:>12}  {eta:>4} left";
+    let style = ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::new(layer.descriptor.size).with_style(style.progress_chars("=> "));
+    bar.with_prefix(name(layer.position, layer.descriptor))
+}

@@ -1,0 +1,183 @@
+//! What is told of a conversion that is done: a table for people, a document for programs.
+
+use std::time::Duration;
+
+use restow_analyze::Miss;
+use restow_convert::Conversion;
+use restow_convert::LayerReport;
+use restow_convert::Outcome;
+use restow_convert::Observer as _;
+use restow_convert::Selected;
+use restow_oci::Descriptor;
+use restow_registry::Source;
+use serde_json::Map;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::destination::Destination;
+use crate::output;
+use crate::output::Table;
+use crate::progress::Progress;
+
+/// How many missing paths are named in words; the document has them all.
+const NAMED_MISSES: usize = 5;
+
+/// A conversion that is done.
+pub(crate) struct Summary<'a> {
+    pub(crate) source: &'a Source,
+    pub(crate) destination: &'a Destination,
+    pub(crate) images: &'a [Selected],
+    pub(crate) conversion: &'a Conversion,
+    /// Wishes that no file fulfilled.
+    pub(crate) misses: &'a [Miss],
+    /// What was told beside the conversion's own warnings.
+    pub(crate) notices: Vec<String>,
+    /// How long all of it took.
+    pub(crate) elapsed: Duration,
+}
+
+impl Summary<'_> {
+    /// Tells stderr what became of the image.
+    pub(crate) fn tell(&self, progress: &Progress) {
+        let misses = self.misses();
+        if !misses.is_empty() {
+            let named: Vec<_> = misses.iter().take(NAMED_MISSES).map(|(_, path)| path.escape_debug().to_string()).collect();
+            let more = misses.len() - named.len();
+            let rest = if more == 0 { String::new() } else { format!(" and {more} more") };
+            let wishes = output::count(misses.len(), "path");
+            progress.warning(&format!("{wishes} to put first not found: {}{rest}", named.join(", ")));
+        }
+        for image in self.images {
+            let manifest = &image.descriptor.digest;
+            let layers = self.conversion.layers.iter().filter(|layer| layer.manifest == *manifest);
+            let platform = image.platform.as_ref().map(|platform| format!(" for {platform}")).unwrap_or_default();
+            progress.summary(&format!("image {}{platform}\n{}", output::short(manifest), table(layers)));
+        }
+        let total = |size: fn(&LayerReport) -> u64| self.conversion.layers.iter().map(size).sum::<u64>();
+        let (before, after) = (total(|layer| layer.source.size), total(|layer| layer.destination.size));
+        progress.summary(&format!(
+            "{} -> {}: {} -> {} in {}",
+            self.source.name,
+            self.destination.references().join(", "),
+            output::size(before),
+            output::size(after),
+            output::seconds(self.elapsed),
+        ));
+    }
+
+    /// Returns all of it for programs.
+    pub(crate) fn document(&self) -> Value {
+        let root = &self.conversion.root;
+        let images = self.images.iter().map(|image| {
+            let platform = image.platform.as_ref().map(ToString::to_string);
+            json!({ "manifest": image.descriptor.digest.as_str(), "platform": platform })
+        });
+        let misses = self.misses().into_iter();
+        json!({
+            "digest": root.digest.as_str(),
+            "changed": root.digest != self.source.root.digest,
+            "source": { "reference": self.source.name, "root": descriptor_document(&self.source.root) },
+            "destination": { "references": self.destination.references(), "root": descriptor_document(root) },
+            "images": images.collect::<Vec<_>>(),
+            "layers": self.conversion.layers.iter().map(layer_document).collect::<Vec<_>>(),
+            "missing": misses.map(|(manifest, path)| json!({ "manifest": manifest, "path": path })).collect::<Vec<_>>(),
+            "notices": self.notices,
+            "warnings": self.conversion.warnings,
+            "seconds": self.elapsed.as_secs_f64(),
+        })
+    }
+
+    /// Returns the manifest and path of what was to come first and is not there, whoever noticed.
+    fn misses(&self) -> Vec<(&str, &str)> {
+        let unresolved = self.misses.iter().map(|miss| (miss.manifest.as_str(), miss.path.as_str()));
+        let layers = self.conversion.layers.iter();
+        let unmoved = layers.flat_map(|layer| {
+            layer.statistics.missing.iter().map(|path| (layer.manifest.as_str(), path.as_str()))
+        });
+        unresolved.chain(unmoved).collect()
+    }
+}
+
+/// Returns in a few words what became of a layer.
+pub(crate) fn outcome(report: &LayerReport) -> String {
+    let sizes =
+        format!("{} -> {}", output::size(report.source.size), output::size(report.destination.size));
+    match report.outcome {
+        Outcome::Kept => "kept as it is".into(),
+        Outcome::Converted => format!("{sizes} in {}", output::seconds(report.elapsed)),
+        Outcome::Shared => format!("{sizes}, as an equal layer"),
+        Outcome::Recalled => format!("{sizes}, known from an earlier run"),
+    }
+}
+
+/// Returns the table of an image's layers.
+pub(crate) fn table<'a>(reports: impl IntoIterator<Item = &'a LayerReport>) -> Table {
+    let headings =
+        [">layer", ">before", ">after", ">ratio", ">entries", ">chunks", ">first", "DiffID", ">time"];
+    let mut table = Table::new(&headings);
+    for report in reports {
+        let statistics = &report.statistics;
+        let converted = report.outcome != Outcome::Kept;
+        let counted = |number: u64| if converted { number.to_string() } else { "-".into() };
+        table.row([
+            report.position.to_string(),
+            output::size(report.source.size),
+            output::size(report.destination.size),
+            ratio(&report.source, &report.destination),
+            counted(statistics.entries),
+            counted(statistics.chunks),
+            counted(statistics.prioritized),
+            if report.diff_id_kept { "kept" } else { "new" }.into(),
+            match report.outcome {
+                Outcome::Kept => "kept".into(),
+                Outcome::Converted => output::seconds(report.elapsed),
+                Outcome::Shared => "shared".into(),
+                Outcome::Recalled => "cached".into(),
+            },
+        ]);
+    }
+    table
+}
+
+fn ratio(before: &Descriptor, after: &Descriptor) -> String {
+    if before.size == 0 { "-".into() } else { format!("{:.2}", after.size as f64 / before.size as f64) }
+}
+
+/// Returns what is known of a converted layer.
+pub(crate) fn layer_document(report: &LayerReport) -> Map<String, Value> {
+    let statistics = &report.statistics;
+    let outcome = match report.outcome {
+        Outcome::Kept => "kept",
+        Outcome::Converted => "converted",
+        Outcome::Shared => "shared",
+        Outcome::Recalled => "cached",
+    };
+    let Value::Object(document) = json!({
+        "manifest": report.manifest.as_str(),
+        "position": report.position,
+        "outcome": outcome,
+        "source": descriptor_document(&report.source),
+        "destination": descriptor_document(&report.destination),
+        "diffIdKept": report.diff_id_kept,
+        "uncompressedSize": statistics.uncompressed_size,
+        "entries": statistics.entries,
+        "chunks": statistics.chunks,
+        "prioritized": statistics.prioritized,
+        "prefetchSize": statistics.prefetch_size,
+        "missing": statistics.missing,
+        "seconds": report.elapsed.as_secs_f64(),
+    }) else {
+        unreachable!("the document above is an object");
+    };
+    document
+}
+
+/// Returns what a descriptor says of its blob.
+pub(crate) fn descriptor_document(descriptor: &Descriptor) -> Value {
+    json!({
+        "mediaType": descriptor.media_type.as_str(),
+        "digest": descriptor.digest.as_str(),
+        "size": descriptor.size,
+        "annotations": descriptor.annotations,
+    })
+}

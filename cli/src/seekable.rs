@@ -1,0 +1,130 @@
+//! What can be told of a layer's blob without decoding all of it.
+
+use std::io;
+use std::io::Read;
+
+use restow_content::Blob;
+use restow_content::Provider;
+use restow_layer::Buffer;
+use restow_layer::Error;
+use restow_layer::Format;
+use restow_layer::Hints;
+use restow_layer::ReadAt;
+use restow_layer::Reader;
+use restow_layer::TarReader;
+use restow_layer::decompress;
+use restow_layer::footer;
+use restow_layer::footer::Footer;
+use restow_layer::footer::Position;
+use restow_layer::sniff;
+use restow_oci::Descriptor;
+use restow_oci::Limits;
+
+/// As many bytes as tell the compressions apart.
+const SNIFFED: usize = 16;
+
+/// A layer's blob, open for reading at any place.
+pub(crate) struct LayerBlob {
+    blob: Box<dyn Blob>,
+    hints: Hints,
+    footer: Option<Footer>,
+}
+
+impl ReadAt for LayerBlob {
+    fn size(&self) -> u64 {
+        self.blob.size()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.blob.read_at(buffer, offset)
+    }
+}
+
+impl LayerBlob {
+    pub(crate) fn open(provider: &dyn Provider, descriptor: &Descriptor) -> anyhow::Result<Self> {
+        let blob = provider.open(descriptor)?;
+        let hints = Hints::from_annotations(&descriptor.annotations)?;
+        let start = blob.size().saturating_sub(footer::TAIL as u64);
+        let footer = footer::parse(&read(&*blob, start, blob.size())?, blob.size())?;
+        Ok(Self { blob, hints, footer })
+    }
+
+    /// Returns what the annotations say of the table of contents.
+    pub(crate) fn hints(&self) -> &Hints {
+        &self.hints
+    }
+
+    /// Says whether there is a table of contents in the blob.
+    pub(crate) fn is_seekable(&self) -> bool {
+        self.hints.toc.is_some() || !matches!(self.footer, None | Some(Footer::ExternalToc { .. }))
+    }
+
+    /// Returns the name of the format, and for zstd:chunked whose readers find the table by the footers.
+    pub(crate) fn format(&self) -> anyhow::Result<(&'static str, Option<&'static str>)> {
+        Ok(match self.footer {
+            Some(Footer::Gzip { .. }) => ("estargz", None),
+            Some(Footer::ExternalToc { .. }) => ("estargz with external TOC", None),
+            Some(Footer::Zstd { podman: false, .. }) => ("zstd:chunked", Some("containerd")),
+            Some(Footer::Zstd { start, .. }) if self.size() - start == footer::TAIL as u64 => {
+                ("zstd:chunked", Some("both"))
+            }
+            Some(Footer::Zstd { .. }) => ("zstd:chunked", Some("podman")),
+            None if self.hints.toc.is_some() => ("zstd:chunked", Some("podman")),
+            None => match sniff(&read(&*self.blob, 0, SNIFFED as u64)?)? {
+                Format::Plain => ("plain", None),
+                Format::Gzip => ("gzip", None),
+                Format::Zstd => ("zstd", None),
+            },
+        })
+    }
+
+    /// Returns how many entries the table of contents has, chunks of one file not counted apart.
+    pub(crate) fn entries(self, limits: &Limits) -> anyhow::Result<usize> {
+        let hints = self.hints.clone();
+        Ok(Reader::open(self, &hints, limits)?.toc().entries().count())
+    }
+
+    /// Returns the JSON of the table of contents as it stands in the blob.
+    pub(crate) fn toc(&self, limits: &Limits) -> anyhow::Result<Vec<u8>> {
+        let (start, end) = match (self.footer, self.hints.toc) {
+            (Some(Footer::Gzip { toc_offset, start }), _) => (toc_offset, start),
+            (Some(Footer::Zstd { toc, .. }), _) | (None, Some(toc)) => frame(toc)?,
+            (None, None) => return Err(Error::NotSeekable.into()),
+            (Some(Footer::ExternalToc { .. }), _) => anyhow::bail!("the table of contents is in another image"),
+        };
+        anyhow::ensure!(end.saturating_sub(start) <= limits.toc_size, "the table of contents is too large");
+        let stored = read(&*self.blob, start, end)?;
+        let mut json = Vec::new();
+        if matches!(self.footer, Some(Footer::Gzip { .. })) {
+            // In eStargz the table is a file in a tar.
+            let mut tar = TarReader::new(decompress(&*stored, limits)?, limits);
+            let mut raw = Buffer::default();
+            tar.next(&mut raw)?;
+            raw.truncate(0);
+            while (raw.len() as u64) <= limits.toc_size && tar.read_payload(&mut raw, 1 << 20)? > 0 {}
+            json.extend_from_slice(raw.filled());
+        } else {
+            decompress(&*stored, limits)?.take(limits.toc_size + 1).read_to_end(&mut json)?;
+        }
+        anyhow::ensure!(json.len() as u64 <= limits.toc_size, "the table of contents is too large");
+        Ok(json)
+    }
+}
+
+fn frame(toc: Position) -> anyhow::Result<(u64, u64)> {
+    let end = toc.offset.checked_add(toc.size);
+    Ok((toc.offset, end.ok_or_else(|| Error::Footer(format!("the table of contents is said to be at {toc}")))?))
+}
+
+/// Reads the bytes `start..end`, or fewer where the blob ends before.
+fn read(blob: &dyn Blob, start: u64, end: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(end.min(blob.size()).saturating_sub(start)).unwrap_or(0)];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match blob.read_at(&mut bytes[filled..], start + filled as u64)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => filled += count,
+        }
+    }
+    Ok(bytes)
+}

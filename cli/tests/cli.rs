@@ -1,0 +1,375 @@
+//! The binary from end to end, on layouts in temporary directories.
+
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+
+use restow_testkit::Image;
+use restow_testkit::ImageBuilder;
+use restow_testkit::IndexBuilder;
+use restow_testkit::Layer;
+use restow_testkit::TarBuilder;
+use serde_json::Value;
+
+/// A directory of its own, gone at the end, and the binary to run in it.
+struct Bench(tempfile::TempDir);
+
+/// What a run left behind.
+#[derive(Debug)]
+struct Run {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// Starts with a layout `src` that holds the image under the tag `v1`.
+    fn with(image: &Image) -> Self {
+        let bench = Self::new();
+        image.write_layout(&bench.path("src"), "v1").unwrap();
+        bench
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn command(&self, binary: &Path) -> Command {
+        let mut command = Command::new(binary);
+        command.current_dir(self.0.path()).env("XDG_CACHE_HOME", self.path("cache"));
+        command
+    }
+
+    /// Runs the binary with the words of the line as arguments.
+    fn run(&self, line: &str) -> Run {
+        finish(self.command(Path::new(env!("CARGO_BIN_EXE_restow"))).args(line.split_whitespace()))
+    }
+
+    /// Runs it and expects it to succeed.
+    fn ok(&self, line: &str) -> Run {
+        let run = self.run(line);
+        assert_eq!(run.code, Some(0), "{line}: {run:?}");
+        run
+    }
+
+    fn json(&self, line: &str) -> Value {
+        serde_json::from_str(&self.ok(line).stdout).unwrap()
+    }
+
+    fn index(&self, layout: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.path(layout).join("index.json")).unwrap()).unwrap()
+    }
+
+    fn tags(&self, layout: &str) -> Vec<String> {
+        let index = self.index(layout);
+        let tag = |entry: &Value| entry["annotations"]["org.opencontainers.image.ref.name"].as_str().map(str::to_owned);
+        index["manifests"].as_array().unwrap().iter().filter_map(tag).collect()
+    }
+}
+
+fn finish(command: &mut Command) -> Run {
+    let output = command.output().unwrap();
+    Run {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn base() -> Layer {
+    let tar = TarBuilder::new()
+        .dir("usr/")
+        .dir("usr/bin/")
+        .symlink("bin", "usr/bin")
+        .file("usr/bin/cat", "meow")
+        .file("usr/bin/dash", "#!".repeat(3000))
+        .symlink("usr/bin/sh", "dash")
+        .finish();
+    Layer::gzip(tar)
+}
+
+/// Two layers, the upper with a file that a list may ask for.
+fn image() -> Image {
+    let app = TarBuilder::new().dir("app/").file("app/data", vec![7; 100_000]).file("app/main", "main").finish();
+    ImageBuilder::new().layer(base()).layer(Layer::zstd(app)).build()
+}
+
+const OPTIMIZE: &str = "optimize oci:src:v1 oci:out:v1 --zstdchunked --platform linux/amd64";
+
+#[test]
+fn an_optimized_image_verifies_and_its_digest_is_all_that_stdout_holds() {
+    let bench = Bench::with(&image());
+    let run = bench.ok(OPTIMIZE);
+    let digest = run.stdout.strip_suffix('\n').unwrap();
+    assert_eq!(bench.index("out")["manifests"][0]["digest"], digest);
+    assert!(run.stderr.contains("DiffID") && run.stderr.contains("kept"), "{}", run.stderr);
+    bench.ok("verify oci:out:v1");
+    bench.ok("verify oci:src:v1");
+}
+
+#[test]
+fn the_binary_called_optimize_optimizes() {
+    let bench = Bench::with(&image());
+    let optimize = bench.path("optimize");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_restow"), &optimize).unwrap();
+    let run = finish(bench.command(&optimize).args(OPTIMIZE.split_whitespace().skip(1)));
+    assert_eq!((run.code, &*run.stdout), (Some(0), &*bench.ok(OPTIMIZE).stdout), "{}", run.stderr);
+}
+
+#[test]
+fn a_second_run_recalls_its_layers_and_gives_the_same_digest() {
+    let bench = Bench::with(&image());
+    let outcomes = |document: &Value| -> Vec<String> {
+        document["layers"].as_array().unwrap().iter().map(|layer| layer["outcome"].as_str().unwrap().to_owned()).collect()
+    };
+    let first = bench.json(&format!("{OPTIMIZE} --format json"));
+    assert_eq!(outcomes(&first), ["converted", "converted"]);
+    let second = bench.json(&format!("{OPTIMIZE} --format json"));
+    assert_eq!(outcomes(&second), ["cached", "cached"]);
+    let third = bench.json(&format!("{OPTIMIZE} --format json --no-cache --jobs 1"));
+    assert_eq!(outcomes(&third), ["converted", "converted"]);
+    let again = bench.json("optimize oci:out:v1 oci:again --zstdchunked --format json --platform linux/amd64");
+    for run in [&second, &third, &again] {
+        assert_eq!(run["digest"], first["digest"]);
+    }
+    // A damaged memory is no memory.
+    for file in fs::read_dir(bench.path("cache/restow/layers")).unwrap() {
+        fs::write(file.unwrap().path(), "{").unwrap();
+    }
+    assert_eq!(outcomes(&bench.json(&format!("{OPTIMIZE} --format json"))), ["converted", "converted"]);
+}
+
+#[test]
+fn listed_files_come_first_through_links_and_misses_are_named() {
+    let bench = Bench::with(&image());
+    bench.write("list", "# first\nbin/sh\napp/m*\nno/such\n");
+    let document = bench.json(&format!("{OPTIMIZE} --prefetch-list list --format json"));
+    assert_eq!(document["missing"][0]["path"], "no/such");
+    let layers = document["layers"].as_array().unwrap();
+    for (layer, moved) in layers.iter().zip([&["bin", "usr", "usr/bin", "usr/bin/sh", "usr/bin/dash"][..], &["app", "app/main"]]) {
+        assert_eq!(layer["prioritized"], moved.len(), "{layer}");
+        assert_eq!(layer["diffIdKept"], false);
+        let toc = bench.json(&format!("inspect oci:out:v1 --toc {}", layer["position"]));
+        let names: Vec<_> = toc["entries"].as_array().unwrap().iter().filter_map(|entry| entry["name"].as_str()).collect();
+        for name in moved {
+            let place = names.iter().position(|found| found.trim_end_matches('/') == *name).unwrap();
+            let landmark = names.iter().position(|found| *found == ".prefetch.landmark").unwrap();
+            assert!(place < landmark, "{name} in {names:?}");
+        }
+    }
+    let run = bench.ok(&format!("{OPTIMIZE} --prefetch-list list"));
+    assert!(run.stderr.contains("warning: 1 path to put first not found: no/such\n"), "{}", run.stderr);
+
+    // The source's order is kept whatever else is given, and with it the config.
+    let document = bench.json(&format!("{OPTIMIZE} --prefetch-list list --no-optimize --format json"));
+    assert!(document["layers"].as_array().unwrap().iter().all(|layer| layer["diffIdKept"] == true));
+}
+
+#[test]
+fn a_record_of_another_build_is_matched_by_path_with_a_notice() {
+    let bench = Bench::with(&image());
+    let old = restow_oci::Digest::sha256(b"before");
+    bench.write("record", &format!("{{\"path\":\"app/main\",\"manifestDigest\":\"{old}\",\"layerIndex\":0}}\n"));
+    let document = bench.json(&format!("{OPTIMIZE} --record-in record --format json"));
+    assert_eq!(document["layers"][1]["prioritized"], 2);
+    let notice = document["notices"][0].as_str().unwrap();
+    assert!(notice.ends_with("1 of 1 paths re-matched by path"), "{notice}");
+}
+
+#[test]
+fn several_tags_are_set_at_once_and_others_stay() {
+    let bench = Bench::with(&image());
+    bench.ok(OPTIMIZE);
+    let before = bench.index("out")["manifests"][0].clone();
+    bench.ok("optimize oci:src:v1 oci:out:v2 out:v3 --tag v4 --tag v2 --zstdchunked --landmark always --platform linux/amd64");
+    assert_eq!(bench.tags("out"), ["v1", "v2", "v3", "v4"]);
+    let after = bench.index("out");
+    assert_eq!(after["manifests"][0], before);
+    assert_ne!(after["manifests"][1]["digest"], before["digest"]);
+    assert_eq!(after["manifests"][3]["digest"], after["manifests"][1]["digest"]);
+}
+
+#[test]
+fn platforms_are_chosen_kept_or_dropped() {
+    let arm = ImageBuilder::new().platform("linux/arm64").layer(base()).build();
+    let index = IndexBuilder::new().image(&image()).image(&arm).build();
+    let bench = Bench::with(&index);
+    let entries = |bench: &Bench, layout: &str| {
+        let digest = bench.index(layout)["manifests"][0]["digest"].as_str().unwrap().replace(':', "/");
+        let bytes = fs::read(bench.path(layout).join("blobs").join(digest)).unwrap();
+        serde_json::from_slice::<Value>(&bytes).unwrap()["manifests"].as_array().unwrap().len()
+    };
+    for (flags, layout, expected, images) in [
+        ("--platform linux/arm64", "one", 1, 1),
+        ("--platform linux/arm64 --keep-other-platforms", "kept", 2, 1),
+        ("--all-platforms", "all", 2, 2),
+        ("--platform linux/arm64 --platform linux/amd64", "both", 2, 2),
+    ] {
+        let document = bench.json(&format!("optimize src oci:{layout} --zstdchunked --format json {flags}"));
+        assert_eq!(entries(&bench, layout), expected, "{flags}");
+        assert_eq!(document["images"].as_array().unwrap().len(), images, "{flags}");
+    }
+    let run = bench.run("optimize src oci:none --zstdchunked --platform linux/s390x");
+    assert_eq!(run.code, Some(1));
+    let expected = "error: oci:src: no image for linux/s390x; there is linux/amd64, linux/arm64\n\
+                    hint: name one of these with --platform, or take --all-platforms\n";
+    assert_eq!(run.stderr, expected);
+    assert!(!bench.path("none").exists());
+}
+
+#[test]
+fn a_wrong_command_line_exits_with_2_before_anything_is_done() {
+    let bench = Bench::with(&image());
+    for (line, expected) in [
+        ("", "Usage: restow"),
+        ("optimize src:v1", "<DST>"),
+        ("optimize src:v1 out", "--zstdchunked"),
+        ("optimize src:v1 out --zstdchunked --zstdchunked-compression-level 23", "23 is not in 1..=22"),
+        ("optimize src:v1 out --zstdchunked --zstdchunked-chunk-size 1", "expected 4KiB to 64MiB"),
+        ("optimize src:v1 out --zstdchunked --platform a/b/c/d", "a/b/c/d"),
+        ("optimize src:v1 out --zstdchunked --platform linux/amd64 --all-platforms", "cannot be used with"),
+        ("optimize src:v1 out --zstdchunked --jobs 0", "0"),
+        ("optimize src:v1 out:a other:b --zstdchunked", "error: other:b is not in the layout out"),
+        ("optimize src:v1 out.tar --zstdchunked", "error: out.tar: an archive cannot be written to"),
+        ("optimize docker://x/y out --zstdchunked", "hint: copy the image into a layout first"),
+        ("optimize src:v1 out --zstdchunked --frobnicate", "--frobnicate"),
+    ] {
+        let run = bench.run(line);
+        assert_eq!((run.code, &*run.stdout), (Some(2), ""), "{line}: {run:?}");
+        assert!(run.stderr.contains(expected), "{line}: {}", run.stderr);
+        assert!(!bench.path("out").exists(), "{line}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_named_and_leaves_nothing() {
+    let broken = TarBuilder::new().file("a", vec![1; 5000]).finish();
+    let broken = Layer::gzip(&broken).with_blob(&restow_testkit::compress::gzip(&broken)[..40]);
+    let bench = Bench::with(&ImageBuilder::new().layer(base()).layer(broken).build());
+    bench.write("list", "a\nb[\n");
+    for (line, expected) in [
+        ("optimize src:v2 out --zstdchunked", "error: src holds no image \"v2\", only v1\n"),
+        ("optimize nowhere out --zstdchunked", "error: nowhere does not exist\n"),
+        ("inspect src:v2", "error: src holds no image \"v2\", only v1\n"),
+        ("verify src:v2", "error: src holds no image \"v2\", only v1\n"),
+        ("optimize src out --zstdchunked --prefetch-list list", "error: list: line 2: the pattern \"b[\" is malformed: "),
+        ("optimize src out --zstdchunked --record-in list", "error: list: line 1 is not an access record: "),
+        ("optimize src out --zstdchunked --prefetch-list no", "error: no: cannot be read: No such file"),
+        ("optimize src out --zstdchunked", "error: oci:src: layer 1 of manifest sha256:"),
+    ] {
+        let line = format!("{line} {}", if line.starts_with("optimize") { "--progress none --platform linux/amd64" } else { "" });
+        let run = bench.run(&line);
+        assert_eq!((run.code, &*run.stdout), (Some(1), ""), "{line}: {run:?}");
+        assert!(run.stderr.starts_with(expected), "{line}: {}", run.stderr);
+        assert!(!bench.path("out").exists(), "{line}");
+    }
+}
+
+#[test]
+fn verify_says_what_does_not_hold() {
+    let bench = Bench::with(&image());
+    let document = bench.json(&format!("{OPTIMIZE} --format json"));
+    let digest = document["layers"][1]["destination"]["digest"].as_str().unwrap();
+    let blob = bench.path("out/blobs").join(digest.replace(':', "/"));
+    let mut bytes = fs::read(&blob).unwrap();
+    bytes[20] ^= 1;
+    fs::remove_file(&blob).unwrap();
+    fs::write(&blob, &bytes).unwrap();
+    let run = bench.run("verify oci:out:v1");
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stdout.contains("layer 1") && run.stdout.contains("FAILED"), "{run:?}");
+    let run = bench.run("verify oci:out:v1 --format json");
+    assert_eq!(run.code, Some(1));
+    let report: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(report["ok"], false);
+}
+
+#[test]
+fn inspect_tells_formats_apart() {
+    let bench = Bench::with(&image());
+    bench.ok(OPTIMIZE);
+    for (reference, formats) in [("oci:src:v1", ["gzip", "zstd"]), ("oci:out:v1", ["zstd:chunked", "zstd:chunked"])] {
+        let document = bench.json(&format!("inspect {reference} --format json"));
+        let layers = document["images"][0]["layers"].as_array().unwrap();
+        let found: Vec<_> = layers.iter().map(|layer| layer["format"].as_str().unwrap()).collect();
+        assert_eq!(found, formats);
+        let table = bench.ok(&format!("inspect {reference}")).stdout;
+        assert!(table.contains(formats[0]) && table.contains("linux/amd64"), "{table}");
+    }
+    let run = bench.run("inspect oci:src:v1 --toc 0");
+    assert_eq!(run.code, Some(1));
+    assert!(run.stderr.contains("layer 0"), "{}", run.stderr);
+    assert_eq!(bench.run("inspect oci:src:v1 --toc 7").code, Some(1));
+}
+
+#[test]
+fn progress_goes_to_stderr_in_the_form_asked_for() {
+    let bench = Bench::with(&image());
+    let events = bench.ok(&format!("{OPTIMIZE} --no-cache --progress json")).stderr;
+    let names: Vec<_> = events
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["event"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(names.iter().filter(|name| *name == "started").count(), 2, "{events}");
+    assert_eq!(names.iter().filter(|name| *name == "finished").count(), 2, "{events}");
+
+    let plain = bench.ok(&format!("{OPTIMIZE} --no-cache --progress plain")).stderr;
+    assert_eq!(plain.lines().filter(|line| line.starts_with("layer ") && line.contains(" -> ")).count(), 2, "{plain}");
+    let none = bench.ok(&format!("{OPTIMIZE} --no-cache --progress none")).stderr;
+    assert!(none.starts_with("image sha256:"), "{none}");
+    assert_eq!(bench.ok(&format!("{OPTIMIZE} --no-cache --quiet")).stderr, "");
+}
+
+#[test]
+fn the_rest_of_the_commands_print_what_they_promise() {
+    let bench = Bench::new();
+    assert!(bench.ok("version").stdout.contains("zstd:chunked format="));
+    assert!(bench.json("version --format json")["formats"][0].is_string());
+    assert!(bench.ok("completions bash").stdout.contains("_restow"));
+    let page = bench.ok("man").stdout;
+    assert!(page.contains(".TH restow 1") && page.contains("prefetch"), "{page}");
+    assert!(bench.ok("optimize --help").stdout.contains("4MiB"));
+}
+
+#[test]
+fn an_interrupted_run_ends_within_a_second_and_leaves_the_destination() {
+    // Many megabytes that do not compress: enough work to be interrupted in.
+    let mut noise = 1_u64;
+    let bytes: Vec<u8> = (0..6_000_000)
+        .flat_map(|_| {
+            noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            noise.to_le_bytes()
+        })
+        .collect();
+    let bench = Bench::with(&ImageBuilder::new().layer(Layer::plain(TarBuilder::new().file("big", bytes).finish())).build());
+    image().write_layout(&bench.path("out"), "v1").unwrap();
+    let before = bench.index("out");
+    let slow = format!("{OPTIMIZE} --zstdchunked-compression-level 22 --jobs 1 --progress json");
+    let mut command = bench.command(Path::new(env!("CARGO_BIN_EXE_restow")));
+    let mut child = command
+        .args(slow.split_whitespace())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Once it has begun with the layer.
+    let mut stderr = std::io::BufReader::new(child.stderr.take().unwrap());
+    std::io::BufRead::read_line(&mut stderr, &mut String::new()).unwrap();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let started = std::time::Instant::now();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    // A second, and some for a busy machine; the work would take a minute.
+    assert!(started.elapsed() < std::time::Duration::from_secs(5), "{:?}", started.elapsed());
+    assert_eq!(bench.index("out"), before);
+}

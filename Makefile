@@ -1,0 +1,63 @@
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+
+# CI builds exactly what Cargo.lock says; a developer may be adding a dependency.
+LOCKED := $(if $(CI),--locked)
+RESTOW := target/release/restow
+EXAMPLES := $(wildcard crates/*/examples/*.rs)
+SCRIPTS = $(shell git ls-files --cached --others --exclude-standard '*.sh' .ci)
+
+.PHONY: help build demo test lint interop bench image synthetic testdata
+
+help:
+	@echo "usage: make TARGET"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+build: ## builds target/release/restow
+	cargo build --release --package restow $(LOCKED)
+
+demo: build ## converts the image in testdata/layouts/busybox, shows the result and verifies it
+	rm -rf target/demo
+	$(RESTOW) optimize testdata/layouts/busybox:demo target/demo:demo --zstdchunked --prefetch-list testdata/busybox.prefetch
+	$(RESTOW) inspect target/demo:demo
+	$(RESTOW) verify target/demo:demo
+
+test: ## runs every test, the documentation's code and the examples
+	@if cargo nextest --version >/dev/null 2>&1; then set -x; cargo nextest run --workspace $(LOCKED); \
+	else set -x; cargo test --workspace --lib --bins --tests --examples $(LOCKED); fi
+	cargo test --workspace --doc $(LOCKED)
+	@for example in $(EXAMPLES); do \
+	    crate=$${example#crates/}; name=$$(basename $$example .rs); \
+	    (set -x; cargo run --quiet $(LOCKED) --package restow-$${crate%%/*} --example $$name); done
+
+lint: ## checks format, clippy, documentation, dependencies' licences and sources, scripts, and words that may not appear
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets $(LOCKED) -- --deny warnings
+	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps $(LOCKED)
+	@# Unoptimised: it is built in a quarter of the time and runs for a second.
+	@cargo deny --version >/dev/null 2>&1 || cargo install --quiet --debug --locked cargo-deny@0.20.2
+	cargo deny --log-level error check licenses bans sources
+	@.ci/need shellcheck
+	shellcheck $(SCRIPTS)
+	@# No file may depend on the machine it was written on, or on one place packages come from.
+	@if git grep --untracked -nIE '/wor[k]/(main|shared|[.])|\<(deb|security|static|index|registry|files)[.](debian|crates|npmjs|pythonhosted)[.](org|io)\>'; \
+	then echo 'error: the lines above name a path of one machine or the host of a package registry'; exit 1; fi
+
+interop: build ## converts images of many shapes and lets skopeo, umoci and containerd judge them (installs them; needs root)
+	@.ci/need skopeo umoci containerd stargz-snapshotter runc zstd gcc libc6-dev
+	@interop/lazyread/build.sh target/lazyread
+	python3 interop/run.py $(RESTOW) target/lazyread
+
+image: ## builds the image for the benchmarks in target/image: 600 MB of Debian, python and an application (needs root)
+	bench/image.sh
+
+synthetic: ## builds layers of 10 000 to 1 000 000 files and one of 4 GB in target/synthetic
+	python3 bench/synthetic.py target/synthetic
+
+bench: build image synthetic ## measures restow against gzip | zstd, skopeo and ctr-remote; writes the tables of bench/README.md
+	python3 bench/run.py $(RESTOW)
+
+testdata: ## rebuilds every fixture in testdata from its description
+	testdata/build.sh

@@ -1,0 +1,340 @@
+#!/usr/bin/env python3
+"""Converts images of many shapes with restow and lets other programs judge the result.
+
+usage: interop/run.py RESTOW LAZYREAD
+
+Judges: skopeo copies the result without touching a digest; umoci unpacks source and result to equal trees; containerd
+imports it and runs a container on it, and its converter finds nothing to convert; stargz-snapshotter's reader, built
+into lazyread, finds every file through the table of contents and holds every chunk to its digest. Then
+restow alone: what it wrote verifies, is the same everywhere, stays the same when converted again, and survives a kill
+at any moment. Needs root. interop/README.md tells how each judge is asked, and why so.
+"""
+
+import hashlib
+import json
+import posixpath
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+import shapes  # noqa: E402
+import trees  # noqa: E402
+from command import Failure, require, run  # noqa: E402
+from daemon import containerd  # noqa: E402
+
+TESTDATA = ROOT / "testdata"
+KILLS = 20
+LANDMARKS = [".prefetch.landmark", ".no.prefetch.landmark"]
+
+
+class Report:
+    """Counts checks. One that breaks has failed, and the next one still runs."""
+
+    def __init__(self):
+        self.passed = self.failed = 0
+
+    @contextmanager
+    def check(self, name):
+        try:
+            yield
+        except Exception as error:
+            self.failed += 1
+            kind = "" if isinstance(error, Failure) else f"{type(error).__name__}: "
+            print(f"FAIL {name}: {kind}{error}".replace("\n", "\n     "), flush=True)
+        else:
+            self.passed += 1
+            print(f"ok {name}", flush=True)
+
+
+class Image:
+    """An image in a layout, read with nothing but JSON."""
+
+    def __init__(self, reference):
+        self.reference = str(reference)
+        self.directory, _, self._tag = self.reference.partition(":")
+
+    def root(self):
+        for descriptor in json.loads(Path(self.directory, "index.json").read_text())["manifests"]:
+            if descriptor.get("annotations", {}).get("org.opencontainers.image.ref.name") == self._tag:
+                return descriptor
+        raise Failure(f"{self.directory} has no tag {self._tag}")
+
+    def blob(self, descriptor):
+        return Path(self.directory, "blobs", *descriptor["digest"].split(":"))
+
+    def json(self, descriptor):
+        return json.loads(self.blob(descriptor).read_text())
+
+    def manifest(self, platform):
+        document = self.json(self.root())
+        while "manifests" in document:
+            choices = [one for one in document["manifests"] if one.get("platform", platform).items() >= platform.items()]
+            require(choices, f"{self.reference} has nothing for {platform}")
+            document = self.json(choices[0])
+        return document
+
+    def config(self, platform):
+        return self.json(self.manifest(platform)["config"])
+
+    def blobs(self):
+        return {path.name for path in Path(self.directory, "blobs", "sha256").iterdir()}
+
+    @contextmanager
+    def tar(self, descriptor):
+        """The tar of a zstd layer, as a third party's decoder and parser see it."""
+        process = subprocess.Popen(["zstd", "-dcq", self.blob(descriptor)], stdout=subprocess.PIPE)
+        with process.stdout, tarfile.open(fileobj=process.stdout, mode="r|") as tar:
+            yield tar
+
+    def names(self, descriptor):
+        """The names in a layer, in order."""
+        with self.tar(descriptor) as tar:
+            return [entry.name for entry in tar]
+
+    def contents(self, descriptor):
+        """What a layer leaves in each path that is a file: path -> SHA-256. The last entry of a path counts."""
+        files = {}
+        with self.tar(descriptor) as tar:
+            for entry in tar:
+                path = posixpath.normpath(entry.name)
+                files.pop(path, None)
+                if entry.isreg():
+                    files[path] = hashlib.file_digest(tar.extractfile(entry), "sha256").hexdigest()
+                elif entry.islnk():
+                    files[path] = files[posixpath.normpath(entry.linkname)]
+        return files
+
+
+@dataclass
+class Bench:
+    """What every check needs: the program, a place to work, the judges, the report."""
+
+    restow: Path
+    lazyread: Path
+    work: Path
+    daemon: object
+    report: Report
+    bystander: Path
+    began: float = field(default_factory=time.time)
+
+    def convert(self, source, destination, *options, **how):
+        done = run(self.restow, "optimize", source, destination, "--zstdchunked", "--progress", "none", *options, **how)
+        digest = done.stdout.strip()
+        root = Image(destination).root()["digest"]
+        require(digest == root, f"stdout says {digest}, but the tag of {destination} is {root}")
+        return digest
+
+    def unpacked(self, reference, platform):
+        """The root file system of an image, unpacked once."""
+        key = hashlib.sha256(f"{reference} {platform}".encode()).hexdigest()[:16]
+        bundle = self.work / "unpacked" / key
+        if not bundle.exists():
+            flat = self.work / "flat" / key
+            overrides = [f"--override-{word}={platform[key]}" for word, key in
+                         (("os", "os"), ("arch", "architecture"), ("variant", "variant")) if key in platform]
+            run("skopeo", "--insecure-policy", *overrides, "copy", "--format=oci", "--dest-compress-format=gzip",
+                f"oci:{reference}", f"oci:{flat}:flat")
+            run("umoci", "unpack", "--image", f"{flat}:flat", bundle)
+        return bundle / "rootfs"
+
+
+def judge(bench, shape, option, options):
+    """Converts one image in one way and asks every judge."""
+    case = f"{shape.name} {option}"
+    check = bench.report.check
+    directory = bench.work / "results" / f"{shape.name}-{option}"
+    result = Image(f"{directory}:result")
+    options = (*shape.arguments, *options)
+
+    converted = False
+    with check(f"{case}: restow converts it and verifies the result"):
+        digest = bench.convert(shape.reference, result.reference, *options)
+        converted = True
+        run(bench.restow, "verify", result.reference)
+    if not converted:
+        return
+    with check(f"{case}: converted again it is the same"):
+        again = bench.convert(result.reference, f"{directory}-again:result", *options)
+        require(again == digest, f"was {digest}, is {again}")
+    with check(f"{case}: skopeo copies it with digests kept"):
+        skopeo(bench, result)
+    for platform in shape.platforms:
+        with check(f"{case}: umoci unpacks equal trees ({platform['architecture']})"):
+            source = bench.unpacked(shape.original or shape.reference, platform)
+            trees.require_equal(source, bench.unpacked(result.reference, platform), bench.began)
+    with check(f"{case}: containerd runs it, ctr-remote finds nothing to convert"):
+        container(bench, result, case.replace(" ", "-"))
+    with check(f"{case}: the lazy reader finds every file and verifies every chunk"):
+        lazy_reader(bench, shape, result)
+    with check(f"{case}: order and landmarks"):
+        order(shape, option, result)
+
+
+def skopeo(bench, result):
+    copy = Image(f"{result.directory}-copy:result")
+    run("skopeo", "--insecure-policy", "copy", "--all", "--preserve-digests", f"oci:{result.reference}",
+        f"oci:{copy.reference}")
+    require(copy.root()["digest"] == result.root()["digest"], "the copy has another digest")
+    require(copy.blobs() <= result.blobs(), f"blobs not in the result: {copy.blobs() - result.blobs()}")
+    inspected = json.loads(run("skopeo", "inspect", f"oci:{result.reference}").stdout)
+    layers = [layer["digest"] for layer in result.manifest(shapes.HOST)["layers"]]
+    require(inspected["Layers"] == layers, f"skopeo inspect sees {inspected['Layers']}, the manifest says {layers}")
+
+
+def lazy_reader(bench, shape, result):
+    for platform in shape.platforms:
+        for position, layer in enumerate(result.manifest(platform)["layers"]):
+            toc = layer.get("annotations", {}).get("containerd.io/snapshot/stargz/toc.digest", "")
+            lines = run(bench.lazyread, result.blob(layer), toc).stdout.splitlines()
+            found = {bytes.fromhex(path).decode(): digest for digest, path in map(str.split, lines)}
+            expected = result.contents(layer)
+            differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+            require(not differing, f"layer {position}: tar and table of contents differ in {differing[:8]}")
+
+
+def container(bench, result, name):
+    archive = bench.work / f"{name}.tar"
+    run("tar", "--create", "--file", archive, "--directory", result.directory,
+        "oci-layout", "index.json", "blobs")
+    bench.daemon.ctr("image", "import", "--base-name", f"interop/{name}", archive)
+    archive.unlink()
+    # What the container touches would be moved to the front, not reused; so its program lies outside of the image.
+    words = bench.daemon.ctr(
+        "image", "optimize", "--reuse", "--zstdchunked", "--oci", "--period", "1",
+        "--entrypoint", '["/bystander/true"]', "--args", "[]",
+        "--mount", f"type=bind,source={bench.bystander},destination=/bystander,options=rbind:ro",
+        f"interop/{name}:result", f"interop/{name}:reused").stderr
+    require("container exit with code 0" in words, f"the container did not run\n{words}")
+    reused = set(re.findall(r'reusing \\"(sha256:[0-9a-f]+)\\" without conversion', words))
+    layers = {layer["digest"] for layer in result.manifest(shapes.HOST)["layers"]}
+    require(reused == layers, f"not taken as they are: {sorted(layers - reused)}\n{words}")
+
+
+def order(shape, option, result):
+    for platform in shape.platforms:
+        if option == "plain" and shape.keeps_diff_ids:
+            before = Image(shape.original or shape.reference).config(platform)["rootfs"]["diff_ids"]
+            after = result.config(platform)["rootfs"]["diff_ids"]
+            require(before == after, f"nothing moved, but the DiffIDs were {before}, are {after}")
+        for position, layer in enumerate(result.manifest(platform)["layers"]):
+            names = result.names(layer)
+            landmarks = [name for name in names if name in LANDMARKS]
+            first = shape.first.get(position) if option == "prioritized" else None
+            if first:
+                require(names[:len(first)] == first, f"layer {position} begins with {names[:len(first)]}, not {first}")
+                require(landmarks == LANDMARKS[:1], f"layer {position} has the landmarks {landmarks}")
+            if option == "landmark":
+                require(landmarks == LANDMARKS[1:], f"layer {position} has the landmarks {landmarks}")
+
+
+def same_everywhere(bench, shape, prefetch):
+    elsewhere = bench.work / "else where"
+    elsewhere.mkdir(exist_ok=True)
+    surroundings = {
+        "one worker": (("--jobs", "1"), {}),
+        "two workers": (("--jobs", "2"), {}),
+        "eight workers": (("--jobs", "8"), {}),
+        "another directory, umask and environment": ((), {
+            "cwd": elsewhere, "umask": 0o077,
+            "environment": {"TZ": "Asia/Tokyo", "LANG": "C", "TMPDIR": str(elsewhere), "HOME": str(elsewhere)}}),
+    }
+    for option, options in (("plain", ()), ("prioritized", ("--prefetch-list", prefetch))):
+        reference, expected = f"{bench.work}/results/{shape.name}-default-{option}:result", None
+        with bench.report.check(f"{shape.name} {option}: converts for comparison"):
+            expected = bench.convert(shape.reference, reference, *options)
+        for number, (where, (jobs, how)) in enumerate(surroundings.items() if expected else ()):
+            with bench.report.check(f"{shape.name} {option}: the same bytes with {where}"):
+                other = f"{elsewhere}/{shape.name}-{option}-{number}:result"
+                actual = bench.convert(shape.reference, other, *options, *jobs, **how)
+                require(actual == expected, f"was {expected}, is {actual}")
+                require(Image(other).blobs() == Image(reference).blobs(), "the layouts hold different blobs")
+
+
+def killed(bench, old, kept, new):
+    """Kills conversions onto a tag that exists; the moments are spread over the time that one takes."""
+    prepared, place = bench.work / "prepared", bench.work / "killed"
+    digests = {
+        "kept": bench.convert(kept.reference, f"{prepared}:kept"),
+        "old": bench.convert(old.reference, f"{prepared}:tag"),
+    }
+    shutil.copytree(prepared, place)
+    began = time.monotonic()
+    digests["new"] = bench.convert(new.reference, f"{place}:tag")
+    whole = time.monotonic() - began
+    interrupted = 0
+    for number in range(KILLS):
+        moment = (number + random.random()) / KILLS * whole
+        with bench.report.check(f"kill {number + 1} of {KILLS}: after {moment:.3f} of {whole:.3f} s"):
+            shutil.rmtree(place)
+            shutil.copytree(prepared, place)
+            process = subprocess.Popen(
+                [bench.restow, "optimize", new.reference, f"{place}:tag", "--zstdchunked", "--progress", "none"],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(moment)
+            process.kill()
+            interrupted += process.wait() != 0
+            found = Image(f"{place}:tag").root()["digest"]
+            require(found in (digests["old"], digests["new"]), f"the tag is {found}, one of {digests} was expected")
+            require(Image(f"{place}:kept").root()["digest"] == digests["kept"], "the other tag changed")
+            run(bench.restow, "verify", f"{place}:tag")
+            run(bench.restow, "verify", f"{place}:kept")
+    with bench.report.check("kill: most hit a running conversion, and after the last one it can be completed"):
+        require(interrupted > KILLS // 2, f"only {interrupted} of {KILLS}")
+        require(bench.convert(new.reference, f"{place}:tag") == digests["new"], "completed, it has another digest")
+        run(bench.restow, "verify", f"{place}:tag")
+
+
+def golden():
+    """The small image with every entry type, as it was and as other converters left it."""
+    for name, first in (("src", True), ("zstdchunked-prioritized", False), ("podman-zstdchunked", False),
+                        ("estargz", False)):
+        directory = TESTDATA / "golden" / name
+        if directory.is_dir():
+            index = json.loads((directory / "index.json").read_text())
+            tag = index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"]
+            yield shapes.Shape(f"golden-{name}", f"{directory}:{tag}", prefetch="bin/tool-hard\ndata/large\n",
+                               keeps_diff_ids=first)
+
+
+def main(restow, lazyread):
+    report = Report()
+    with tempfile.TemporaryDirectory(prefix="restow-") as work:
+        work = Path(work)
+        bystander = work / "bystander"
+        for directory in (bystander, work / "results", work / "flat", work / "unpacked"):
+            directory.mkdir()
+        subprocess.run(["gcc", "-static", "-o", bystander / "true", "-xc", "-"], input=b"int main(void){return 0;}",
+                       check=True)
+        made = [make(work / make.__name__) for make in (shapes.awkward, shapes.platforms, shapes.docker)]
+        busybox = shapes.Shape("busybox", f"{TESTDATA}/layouts/busybox:demo",
+                               prefetch=(TESTDATA / "busybox.prefetch").read_text(),
+                               first={0: ["bin", "bin/busybox", "bin/sh"],
+                                      1: [".", "./app", "./app/main", "./app/lib", "./app/lib/greet.sh"]})
+        with report.check("the comparison of trees notices every kind of change"):
+            trees.prove(work / "trees")
+        with containerd(work / "containerd") as daemon:
+            bench = Bench(Path(restow).resolve(), Path(lazyread).resolve(), work, daemon, report, bystander)
+            for shape in (busybox, *golden(), *made):
+                prefetch = work / f"{shape.name}.prefetch"
+                prefetch.write_text(shape.prefetch)
+                judge(bench, shape, "plain", ())
+                judge(bench, shape, "prioritized", ("--prefetch-list", prefetch))
+                judge(bench, shape, "landmark", ("--landmark", "always"))
+        same_everywhere(bench, made[0], work / "awkward.prefetch")
+        killed(bench, old=made[0], kept=made[2], new=shapes.bulk(work / "bulk"))
+    print(f"interop: {report.passed} passed, {report.failed} failed")
+    return 1 if report.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

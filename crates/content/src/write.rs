@@ -46,16 +46,12 @@ pub fn copy(from: &dyn Provider, to: &dyn Store, descriptor: &Descriptor) -> Res
     let source = open(from, descriptor)?;
     let key = format!("copy-{}", descriptor.digest);
     let mut ingest = ingest_beside(to, &key)?;
-    if ingest.offset() > descriptor.size {
-        ingest.restart()?;
-    }
     loop {
         let resumed = ingest.offset() > 0;
         append(&source, descriptor, &mut *ingest, &key)?;
         match settle(Some(descriptor), ingest.digest(), &*ingest.written()?) {
             Ok(_) => return ingest.commit(Some(descriptor), Labels::new()).map(drop),
-            // What was there already may not have been the start of this blob: after a power failure, for
-            // instance.
+            // What was there already may not have been the start of this blob, or more than all of it.
             Err(_) if resumed => ingest.restart()?,
             Err(error) => {
                 ingest.abort()?;

@@ -111,6 +111,12 @@ pub enum Error {
         /// The config's entry.
         diff_id: Digest,
     },
+    /// A converted layer is not what it should have become.
+    #[error("the new layer could not be verified")]
+    ReadBack {
+        /// What is wrong with it.
+        source: BoxError,
+    },
     /// An edited document could not be put into the store.
     #[error("cannot store the new {media_type} of {digest}")]
     Write {

@@ -1,6 +1,6 @@
 //! Rewrites an image by converting its layers; the seam where converters plug in.
 //!
-//! [`convert`] walks from a root document to the images that [`Platforms`] chooses, hands each of their layers to a
+//! [`convert()`] walks from a root document to the images that [`Platforms`] chooses, hands each of their layers to a
 //! [`LayerConverter`], and edits configs, manifests and indexes until they tell the truth again. Two rules hold
 //! throughout:
 //!
@@ -50,7 +50,6 @@ pub use options::Options;
 pub use options::Unsupported;
 pub use seekable::Prioritized;
 pub use seekable::Seekable;
-pub use seekable::Verify;
 pub use select::Platforms;
 pub use select::Selected;
 pub use select::Selection;

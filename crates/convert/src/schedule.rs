@@ -121,6 +121,7 @@ fn group<'a>(layers: &[Layer<'a>], converter: &dyn LayerConverter) -> Vec<Work<'
             }
         }
     }
+    works.sort_by_key(|work| std::cmp::Reverse(work.layer.descriptor.size));
     works
 }
 

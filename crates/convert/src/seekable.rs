@@ -1,18 +1,26 @@
 //! The converter that makes layers seekable.
 
 use std::collections::BTreeMap;
+use std::io;
 
+use restow_content::Blob;
 use restow_content::Store;
 use restow_layer::Codec;
+use restow_layer::Depth;
 use restow_layer::EncodeOptions;
 use restow_layer::Encoded;
+use restow_layer::Hints;
+use restow_layer::ReadAt;
+use restow_layer::VerifyOptions;
 use restow_layer::Workers;
 use restow_layer::encode;
+use restow_layer::verify;
 use restow_oci::Algorithm;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
 
 use crate::BoxError;
+use crate::Cancel;
 use crate::Converted;
 use crate::Error;
 use crate::Layer;
@@ -23,18 +31,6 @@ use crate::Statistics;
 /// Paths to move to the front of layers, by source manifest and position.
 pub type Prioritized = BTreeMap<(Digest, usize), Vec<String>>;
 
-/// How much of a new layer is read back before it becomes visible.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Verify {
-    /// Every byte: chunks, files, the table of contents, the DiffID.
-    #[default]
-    Full,
-    /// The table of contents, and what leads to it.
-    Toc,
-    /// Nothing.
-    None,
-}
-
 /// Makes layers seekable, in the format of a [`Codec`].
 #[derive(Debug)]
 pub struct Seekable {
@@ -42,14 +38,14 @@ pub struct Seekable {
     options: EncodeOptions,
     workers: Workers,
     prioritized: Prioritized,
-    verify: Verify,
+    verify: Option<Depth>,
 }
 
 impl Seekable {
     /// Returns a converter whose layers are worked on by `workers` together. Paths to move to the front come from
     /// `prioritized` and not from `options`.
     pub fn new(codec: Box<dyn Codec>, options: EncodeOptions, workers: Workers) -> Self {
-        Self { codec, options, workers, prioritized: Prioritized::new(), verify: Verify::Full }
+        Self { codec, options, workers, prioritized: Prioritized::new(), verify: Some(Depth::Full) }
     }
 
     /// Moves these paths to the front.
@@ -58,9 +54,9 @@ impl Seekable {
         self
     }
 
-    /// Reads as much back.
-    pub fn verify(mut self, verify: Verify) -> Self {
-        self.verify = verify;
+    /// Reads this much of a new layer back before it becomes visible; everything, unless told otherwise.
+    pub fn verify(mut self, depth: Option<Depth>) -> Self {
+        self.verify = depth;
         self
     }
 
@@ -82,7 +78,29 @@ impl Seekable {
             let (expected, actual) = (layer.diff_id.clone(), encoded.source_diff_id);
             return Err(Error::DiffId { expected, actual }.into());
         }
+        if let Some(depth) = self.verify {
+            let verified = self.read_back(layer, output, &encoded, depth);
+            verified.map_err(|source| Error::ReadBack { source })?;
+        }
         Ok(encoded)
+    }
+
+    fn read_back(
+        &self,
+        layer: &Layer<'_>,
+        output: &LayerWriter<'_>,
+        encoded: &Encoded,
+        depth: Depth,
+    ) -> Result<(), BoxError> {
+        let blob = ReadBack { blob: output.written()?, cancel: layer.cancel };
+        let options = VerifyOptions {
+            hints: Hints::from_annotations(&encoded.lazy_annotations)?,
+            diff_id: Some(encoded.diff_id.clone()),
+            depth,
+            limits: self.options.limits.clone(),
+        };
+        verify(&blob, &options, &self.workers)?;
+        Ok(())
     }
 }
 
@@ -122,4 +140,21 @@ impl LayerConverter for Seekable {
 /// Tells whether a layer is sound and merely has no form as a seekable one.
 fn is_unsupported(error: &(dyn std::error::Error + 'static)) -> bool {
     error.downcast_ref().is_some_and(restow_layer::Error::is_unlistable)
+}
+
+/// A new layer that is being read back, cancellable.
+struct ReadBack<'a> {
+    blob: Box<dyn Blob>,
+    cancel: &'a Cancel,
+}
+
+impl ReadAt for ReadBack<'_> {
+    fn size(&self) -> u64 {
+        self.blob.size()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.cancel.check()?;
+        self.blob.read_at(buffer, offset)
+    }
 }

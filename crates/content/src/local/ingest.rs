@@ -133,11 +133,6 @@ impl LocalIngest {
         Ok(LocalIngest { store, key, directory, data, offset: 0, digester, held })
     }
 
-    #[cfg(test)]
-    pub(super) fn replace_data(&mut self, data: File) {
-        self.data = data;
-    }
-
     fn data_path(&self) -> PathBuf {
         self.directory.join("data")
     }

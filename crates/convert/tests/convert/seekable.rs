@@ -1,5 +1,7 @@
+use std::io::Write;
 use std::num::NonZero;
 
+use restow_content::Ingester as _;
 use restow_content::Manager as _;
 use restow_content::MemoryStore;
 use restow_convert::Cancel;
@@ -14,12 +16,17 @@ use restow_convert::Result;
 use restow_convert::Seekable;
 use restow_convert::Unsupported;
 use restow_convert::convert;
+use restow_layer::Codec;
+use restow_layer::Contents;
+use restow_layer::Depth;
 use restow_layer::EncodeOptions;
+use restow_layer::Seal;
 use restow_layer::Workers;
 use restow_layer::ZSTD_CHUNKED_DEFAULT_LEVEL;
 use restow_layer::ZstdChunked;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
+use restow_oci::MediaType;
 use restow_oci::annotations;
 use restow_testkit::Image;
 use restow_testkit::ImageBuilder;
@@ -216,6 +223,65 @@ fn layers_without_a_seekable_form_fail_or_stay() {
         assert_eq!(after["layers"][1], before["layers"][1]);
         assert!(conversion.warnings[0].starts_with("layer 1 of manifest"), "{:?}", conversion.warnings);
     }
+}
+
+/// A codec that compresses something else.
+#[derive(Debug)]
+struct Lying(ZstdChunked);
+
+impl Codec for Lying {
+    fn media_type(&self) -> MediaType {
+        self.0.media_type()
+    }
+
+    fn identity(&self) -> String {
+        "lying".to_owned()
+    }
+
+    fn compress(&self, bytes: &[u8], out: &mut Vec<u8>) -> restow_layer::Result<()> {
+        self.0.compress(&bytes.iter().map(|byte| byte ^ 1).collect::<Vec<_>>(), out)
+    }
+
+    fn decompress(&self, frame: &[u8], out: &mut [u8]) -> restow_layer::Result<()> {
+        self.0.decompress(frame, out)
+    }
+
+    fn seal(&self, contents: Contents, position: u64, out: &mut dyn Write) -> restow_layer::Result<Seal> {
+        self.0.seal(contents, position, out)
+    }
+}
+
+#[test]
+fn a_layer_that_came_out_wrong_does_not_come_out() {
+    let image = ImageBuilder::new().layer(Layer::gzip(tar("a"))).build();
+    let store = store(&image);
+    let directory = tempfile::env::temp_dir();
+    let lying = || {
+        let codec = Lying(ZstdChunked::new(ZSTD_CHUNKED_DEFAULT_LEVEL, directory.clone()));
+        Seekable::new(Box::new(codec), EncodeOptions::new(&directory), Workers::new(1).unwrap())
+    };
+    let error = convert_with(&store, &image.root, &lying(), options()).unwrap_err();
+    assert!(chain(&error).contains(": the new layer could not be verified: "), "{}", chain(&error));
+    clean(&store, &image);
+    for depth in [Some(Depth::Toc), None] {
+        assert!(convert_with(&store, &image.root, &lying().verify(depth), options()).is_ok(), "{depth:?}");
+    }
+}
+
+#[test]
+fn what_an_earlier_attempt_left_is_overwritten() {
+    let image = ImageBuilder::new().layer(Layer::gzip(tar("a"))).build();
+    let root = |leave: bool| {
+        let store = store(&image);
+        if leave {
+            let key = format!("restow-{}", image.blobs[2].0);
+            store.ingest(&key).unwrap().write_all(b"half a layer").unwrap();
+        }
+        let root = convert_with(&store, &image.root, &seekable(1), options()).unwrap().root;
+        assert_eq!(store.ingests().unwrap(), []);
+        root
+    };
+    assert_eq!(root(true), root(false));
 }
 
 /// Raises the flag as soon as something is read.

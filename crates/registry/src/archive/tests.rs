@@ -90,12 +90,14 @@ fn extensions_name_and_measure_the_entry_that_follows_them() {
     let mut builder = TarBuilder::new().global_pax(&[("path", "global"), ("comment", "x")]);
     for (number, (name, bytes)) in files(&image).into_iter().enumerate() {
         let (name, size) = (format!("./{name}"), bytes.len().to_string());
-        builder = match number % 2 {
-            0 => builder.pax(&[("path", "replaced"), ("size", "1")]).pax(&[("path", &name), ("size", &size)]),
-            _ => builder.pax(&[("path", "less than GNU's"), ("size", &size)]).long_name(&name),
+        let replaced = builder.pax(&[("path", "replaced"), ("size", "1")]);
+        // What the header itself says does not count, except where no extension names the entry.
+        let (extended, own_name) = match number % 3 {
+            0 => (replaced.pax(&[("path", &name), ("size", &size)]), "x"),
+            1 => (replaced.pax(&[("path", "less than GNU's"), ("size", &size)]).long_name(&name), "x"),
+            _ => (replaced.pax(&[("size", &size)]), name.as_str()),
         };
-        // Nameless and without a size in the header itself.
-        builder = builder.entry(Entry::file("x", bytes).claim_size(0));
+        builder = extended.entry(Entry::file(own_name, bytes).claim_size(0));
     }
     read_all(&open(&builder.finish()).unwrap(), &image);
 }
@@ -122,6 +124,8 @@ fn links_duplicates_and_special_files_in_place_of_blobs_are_refused() {
     let harmless = TarBuilder::new()
         .symlink("blobs/sha256/../../etc", "/etc")
         .symlink("latest", "index.json")
+        // A link has no content, whatever its size.
+        .entry(Entry::hardlink("newest", "index.json").claim_size(1000))
         .fifo("pipe")
         .file("../../etc/passwd", "x")
         .entries(entries(&image));

@@ -68,6 +68,7 @@ pub struct Decompress<R: Read> {
 
 type Input<R> = BufReader<io::Chain<Cursor<Vec<u8>>, Counted<R>>>;
 
+#[expect(clippy::large_enum_variant, reason = "there is one for a whole layer")]
 enum Decoder<B: BufRead> {
     Plain(B),
     Gzip(MultiGzDecoder<B>),

@@ -118,7 +118,8 @@ impl Forged {
 
     pub(crate) fn toc(&self) -> Vec<u8> {
         let dialect = if self.format == Format::Zstd { Dialect::Superset } else { Dialect::Stargz };
-        let split = self.tar_split.as_ref().map(|lines| Digest::sha256(&compress(Format::Zstd, lines.as_bytes())));
+        let split =
+            self.tar_split.as_ref().map(|lines| Digest::sha256(&compress(Format::Zstd, lines.as_bytes())));
         let mut json = Vec::new();
         let mut writer = Writer::new(dialect);
         self.entries.iter().for_each(|entry| writer.entry(entry, &mut json));

@@ -202,10 +202,13 @@ impl Layer<'_> {
             let end = footer::skippable_length(header)
                 .and_then(|length| position.checked_add(SKIPPABLE_HEADER)?.checked_add(length))
                 .filter(|end| *end <= size);
-            let what = || Error::Footer(format!("at byte {position}, behind the payload, is no skippable frame"));
+            let what =
+                || Error::Footer(format!("at byte {position}, behind the payload, is no skippable frame"));
             position = end.ok_or_else(what)?;
         }
-        Err(Error::Footer(format!("there are more than {SKIPPABLE_FRAMES} skippable frames behind the payload")))
+        Err(Error::Footer(format!(
+            "there are more than {SKIPPABLE_FRAMES} skippable frames behind the payload"
+        )))
     }
 
     /// Checks the digest of the tar-split stream that was compared, if the table names one.

@@ -110,7 +110,11 @@ fn every_layer_opens_and_holds_what_the_source_holds() {
             for (path, expected) in source {
                 let node = reader.lookup(path).unwrap();
                 assert_eq!(node.kind, kind(expected), "{name}: {path}");
-                assert_eq!((node.mode, node.uid, node.gid), (expected.mode, expected.uid, expected.gid), "{path}");
+                assert_eq!(
+                    (node.mode, node.uid, node.gid),
+                    (expected.mode, expected.uid, expected.gid),
+                    "{path}"
+                );
                 assert_eq!(node.link_name.as_bytes(), expected.link, "{path}");
                 if node.kind != EntryKind::Regular {
                     continue;
@@ -144,7 +148,8 @@ fn every_layer_is_what_it_says_it_is() {
                 diff_id: Some(diff_id.clone()),
                 ..VerifyOptions::default()
             };
-            let verified = verify(&blob, &options, &workers).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let verified =
+                verify(&blob, &options, &workers).unwrap_or_else(|error| panic!("{name}: {error}"));
             let content = verified.content.as_ref().unwrap();
             assert_eq!(content.diff_id, diff_id);
             assert_eq!(content.uncompressed_size, plain::decompress(&blob).unwrap().len() as u64);

@@ -1,8 +1,8 @@
 //! Consecutive tar bytes that one worker compresses, and how they are cut into frames.
 //!
 //! A payload chunk is a frame. Header bytes, padding among them, join into a frame until a payload follows or
-//! [`RUN`] bytes are full. A batch ends, and with it a frame, at the first item after [`BATCH`] bytes. All of this is
-//! decided by the tar's bytes and the chunk size alone.
+//! [`RUN`] bytes are full. A batch ends, and with it a frame, at the first item after [`BATCH`] bytes (or when
+//! [`DROPPED`] bytes were left out). All of this is decided by the tar's bytes and the chunk size alone.
 
 use std::fs::File;
 use std::ops::Range;

@@ -163,7 +163,7 @@ pub(super) fn cut<R: Read>(
         // Some may have been kept from before entries that are left out.
         header.padding += start - cutter.named;
         cutter.listed(header, listing, None)?;
-        while tar.read_payload(cutter.bytes(), chunk_size)? > 0 {
+        while tar.read_payload(cutter.bytes(), chunk_size.max(1))? > 0 {
             cutter.chunk()?;
         }
     }

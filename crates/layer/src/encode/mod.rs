@@ -39,7 +39,7 @@ pub const DEFAULT_CHUNK_SIZE: u64 = 4 << 20;
 /// What besides the tar decides the bytes of a layer, and where to put what does not fit in memory.
 #[derive(Debug, Clone)]
 pub struct EncodeOptions {
-    /// The most bytes of a file in one chunk; not 0.
+    /// The most bytes of a file in one chunk; 0 counts as 1.
     pub chunk_size: u64,
     /// Paths to move to the front, in this order. Any spelling of a path will do.
     pub prioritized: Vec<String>,

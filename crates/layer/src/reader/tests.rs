@@ -143,7 +143,10 @@ fn a_table_larger_than_allowed_is_refused_however_it_is_packed() {
     ] {
         let limits = Limits { toc_size: 1 << 20, ..Limits::default() };
         let opened = Reader::open(blob, hints, &limits);
-        assert!(matches!(opened, Err(Error::Limit { what: "the size in bytes of the table of contents", .. })));
+        assert!(matches!(
+            opened,
+            Err(Error::Limit { what: "the size in bytes of the table of contents", .. })
+        ));
     }
 }
 
@@ -159,13 +162,19 @@ fn nothing_follows_the_table() {
         (TarBuilder::new().file("other.json", &json).finish(), "does not start with"),
         (TarBuilder::new().finish(), "does not start with"),
         (TarBuilder::new().symlink(crate::toc::TAR_NAME, "x").finish(), "does not start with"),
-        (TarBuilder::new().file(crate::toc::TAR_NAME, &json).file("more", b"").finish(), "more than the file"),
+        (
+            TarBuilder::new().file(crate::toc::TAR_NAME, &json).file("more", b"").finish(),
+            "more than the file",
+        ),
         ([&tar[..], b"x"].concat(), "behind its tar"),
         ([tar.clone(), vec![0; 2 << 20]].concat(), "behind its tar"),
     ] {
         let external_toc = Some(compress(Format::Gzip, &tar));
         let opened = open_with(gzip().seal_external().0, &Hints { external_toc, ..Hints::default() });
-        assert!(matches!(&opened, Err(Error::Toc(problem)) if problem.contains(expected)), "{expected}: {opened:?}");
+        assert!(
+            matches!(&opened, Err(Error::Toc(problem)) if problem.contains(expected)),
+            "{expected}: {opened:?}"
+        );
     }
 }
 
@@ -174,7 +183,8 @@ fn a_table_with_another_digest_is_refused() {
     let other = Some(Digest::sha256(b"other"));
     for forged in [zstd(), gzip()] {
         let toc_digest = Some(Digest::sha256(&forged.toc()));
-        let reader = open_with(forged.seal(), &Hints { toc_digest: toc_digest.clone(), ..Hints::default() }).unwrap();
+        let reader =
+            open_with(forged.seal(), &Hints { toc_digest: toc_digest.clone(), ..Hints::default() }).unwrap();
         assert_eq!(Some(reader.toc_digest()), toc_digest.as_ref());
         let opened = open_with(forged.seal(), &Hints { toc_digest: other.clone(), ..Hints::default() });
         assert!(matches!(opened, Err(Error::Mismatch { .. })));
@@ -189,8 +199,12 @@ fn a_table_with_another_digest_is_refused() {
 fn the_table_of_another_image_is_refused() {
     let (blob, toc) = gzip().seal_external();
     let toc_digest = Some(Digest::sha256(&gzip().toc()));
-    let other = Forged::new(Format::Gzip, &TarBuilder::new().file("other", b"other").finish(), 1000).seal_external().1;
-    let given = |external_toc| open_with(blob.clone(), &Hints { external_toc, toc_digest: toc_digest.clone(), ..Hints::default() });
+    let other = Forged::new(Format::Gzip, &TarBuilder::new().file("other", b"other").finish(), 1000)
+        .seal_external()
+        .1;
+    let given = |external_toc| {
+        open_with(blob.clone(), &Hints { external_toc, toc_digest: toc_digest.clone(), ..Hints::default() })
+    };
     given(Some(toc)).unwrap();
     assert!(matches!(given(Some(other)), Err(Error::Mismatch { .. })));
     assert!(matches!(given(None), Err(Error::Toc(_))));
@@ -201,7 +215,9 @@ fn the_table_of_another_image_is_refused() {
 fn annotations_are_read_strictly_and_only_those_of_one_reader() {
     let digest = Digest::sha256(b"");
     let hints = |pairs: &[(&str, &str)]| {
-        Hints::from_annotations(&pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect())
+        Hints::from_annotations(
+            &pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+        )
     };
     let stargz = hints(&[
         (annotations::STARGZ_TOC_DIGEST, digest.as_str()),
@@ -210,7 +226,10 @@ fn annotations_are_read_strictly_and_only_those_of_one_reader() {
     ]);
     let position = Position { offset: 1, size: 2, uncompressed_size: 3 };
     let stargz = stargz.unwrap();
-    assert_eq!((stargz.toc, stargz.toc_digest, stargz.stored_toc_digest), (Some(position), Some(digest.clone()), Some(digest.clone())));
+    assert_eq!(
+        (stargz.toc, stargz.toc_digest, stargz.stored_toc_digest),
+        (Some(position), Some(digest.clone()), Some(digest.clone()))
+    );
     let podman = hints(&[
         (annotations::PODMAN_MANIFEST_CHECKSUM, digest.as_str()),
         (annotations::PODMAN_MANIFEST_POSITION, "1:2:3:1"),
@@ -291,7 +310,11 @@ fn chunks_that_share_a_frame_are_found_inside_it() {
             let (mut forged, _) = shared(format);
             forged.entries[3].inner_offset = inner_offset;
             let failed = read(&open(forged.seal()).unwrap(), "b");
-            assert!(matches!(&failed, Err(Error::Limit { .. }) if limit) || matches!(&failed, Err(Error::Toc(_)) if !limit), "{failed:?}");
+            assert!(
+                matches!(&failed, Err(Error::Limit { .. }) if limit)
+                    || matches!(&failed, Err(Error::Toc(_)) if !limit),
+                "{failed:?}"
+            );
         }
     }
 }
@@ -337,7 +360,10 @@ fn links_that_lead_nowhere_are_refused() {
         (vec![file(), hard_link("a", "file"), hard_link("file", "a")], "in a circle"),
     ] {
         let opened = listed(entries);
-        assert!(matches!(&opened, Err(Error::Toc(problem)) if problem.contains(expected)), "{expected}: {opened:?}");
+        assert!(
+            matches!(&opened, Err(Error::Toc(problem)) if problem.contains(expected)),
+            "{expected}: {opened:?}"
+        );
     }
 }
 
@@ -352,7 +378,8 @@ fn a_long_chain_of_links_is_followed() {
 
 #[test]
 fn the_last_of_equal_names_counts() {
-    let mut entries = vec![entry("a", EntryKind::Regular), entry("./a/", EntryKind::Dir), entry("a/b", EntryKind::Fifo)];
+    let mut entries =
+        vec![entry("a", EntryKind::Regular), entry("./a/", EntryKind::Dir), entry("a/b", EntryKind::Fifo)];
     entries.extend(vec![entry("x", EntryKind::Regular); 100_000]);
     entries.push(entry("/x", EntryKind::Char));
     let reader = listed(entries).unwrap();
@@ -377,7 +404,8 @@ fn names_are_sound() {
         let problem = listed(entries).unwrap_err().to_string();
         assert!(problem.contains(expected), "{expected}: {problem}");
     }
-    listed(vec![entry("./", EntryKind::Dir), entry("a", EntryKind::Symlink), entry("a/b", EntryKind::Dir)]).unwrap();
+    listed(vec![entry("./", EntryKind::Dir), entry("a", EntryKind::Symlink), entry("a/b", EntryKind::Dir)])
+        .unwrap();
 }
 
 #[test]
@@ -390,7 +418,9 @@ fn what_the_plan_refuses_is_not_opened() {
 /// The digest of an eStargz layer's table is known to its readers, so it must not matter who writes the table.
 #[test]
 fn tables_of_other_tools_are_written_again_to_the_byte() {
-    for name in ["estargz", "estargz-minchunk", "estargz-prioritized", "zstdchunked", "zstdchunked-prioritized"] {
+    for name in
+        ["estargz", "estargz-minchunk", "estargz-prioritized", "zstdchunked", "zstdchunked-prioritized"]
+    {
         let mut layers = 0;
         for blob in fs::read_dir(testdata("golden").join(name).join("blobs/sha256")).unwrap() {
             let Ok(reader) = open(fs::read(blob.unwrap().path()).unwrap()) else { continue };

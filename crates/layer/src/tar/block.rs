@@ -148,10 +148,7 @@ fn binary(field: &[u8]) -> Option<i64> {
             (0, false) => byte & 0x7f,
             _ => *byte,
         };
-        if value.checked_mul(256).is_none() {
-            return None;
-        }
-        value = (value << 8) | i64::from(byte);
+        value = value.checked_mul(256)? | i64::from(byte);
     }
     ((value < 0) == negative).then_some(value)
 }

@@ -16,7 +16,7 @@ use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 
 /// The unit tar streams are made of: headers are one block, payloads are padded to whole blocks.
-pub const BLOCK: usize = 512;
+pub(crate) const BLOCK: usize = 512;
 
 /// How many extended headers of the largest size may stand before an entry: `x`, `g`, `K` and `L`.
 const EXTENSIONS: u64 = 4;

@@ -21,7 +21,7 @@ pub(super) struct Records {
 pub(super) fn parse(mut text: &[u8]) -> Result<Records, String> {
     let mut records = Records { values: BTreeMap::new(), sparse: false };
     while !text.is_empty() {
-        let (key, value, rest) = record(text)?;
+        let Record { key, value, rest } = record(text)?;
         text = rest;
         if key.starts_with(SPARSE) {
             // Format 0.0 repeats its keys; the file is not read either way.
@@ -33,7 +33,14 @@ pub(super) fn parse(mut text: &[u8]) -> Result<Records, String> {
     Ok(records)
 }
 
-fn record(text: &[u8]) -> Result<(&[u8], &[u8], &[u8]), String> {
+/// The first record of a text, and what follows it.
+struct Record<'a> {
+    key: &'a [u8],
+    value: &'a [u8],
+    rest: &'a [u8],
+}
+
+fn record(text: &[u8]) -> Result<Record<'_>, String> {
     let malformed = || "a record of the extended header is malformed".to_string();
     let space = text.iter().take(20).position(|byte| *byte == b' ').ok_or_else(malformed)?;
     let length: usize = decimal(&text[..space]).and_then(|n| n.try_into().ok()).ok_or_else(malformed)?;
@@ -47,7 +54,7 @@ fn record(text: &[u8]) -> Result<(&[u8], &[u8], &[u8]), String> {
     if key.is_empty() || key.contains(&0) || (is_text && value.contains(&0)) {
         return Err(malformed());
     }
-    Ok((key, value, &text[length..]))
+    Ok(Record { key, value, rest: &text[length..] })
 }
 
 impl Records {

@@ -15,8 +15,8 @@ use crate::locate::Location;
 use crate::workers::{Memory, Workers};
 use crate::{Error, Result};
 
-/// How many bytes beside its chunks a batch may decode to before it counts as large.
-const HEADERS: u64 = 8 << 20;
+/// How many more bytes than expected a batch may decode to before it counts as large.
+const TOLERANCE: u64 = 1 << 20;
 /// How much room a decoder is given that does not know how much it needs.
 const STEP: usize = 128 << 10;
 
@@ -31,13 +31,21 @@ pub(super) struct Decoder<'a> {
 
 /// What became of a job.
 pub(super) enum Output {
-    Decoded { memory: Memory, runs: Runs },
+    Decoded {
+        memory: Memory,
+        runs: Runs,
+    },
     /// To be decoded piece by piece.
     Large(Vec<Segment>),
 }
 
 impl<'a> Decoder<'a> {
-    pub(super) fn new(blob: &'a dyn ReadAt, location: &Location<'_>, limits: &'a Limits, workers: &'a Workers) -> Self {
+    pub(super) fn new(
+        blob: &'a dyn ReadAt,
+        location: &Location<'_>,
+        limits: &'a Limits,
+        workers: &'a Workers,
+    ) -> Self {
         Self { blob, format: location.format, limits, workers, contexts: Mutex::default() }
     }
 
@@ -63,11 +71,15 @@ impl<'a> Decoder<'a> {
         compressed.resize((last.end - first.start) as usize, 0);
         read_exact_at(self.blob, compressed, first.start)?;
         let expected: u64 = segments.iter().map(Segment::expected).sum();
-        let mut decoding =
-            Decoding { out: plain, most: (expected + HEADERS) as usize, window_log: self.limits.zstd_window_log };
+        let mut decoding = Decoding {
+            out: plain,
+            most: (expected + TOLERANCE) as usize,
+            window_log: self.limits.zstd_window_log,
+        };
         for segment in segments {
             let start = decoding.out.len();
-            let frames = &compressed[(segment.start - first.start) as usize..(segment.end - first.start) as usize];
+            let frames =
+                &compressed[(segment.start - first.start) as usize..(segment.end - first.start) as usize];
             let decoded = match self.format {
                 Format::Zstd => self.with_context(|context| decoding.zstd(context, frames)),
                 _ => decoding.gzip(frames),
@@ -86,7 +98,10 @@ impl<'a> Decoder<'a> {
         Ok(true)
     }
 
-    fn with_context<T>(&self, run: impl FnOnce(&mut DCtx<'static>) -> Result<T, String>) -> Result<T, String> {
+    fn with_context<T>(
+        &self,
+        run: impl FnOnce(&mut DCtx<'static>) -> Result<T, String>,
+    ) -> Result<T, String> {
         let idle = self.contexts.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut context = match idle {
             Some(context) => context,
@@ -121,7 +136,8 @@ impl Decoding<'_> {
             let length = zstd_safe::find_frame_compressed_size(frames).map_err(name)?;
             let (frame, rest) = frames.split_at(length);
             frames = rest;
-            let size = zstd_safe::get_frame_content_size(frame).map_err(|_| "the frame's header is damaged")?;
+            let size =
+                zstd_safe::get_frame_content_size(frame).map_err(|_| "the frame's header is damaged")?;
             let whole = match size {
                 Some(size) => self.zstd_at_once(context, frame, size)?,
                 None => self.zstd_in_steps(context, frame)?,

@@ -9,8 +9,8 @@ use crate::{Error, Result};
 
 /// Bytes, compressed or not, after which a batch of segments is complete.
 const BATCH: u64 = 1 << 20;
-/// Segments after which it is.
-const BATCH_SEGMENTS: usize = 1024;
+/// Bytes of headers and padding that a file usually has.
+const HEADERS: u64 = 2 << 10;
 /// Bytes, compressed or not, beyond which a segment is decoded piece by piece.
 const LARGE: u64 = 16 << 20;
 
@@ -45,9 +45,9 @@ pub(super) enum Part {
 }
 
 impl Segment {
-    /// Returns how many bytes it must decode to at least.
+    /// Returns how many bytes it should decode to: its chunks, and the headers of one file.
     pub(super) fn expected(&self) -> u64 {
-        self.payloads.last().map_or(0, |payload| payload.end)
+        self.payloads.last().map_or(0, |payload| payload.end).saturating_add(HEADERS)
     }
 
     pub(super) fn compressed(&self) -> u64 {
@@ -142,7 +142,7 @@ impl<'a> Segments<'a> {
         }
         self.batch_size += segment.compressed() + segment.expected();
         self.batch.push(segment);
-        if self.batch_size >= BATCH || self.batch.len() >= BATCH_SEGMENTS {
+        if self.batch_size >= BATCH {
             self.flush()?;
         }
         Ok(())
@@ -236,7 +236,10 @@ impl<'a> Walker<'a> {
 
     fn add_payload(&mut self, payload: &Payload, bytes: &[u8]) -> Result<Option<ChunkEnd>> {
         if payload.zeros && bytes.iter().any(|byte| *byte != 0) {
-            return Err(Error::Toc(format!("{} has other bytes than the zeros it is said to have", self.name(payload))));
+            return Err(Error::Toc(format!(
+                "{} has other bytes than the zeros it is said to have",
+                self.name(payload)
+            )));
         }
         let length = bytes.len() as u64;
         let checksum = Checksum::of(bytes);

@@ -49,7 +49,8 @@ pub(super) struct TarSplitReader<'a> {
 
 impl<'a> TarSplitReader<'a> {
     pub(super) fn new(blob: &'a dyn ReadAt, position: Position, limits: &Limits) -> Result<Self> {
-        let frames = Frames::new(Format::Zstd, blob, position.offset, position.offset + position.size, limits)?;
+        let frames =
+            Frames::new(Format::Zstd, blob, position.offset, position.offset + position.size, limits)?;
         Ok(Self {
             lines: BufReader::with_capacity(64 << 10, frames),
             line: Vec::new(),
@@ -84,7 +85,9 @@ impl<'a> TarSplitReader<'a> {
         if self.consumed < self.segment.len() || self.next_segment()? {
             return Err(self.problem("a segment has bytes that the tar does not have"));
         }
-        let Some(line) = self.pending.take() else { return Err(self.problem("a file of the tar is missing")) };
+        let Some(line) = self.pending.take() else {
+            return Err(self.problem("a file of the tar is missing"));
+        };
         let raw = line.name_raw.map(|name| STANDARD.decode(name)).transpose();
         let line_name = match (line.name, raw) {
             (Some(name), Ok(None)) => name.into_bytes(),
@@ -148,7 +151,8 @@ impl<'a> TarSplitReader<'a> {
         if self.line.last() != Some(&b'\n') {
             return Err(self.problem("it is cut off, or too long"));
         }
-        let line: Line = serde_json::from_slice(&self.line).map_err(|error| self.problem(&error.to_string()))?;
+        let line: Line =
+            serde_json::from_slice(&self.line).map_err(|error| self.problem(&error.to_string()))?;
         if line.position != self.position {
             return Err(self.problem(&format!("it has position {}", line.position)));
         }

@@ -29,18 +29,31 @@ impl Destination {
             };
             if let Some(first) = path.as_ref().filter(|first| *first != directory) {
                 let first = first.display();
-                return Err(Usage(format!("{text} is not in the layout {first}; convert once for each layout")).into());
+                return Err(Usage(format!(
+                    "{text} is not in the layout {first}; convert once for each layout"
+                ))
+                .into());
             }
             match &reference.selector {
                 Selector::Tag(tag) => all.push(tag.clone()),
                 Selector::Only => {}
                 Selector::Digest(_) => {
-                    return Err(Usage(format!("{text}: the new image's digest cannot be chosen, name a tag")).into());
+                    return Err(Usage(format!(
+                        "{text}: the new image's digest cannot be chosen, name a tag"
+                    ))
+                    .into());
                 }
             }
             path.get_or_insert_with(|| directory.clone());
         }
-        all.extend_from_slice(tags);
+        for tag in tags {
+            // As part of a reference it is held to the rules of tags now, not when the work is done.
+            let reference = Reference::parse(&format!("oci:.:{tag}"))?;
+            if reference.tag() != Some(tag) {
+                return Err(Usage(format!("--tag {tag}: this is not a tag")).into());
+            }
+            all.push(tag.clone());
+        }
         let mut seen = Vec::new();
         for tag in all {
             if !seen.contains(&tag) {
@@ -53,7 +66,8 @@ impl Destination {
 
     /// Returns the references by which the new image is found.
     pub(crate) fn references(&self) -> Vec<String> {
-        let reference = |selector| Reference { place: Place::Layout(self.path.clone()), selector }.to_string();
+        let reference =
+            |selector| Reference { place: Place::Layout(self.path.clone()), selector }.to_string();
         match self.tags.as_slice() {
             [] => vec![reference(Selector::Only)],
             tags => tags.iter().map(|tag| reference(Selector::Tag(tag.clone()))).collect(),
@@ -93,6 +107,9 @@ mod tests {
             ),
         ] {
             assert_eq!(parse(references, &[]), Err(expected.to_owned()));
+        }
+        for tag in ["", "a b", "@sha256:00", ":"] {
+            assert!(parse(&["out"], &[tag]).is_err(), "{tag:?}");
         }
     }
 }

@@ -72,7 +72,9 @@ fn remedy(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
         registry::Error::UnsupportedTransport { .. } | registry::Error::DockerArchive { .. } => {
             Some("copy the image into a layout first: skopeo copy SOURCE oci:DIRECTORY:TAG")
         }
-        registry::Error::NotALayout { .. } => Some("a layout is a directory with oci-layout, index.json and blobs"),
+        registry::Error::NotALayout { .. } => {
+            Some("a layout is a directory with oci-layout, index.json and blobs")
+        }
         _ => None,
     })
     .or_else(|| match cause.downcast_ref()? {
@@ -83,15 +85,14 @@ fn remedy(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use anyhow::Context as _;
-
     use super::*;
 
     #[test]
     fn an_error_is_one_line_with_all_its_causes() {
         let inner = layer::Error::Unlistable { offset: 512, entry: None, problem: "of\nno use".into() };
         let error = anyhow::Error::from(io::Error::other(inner)).context("layer 1").context("oci:a");
-        let expected = "oci:a: layer 1: tar entry at byte 512 cannot be listed in a table of contents: of no use";
+        let expected =
+            "oci:a: layer 1: tar entry at byte 512 cannot be listed in a table of contents: of no use";
         assert_eq!(describe(&error), expected);
         // The remedy is found behind the `io::Error`.
         assert_eq!(hint(&error), Some("--unsupported keep leaves such layers as they are"));

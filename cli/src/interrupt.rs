@@ -15,12 +15,22 @@ pub(crate) const EXIT_CODE: u8 = 130;
 /// How long work may take to stop by itself.
 const GRACE: Duration = Duration::from_millis(800);
 
+static RAISED: AtomicBool = AtomicBool::new(false);
+
+/// Says whether the process was told to end.
+pub(crate) fn happened() -> bool {
+    RAISED.load(Ordering::SeqCst)
+}
+
 /// Returns a flag that Ctrl-C (or a termination signal) raises.
 ///
 /// The process ends after a grace period, or at once on a second Ctrl-C, whatever still runs: a destination
 /// is replaced in one step, so there is no moment at which it must not die.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what does not stop by itself is stopped; the kernel lets go of locks"
+)]
 pub(crate) fn watch() -> anyhow::Result<Cancel> {
-    static RAISED: AtomicBool = AtomicBool::new(false);
     let cancel = Cancel::default();
     let flag = cancel.clone();
     let exit = || process::exit(EXIT_CODE.into());

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     match commands::run(cli.command, &cancel) {
         Ok(code) => code,
         // Whatever an interrupted command says is about the interruption.
-        Err(_) if cancel.is_cancelled() => {
+        Err(_) if interrupt::happened() => {
             output::tell("interrupted");
             ExitCode::from(interrupt::EXIT_CODE)
         }

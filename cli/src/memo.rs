@@ -26,6 +26,7 @@ pub(crate) struct FileMemo {
 }
 
 /// Returns where the user's caches are: `$XDG_CACHE_HOME/restow` or `~/.cache/restow`, if there is a home.
+#[expect(clippy::disallowed_methods, reason = "the command line is where the environment is read")]
 pub(crate) fn default_directory() -> Option<PathBuf> {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let caches = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
@@ -95,8 +96,11 @@ mod tests {
         let path = memo.path("key");
         let bytes = std::fs::read(&path).unwrap();
         // Another key of the same name.
-        std::fs::write(&path, String::from_utf8(bytes.clone()).unwrap().replace("\"key\":\"key\"", "\"key\":\"kex\""))
-            .unwrap();
+        std::fs::write(
+            &path,
+            String::from_utf8(bytes.clone()).unwrap().replace("\"key\":\"key\"", "\"key\":\"kex\""),
+        )
+        .unwrap();
         assert_eq!(memo.recall("key"), None);
         for damaged in [&bytes[..bytes.len() - 1], b"", b"\0", b"{}"] {
             std::fs::write(&path, damaged).unwrap();

@@ -78,15 +78,22 @@ impl Table {
 impl std::fmt::Display for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let width = |column: usize| {
-            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+            self.rows
+                .iter()
+                .filter_map(|row| row.get(column))
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or(0)
         };
         let widths: Vec<_> = (0..self.numeric.len()).map(width).collect();
         for (number, row) in self.rows.iter().enumerate() {
             let cells = row.iter().zip(&widths).zip(&self.numeric);
             let line: Vec<_> = cells
-                .map(|((cell, &width), numeric)| {
-                    if *numeric { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
-                })
+                .map(
+                    |((cell, &width), numeric)| {
+                        if *numeric { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+                    },
+                )
                 .collect();
             let separator = if number == 0 { "" } else { "\n" };
             write!(f, "{separator}{}", line.join("  ").trim_end())?;

@@ -131,7 +131,11 @@ impl Observer for Progress {
             output::tell(&event("progress", layer, read));
         } else {
             let name = name(layer.position, layer.descriptor);
-            output::tell(&format!("{name}: {} of {}", output::size(read), output::size(layer.descriptor.size)));
+            output::tell(&format!(
+                "{name}: {} of {}",
+                output::size(read),
+                output::size(layer.descriptor.size)
+            ));
         }
     }
 
@@ -179,8 +183,7 @@ fn event(event: &str, layer: &Layer<'_>, read: u64) -> String {
 }
 
 fn bar(layer: &Layer<'_>) -> ProgressBar {
-    const TEMPLATE: &str =
-        "{prefix} [{bar:24}] {binary_bytes:>10} of {binary_total_bytes:>10}  {binary_bytes_per_sec:>12}  {eta:>4} left";
+    const TEMPLATE: &str = "{prefix} [{bar:24}] {binary_bytes:>10} of {binary_total_bytes:>10}  {binary_bytes_per_sec:>12}  {eta:>4} left";
     let style = ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::new(layer.descriptor.size).with_style(style.progress_chars("=> "));
     bar.with_prefix(name(layer.position, layer.descriptor))

@@ -5,8 +5,8 @@ use std::time::Duration;
 use restow_analyze::Miss;
 use restow_convert::Conversion;
 use restow_convert::LayerReport;
-use restow_convert::Outcome;
 use restow_convert::Observer as _;
+use restow_convert::Outcome;
 use restow_convert::Selected;
 use restow_oci::Descriptor;
 use restow_registry::Source;
@@ -41,7 +41,8 @@ impl Summary<'_> {
     pub(crate) fn tell(&self, progress: &Progress) {
         let misses = self.misses();
         if !misses.is_empty() {
-            let named: Vec<_> = misses.iter().take(NAMED_MISSES).map(|(_, path)| path.escape_debug().to_string()).collect();
+            let named: Vec<_> =
+                misses.iter().take(NAMED_MISSES).map(|(_, path)| path.escape_debug().to_string()).collect();
             let more = misses.len() - named.len();
             let rest = if more == 0 { String::new() } else { format!(" and {more} more") };
             let wishes = output::count(misses.len(), "path");
@@ -50,7 +51,8 @@ impl Summary<'_> {
         for image in self.images {
             let manifest = &image.descriptor.digest;
             let layers = self.conversion.layers.iter().filter(|layer| layer.manifest == *manifest);
-            let platform = image.platform.as_ref().map(|platform| format!(" for {platform}")).unwrap_or_default();
+            let platform =
+                image.platform.as_ref().map(|platform| format!(" for {platform}")).unwrap_or_default();
             progress.summary(&format!("image {}{platform}\n{}", output::short(manifest), table(layers)));
         }
         let total = |size: fn(&LayerReport) -> u64| self.conversion.layers.iter().map(size).sum::<u64>();
@@ -76,8 +78,8 @@ impl Summary<'_> {
         json!({
             "digest": root.digest.as_str(),
             "changed": root.digest != self.source.root.digest,
-            "source": { "reference": self.source.name, "root": descriptor_document(&self.source.root) },
-            "destination": { "references": self.destination.references(), "root": descriptor_document(root) },
+            "source": { "reference": self.source.name, "root": root_document(&self.source.root) },
+            "destination": { "references": self.destination.references(), "root": root_document(root) },
             "images": images.collect::<Vec<_>>(),
             "layers": self.conversion.layers.iter().map(layer_document).collect::<Vec<_>>(),
             "missing": misses.map(|(manifest, path)| json!({ "manifest": manifest, "path": path })).collect::<Vec<_>>(),
@@ -100,8 +102,7 @@ impl Summary<'_> {
 
 /// Returns in a few words what became of a layer.
 pub(crate) fn outcome(report: &LayerReport) -> String {
-    let sizes =
-        format!("{} -> {}", output::size(report.source.size), output::size(report.destination.size));
+    let sizes = format!("{} -> {}", output::size(report.source.size), output::size(report.destination.size));
     match report.outcome {
         Outcome::Kept => "kept as it is".into(),
         Outcome::Converted => format!("{sizes} in {}", output::seconds(report.elapsed)),
@@ -113,7 +114,7 @@ pub(crate) fn outcome(report: &LayerReport) -> String {
 /// Returns the table of an image's layers.
 pub(crate) fn table<'a>(reports: impl IntoIterator<Item = &'a LayerReport>) -> Table {
     let headings =
-        [">layer", ">before", ">after", ">ratio", ">entries", ">chunks", ">first", "DiffID", ">time"];
+        [">layer", ">before", ">after", ">ratio", ">entries", ">chunks", ">moved", "DiffID", ">time"];
     let mut table = Table::new(&headings);
     for report in reports {
         let statistics = &report.statistics;
@@ -173,11 +174,16 @@ pub(crate) fn layer_document(report: &LayerReport) -> Map<String, Value> {
 }
 
 /// Returns what a descriptor says of its blob.
-pub(crate) fn descriptor_document(descriptor: &Descriptor) -> Value {
+fn descriptor_document(descriptor: &Descriptor) -> Value {
     json!({
         "mediaType": descriptor.media_type.as_str(),
         "digest": descriptor.digest.as_str(),
         "size": descriptor.size,
         "annotations": descriptor.annotations,
     })
+}
+
+/// Returns what names an image, without the annotations by which an index did.
+fn root_document(root: &Descriptor) -> Value {
+    json!({ "mediaType": root.media_type.as_str(), "digest": root.digest.as_str(), "size": root.size })
 }

@@ -90,7 +90,9 @@ impl LayerBlob {
             (Some(Footer::Gzip { toc_offset, start }), _) => (toc_offset, start),
             (Some(Footer::Zstd { toc, .. }), _) | (None, Some(toc)) => frame(toc)?,
             (None, None) => return Err(Error::NotSeekable.into()),
-            (Some(Footer::ExternalToc { .. }), _) => anyhow::bail!("the table of contents is in another image"),
+            (Some(Footer::ExternalToc { .. }), _) => {
+                anyhow::bail!("the table of contents is in another image")
+            }
         };
         anyhow::ensure!(end.saturating_sub(start) <= limits.toc_size, "the table of contents is too large");
         let stored = read(&*self.blob, start, end)?;
@@ -113,7 +115,10 @@ impl LayerBlob {
 
 fn frame(toc: Position) -> anyhow::Result<(u64, u64)> {
     let end = toc.offset.checked_add(toc.size);
-    Ok((toc.offset, end.ok_or_else(|| Error::Footer(format!("the table of contents is said to be at {toc}")))?))
+    Ok((
+        toc.offset,
+        end.ok_or_else(|| Error::Footer(format!("the table of contents is said to be at {toc}")))?,
+    ))
 }
 
 /// Reads the bytes `start..end`, or fewer where the blob ends before.

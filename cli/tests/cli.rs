@@ -73,7 +73,9 @@ impl Bench {
 
     fn tags(&self, layout: &str) -> Vec<String> {
         let index = self.index(layout);
-        let tag = |entry: &Value| entry["annotations"]["org.opencontainers.image.ref.name"].as_str().map(str::to_owned);
+        let tag = |entry: &Value| {
+            entry["annotations"]["org.opencontainers.image.ref.name"].as_str().map(str::to_owned)
+        };
         index["manifests"].as_array().unwrap().iter().filter_map(tag).collect()
     }
 }
@@ -101,7 +103,8 @@ fn base() -> Layer {
 
 /// Two layers, the upper with a file that a list may ask for.
 fn image() -> Image {
-    let app = TarBuilder::new().dir("app/").file("app/data", vec![7; 100_000]).file("app/main", "main").finish();
+    let app =
+        TarBuilder::new().dir("app/").file("app/data", vec![7; 100_000]).file("app/main", "main").finish();
     ImageBuilder::new().layer(base()).layer(Layer::zstd(app)).build()
 }
 
@@ -131,7 +134,12 @@ fn the_binary_called_optimize_optimizes() {
 fn a_second_run_recalls_its_layers_and_gives_the_same_digest() {
     let bench = Bench::with(&image());
     let outcomes = |document: &Value| -> Vec<String> {
-        document["layers"].as_array().unwrap().iter().map(|layer| layer["outcome"].as_str().unwrap().to_owned()).collect()
+        document["layers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|layer| layer["outcome"].as_str().unwrap().to_owned())
+            .collect()
     };
     let first = bench.json(&format!("{OPTIMIZE} --format json"));
     assert_eq!(outcomes(&first), ["converted", "converted"]);
@@ -139,7 +147,8 @@ fn a_second_run_recalls_its_layers_and_gives_the_same_digest() {
     assert_eq!(outcomes(&second), ["cached", "cached"]);
     let third = bench.json(&format!("{OPTIMIZE} --format json --no-cache --jobs 1"));
     assert_eq!(outcomes(&third), ["converted", "converted"]);
-    let again = bench.json("optimize oci:out:v1 oci:again --zstdchunked --format json --platform linux/amd64");
+    let again =
+        bench.json("optimize oci:out:v1 oci:again --zstdchunked --format json --platform linux/amd64");
     for run in [&second, &third, &again] {
         assert_eq!(run["digest"], first["digest"]);
     }
@@ -157,11 +166,15 @@ fn listed_files_come_first_through_links_and_misses_are_named() {
     let document = bench.json(&format!("{OPTIMIZE} --prefetch-list list --format json"));
     assert_eq!(document["missing"][0]["path"], "no/such");
     let layers = document["layers"].as_array().unwrap();
-    for (layer, moved) in layers.iter().zip([&["bin", "usr", "usr/bin", "usr/bin/sh", "usr/bin/dash"][..], &["app", "app/main"]]) {
+    for (layer, moved) in layers
+        .iter()
+        .zip([&["bin", "usr", "usr/bin", "usr/bin/sh", "usr/bin/dash"][..], &["app", "app/main"]])
+    {
         assert_eq!(layer["prioritized"], moved.len(), "{layer}");
         assert_eq!(layer["diffIdKept"], false);
         let toc = bench.json(&format!("inspect oci:out:v1 --toc {}", layer["position"]));
-        let names: Vec<_> = toc["entries"].as_array().unwrap().iter().filter_map(|entry| entry["name"].as_str()).collect();
+        let names: Vec<_> =
+            toc["entries"].as_array().unwrap().iter().filter_map(|entry| entry["name"].as_str()).collect();
         for name in moved {
             let place = names.iter().position(|found| found.trim_end_matches('/') == *name).unwrap();
             let landmark = names.iter().position(|found| *found == ".prefetch.landmark").unwrap();
@@ -180,7 +193,10 @@ fn listed_files_come_first_through_links_and_misses_are_named() {
 fn a_record_of_another_build_is_matched_by_path_with_a_notice() {
     let bench = Bench::with(&image());
     let old = restow_oci::Digest::sha256(b"before");
-    bench.write("record", &format!("{{\"path\":\"app/main\",\"manifestDigest\":\"{old}\",\"layerIndex\":0}}\n"));
+    bench.write(
+        "record",
+        &format!("{{\"path\":\"app/main\",\"manifestDigest\":\"{old}\",\"layerIndex\":0}}\n"),
+    );
     let document = bench.json(&format!("{OPTIMIZE} --record-in record --format json"));
     assert_eq!(document["layers"][1]["prioritized"], 2);
     let notice = document["notices"][0].as_str().unwrap();
@@ -263,12 +279,18 @@ fn what_cannot_be_read_is_named_and_leaves_nothing() {
         ("optimize nowhere out --zstdchunked", "error: nowhere does not exist\n"),
         ("inspect src:v2", "error: src holds no image \"v2\", only v1\n"),
         ("verify src:v2", "error: src holds no image \"v2\", only v1\n"),
-        ("optimize src out --zstdchunked --prefetch-list list", "error: list: line 2: the pattern \"b[\" is malformed: "),
+        (
+            "optimize src out --zstdchunked --prefetch-list list",
+            "error: list: line 2: the pattern \"b[\" is malformed: ",
+        ),
         ("optimize src out --zstdchunked --record-in list", "error: list: line 1 is not an access record: "),
         ("optimize src out --zstdchunked --prefetch-list no", "error: no: cannot be read: No such file"),
         ("optimize src out --zstdchunked", "error: oci:src: layer 1 of manifest sha256:"),
     ] {
-        let line = format!("{line} {}", if line.starts_with("optimize") { "--progress none --platform linux/amd64" } else { "" });
+        let line = format!(
+            "{line} {}",
+            if line.starts_with("optimize") { "--progress none --platform linux/amd64" } else { "" }
+        );
         let run = bench.run(&line);
         assert_eq!((run.code, &*run.stdout), (Some(1), ""), "{line}: {run:?}");
         assert!(run.stderr.starts_with(expected), "{line}: {}", run.stderr);
@@ -299,7 +321,9 @@ fn verify_says_what_does_not_hold() {
 fn inspect_tells_formats_apart() {
     let bench = Bench::with(&image());
     bench.ok(OPTIMIZE);
-    for (reference, formats) in [("oci:src:v1", ["gzip", "zstd"]), ("oci:out:v1", ["zstd:chunked", "zstd:chunked"])] {
+    for (reference, formats) in
+        [("oci:src:v1", ["gzip", "zstd"]), ("oci:out:v1", ["zstd:chunked", "zstd:chunked"])]
+    {
         let document = bench.json(&format!("inspect {reference} --format json"));
         let layers = document["images"][0]["layers"].as_array().unwrap();
         let found: Vec<_> = layers.iter().map(|layer| layer["format"].as_str().unwrap()).collect();
@@ -325,7 +349,11 @@ fn progress_goes_to_stderr_in_the_form_asked_for() {
     assert_eq!(names.iter().filter(|name| *name == "finished").count(), 2, "{events}");
 
     let plain = bench.ok(&format!("{OPTIMIZE} --no-cache --progress plain")).stderr;
-    assert_eq!(plain.lines().filter(|line| line.starts_with("layer ") && line.contains(" -> ")).count(), 2, "{plain}");
+    assert_eq!(
+        plain.lines().filter(|line| line.starts_with("layer ") && line.contains(" -> ")).count(),
+        2,
+        "{plain}"
+    );
     let none = bench.ok(&format!("{OPTIMIZE} --no-cache --progress none")).stderr;
     assert!(none.starts_with("image sha256:"), "{none}");
     assert_eq!(bench.ok(&format!("{OPTIMIZE} --no-cache --quiet")).stderr, "");
@@ -352,7 +380,9 @@ fn an_interrupted_run_ends_within_a_second_and_leaves_the_destination() {
             noise.to_le_bytes()
         })
         .collect();
-    let bench = Bench::with(&ImageBuilder::new().layer(Layer::plain(TarBuilder::new().file("big", bytes).finish())).build());
+    let bench = Bench::with(
+        &ImageBuilder::new().layer(Layer::plain(TarBuilder::new().file("big", bytes).finish())).build(),
+    );
     image().write_layout(&bench.path("out"), "v1").unwrap();
     let before = bench.index("out");
     let slow = format!("{OPTIMIZE} --zstdchunked-compression-level 22 --jobs 1 --progress json");

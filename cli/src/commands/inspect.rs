@@ -79,7 +79,8 @@ impl Image {
     fn read(source: &Source, image: &Selected, limits: &Limits) -> anyhow::Result<Self> {
         let read = |descriptor, limit| restow_content::read(&*source.provider, descriptor, limit);
         let name = || format!("manifest {}", image.descriptor.digest);
-        let manifest = Manifest::parse(read(&image.descriptor, limits.manifest_size)?, limits).with_context(name)?;
+        let manifest =
+            Manifest::parse(read(&image.descriptor, limits.manifest_size)?, limits).with_context(name)?;
         let diff_ids = match manifest.config().media_type.kind() {
             Kind::Config => {
                 let bytes = read(manifest.config(), limits.config_size).with_context(name)?;
@@ -87,7 +88,12 @@ impl Image {
             }
             _ => Vec::new(),
         };
-        Ok(Self { descriptor: image.descriptor.clone(), platform: image.platform.clone(), manifest, diff_ids })
+        Ok(Self {
+            descriptor: image.descriptor.clone(),
+            platform: image.platform.clone(),
+            manifest,
+            diff_ids,
+        })
     }
 }
 
@@ -128,8 +134,7 @@ fn tables(source: &Source, images: &[Image], limits: &Limits) -> String {
     for image in images {
         let platform = image.platform.as_ref().map(|platform| format!("  {platform}")).unwrap_or_default();
         text.push(format!("\nimage {}{platform}", image.descriptor.digest));
-        let mut table =
-            Table::new(&[">layer", "type", ">size", "format", ">entries", "digest", "DiffID"]);
+        let mut table = Table::new(&[">layer", "type", ">size", "format", ">entries", "digest", "DiffID"]);
         let mut problems = Vec::new();
         for (position, layer) in image.manifest.layers().iter().enumerate() {
             let row = Row::of(source, layer, limits);
@@ -138,7 +143,8 @@ fn tables(source: &Source, images: &[Image], limits: &Limits) -> String {
                 position.to_string(),
                 short_type(&layer.media_type),
                 output::size(layer.size),
-                row.readers.map_or_else(|| row.format.into(), |readers| format!("{} ({readers})", row.format)),
+                row.readers
+                    .map_or_else(|| row.format.into(), |readers| format!("{} ({readers})", row.format)),
                 row.entries.map_or_else(|| "-".into(), |entries| entries.to_string()),
                 output::short(&layer.digest),
                 image.diff_ids.get(position).map_or_else(|| "-".into(), output::short),
@@ -190,7 +196,9 @@ fn print_toc(source: &Source, images: &[Image], position: usize, limits: &Limits
     };
     let layers = image.manifest.layers();
     let count = output::count(layers.len(), "layer");
-    let layer = layers.get(position).with_context(|| format!("{}: there is no layer {position}, only {count}", source.name))?;
+    let layer = layers
+        .get(position)
+        .with_context(|| format!("{}: there is no layer {position}, only {count}", source.name))?;
     let json = LayerBlob::open(&*source.provider, layer).and_then(|blob| {
         let toc = blob.toc(limits)?;
         serde_json::from_slice::<Value>(&toc).context("the table of contents is not JSON")
@@ -203,7 +211,11 @@ fn print_toc(source: &Source, images: &[Image], position: usize, limits: &Limits
 /// Returns the part of a layer's media type that tells it from others.
 fn short_type(media_type: &MediaType) -> String {
     let text = media_type.as_str();
-    let prefixes = ["application/vnd.oci.image.layer.v1.", "application/vnd.oci.image.layer.", "application/vnd."];
-    let docker = text.strip_prefix("application/vnd.docker.image.rootfs.").map(|rest| format!("docker {rest}"));
-    docker.unwrap_or_else(|| prefixes.iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or(text).to_owned())
+    let prefixes =
+        ["application/vnd.oci.image.layer.v1.", "application/vnd.oci.image.layer.", "application/vnd."];
+    let docker =
+        text.strip_prefix("application/vnd.docker.image.rootfs.").map(|rest| format!("docker {rest}"));
+    docker.unwrap_or_else(|| {
+        prefixes.iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or(text).to_owned()
+    })
 }

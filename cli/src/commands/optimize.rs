@@ -25,6 +25,7 @@ use restow_convert::Observer as _;
 use restow_convert::Seekable;
 use restow_convert::Selected;
 use restow_layer as layer;
+use restow_layer::Depth;
 use restow_layer::EncodeOptions;
 use restow_layer::Workers;
 use restow_layer::ZstdChunked;
@@ -74,7 +75,8 @@ pub(crate) struct Arguments {
     kind: KindArguments,
     #[command(flatten)]
     order: OrderArguments,
-    #[command(flatten)]
+    // A heading holds for the arguments after it, too.
+    #[command(flatten, next_help_heading = "Images")]
     platforms: PlatformArguments,
     /// Keep the images for other platforms in the index, unconverted
     #[arg(long, conflicts_with = "all_platforms")]
@@ -89,28 +91,31 @@ pub(crate) struct Arguments {
     #[arg(long)]
     oci: bool,
 
+    #[command(flatten, next_help_heading = "Work")]
+    jobs: JobsArguments,
     /// How much of each new layer to read back before it counts
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     verify: Verify,
-    #[command(flatten)]
-    jobs: JobsArguments,
-    /// Where temporary files go while files move to the front [default: the destination's directory]
+    /// Where temporary files go [default: the destination's directory]
     ///
-    /// They hold compressed data, at most as much as the layers that are worked on.
+    /// They hold compressed data: the layers in which files move to the front, and tables of contents that
+    /// outgrow memory.
     #[arg(long, value_name = "DIR")]
     tmp_dir: Option<PathBuf>,
     /// Where to remember converted layers between runs [default: restow in the user's cache directory]
+    ///
+    /// What is remembered is a digest and some numbers, at most 64 KiB for each of at most 65,536 layers.
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
     /// Remember nothing and recall nothing: convert every layer
     #[arg(long, conflicts_with = "cache_dir")]
     no_cache: bool,
 
+    #[command(flatten, next_help_heading = "Output")]
+    progress: ProgressArguments,
     /// What stdout holds: the digest of the new image, or a document about it and its layers
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     format: Format,
-    #[command(flatten)]
-    progress: ProgressArguments,
 }
 
 #[derive(Debug, Args)]
@@ -260,7 +265,8 @@ impl Job<'_> {
     fn select(&self) -> anyhow::Result<Vec<Selected>> {
         let Source { provider, root, name } = self.source;
         let platforms = self.arguments.platforms.choice();
-        let selection = convert::select(&**provider, root, &platforms, self.limits).with_context(|| name.clone())?;
+        let selection =
+            convert::select(&**provider, root, &platforms, self.limits).with_context(|| name.clone())?;
         Ok(selection.images)
     }
 
@@ -329,9 +335,9 @@ impl Job<'_> {
             ..EncodeOptions::new(spool)
         };
         let verify = match self.arguments.verify {
-            Verify::Full => convert::Verify::Full,
-            Verify::Toc => convert::Verify::Toc,
-            Verify::None => convert::Verify::None,
+            Verify::Full => Some(Depth::Full),
+            Verify::Toc => Some(Depth::Toc),
+            Verify::None => None,
         };
         let workers = Workers::new(self.arguments.jobs.count().get())?;
         Ok(Seekable::new(codec, options, workers).prioritize(prioritized).verify(verify))

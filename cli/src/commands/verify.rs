@@ -81,7 +81,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let failed = parts.iter().filter(|(_, finding)| finding.is_err()).count();
     if failed > 0 {
         let verb = if failed == 1 { "does" } else { "do" };
-        output::tell(&format!("error: {}: {failed} of {} {verb} not hold", source.name, output::count(parts.len(), "blob")));
+        output::tell(&format!(
+            "error: {}: {failed} of {} {verb} not hold",
+            source.name,
+            output::count(parts.len(), "blob")
+        ));
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
@@ -100,7 +104,11 @@ enum Role {
     Document(&'static str, Option<String>),
     /// Something whose bytes mean nothing here.
     Other(&'static str),
-    Layer { manifest: Digest, position: usize, diff_id: Option<Digest> },
+    Layer {
+        manifest: Digest,
+        position: usize,
+        diff_id: Option<Digest>,
+    },
 }
 
 /// What was found to hold, or why not.
@@ -129,17 +137,25 @@ impl Walk<'_> {
         let limits = self.verifier.limits;
         match descriptor.media_type.kind() {
             Kind::Index => {
-                let index = self.verifier.document(descriptor, limits.manifest_size, |bytes| Index::parse(bytes, limits));
+                let index = self
+                    .verifier
+                    .document(descriptor, limits.manifest_size, |bytes| Index::parse(bytes, limits));
                 let index = self.keep("index", descriptor, index);
                 for entry in index.iter().flat_map(Index::manifests) {
                     if depth < limits.index_depth && self.seen.len() < limits.nodes {
                         self.descend(entry, depth + 1);
                     } else {
-                        self.parts.push(Part::document("manifest", entry, Some("the index nests too deep or holds too much".into())));
+                        self.parts.push(Part::document(
+                            "manifest",
+                            entry,
+                            Some("the index nests too deep or holds too much".into()),
+                        ));
                     }
                 }
             }
-            Kind::Manifest if self.chosen.as_ref().is_none_or(|chosen| chosen.contains(&descriptor.digest)) => {
+            Kind::Manifest
+                if self.chosen.as_ref().is_none_or(|chosen| chosen.contains(&descriptor.digest)) =>
+            {
                 let read = |bytes| Manifest::parse(bytes, limits);
                 let manifest = self.verifier.document(descriptor, limits.manifest_size, read);
                 if let Some(manifest) = self.keep("manifest", descriptor, manifest) {
@@ -147,7 +163,11 @@ impl Walk<'_> {
                 }
             }
             Kind::Manifest => {}
-            _ => self.parts.push(Part { descriptor: descriptor.clone(), role: Role::Other("blob"), platform: None }),
+            _ => self.parts.push(Part {
+                descriptor: descriptor.clone(),
+                role: Role::Other("blob"),
+                platform: None,
+            }),
         }
     }
 
@@ -223,7 +243,9 @@ impl Verifier<'_> {
             Role::Other(_) => self.blob(&part.descriptor).map(|()| held("digest")),
             Role::Layer { diff_id, .. } => match part.descriptor.media_type.kind() {
                 Kind::Layer { distributable, .. } => match self.layer(&part.descriptor, diff_id.as_ref()) {
-                    Err(error) if !distributable && is_absent(&error) => Ok(held("not here, as it may not be distributed")),
+                    Err(error) if !distributable && is_absent(&error) => {
+                        Ok(held("not here, as it may not be distributed"))
+                    }
                     result => result,
                 },
                 _ => self.blob(&part.descriptor).map(|()| held("digest")),

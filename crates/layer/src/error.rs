@@ -97,6 +97,17 @@ pub enum Error {
         limit: u64,
     },
 
+    /// The layer's table of contents would be larger than readers accept.
+    ///
+    /// Larger chunks make it smaller; such a layer is fine as a plain one too.
+    #[error("the table of contents has {size} bytes, more than the {limit} that readers accept")]
+    TocSize {
+        /// The size of the table's JSON, in bytes.
+        size: u64,
+        /// The size that is accepted.
+        limit: u64,
+    },
+
     /// Bytes do not have the digest they were announced with.
     #[error("{what} has digest {actual}, expected {expected}")]
     Mismatch {
@@ -148,7 +159,7 @@ pub enum Error {
 impl Error {
     /// Returns whether the layer is a sound tar that merely has no form as a seekable layer.
     pub fn is_unlistable(&self) -> bool {
-        matches!(self, Error::Unlistable { .. })
+        matches!(self, Error::Unlistable { .. } | Error::TocSize { .. })
     }
 }
 

@@ -21,7 +21,6 @@ use crate::toc::{Dialect, Entry, EntryKind, TAR_NAME, Writer};
 #[derive(Clone)]
 pub(crate) struct Forged {
     pub(crate) format: Format,
-    pub(crate) tar: Vec<u8>,
     pub(crate) frames: Vec<u8>,
     pub(crate) entries: Vec<Entry>,
     /// The lines of the tar-split stream, and a change to its digest in the table.
@@ -40,7 +39,6 @@ impl Forged {
     pub(crate) fn new(format: Format, tar: &[u8], chunk_size: usize) -> Self {
         let mut forged = Self {
             format,
-            tar: tar.to_vec(),
             frames: Vec::new(),
             entries: Vec::new(),
             tar_split: None,

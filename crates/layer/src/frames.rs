@@ -18,7 +18,7 @@ pub(crate) struct Frames<'a> {
 }
 
 enum Decoder<'a> {
-    Gzip(MultiGzDecoder<BufReader<Section<'a>>>),
+    Gzip(Box<MultiGzDecoder<BufReader<Section<'a>>>>),
     Zstd(zstd::stream::read::Decoder<'static, BufReader<Section<'a>>>),
 }
 
@@ -36,7 +36,7 @@ impl<'a> Frames<'a> {
         let compressor = |error: io::Error| Error::Compressor { format: "zstd", problem: error.to_string() };
         let decoder = match format {
             Format::Plain => return Err(Error::NotSeekable),
-            Format::Gzip => Decoder::Gzip(MultiGzDecoder::new(input)),
+            Format::Gzip => Decoder::Gzip(Box::new(MultiGzDecoder::new(input))),
             Format::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(input).map_err(compressor)?;
                 decoder.window_log_max(limits.zstd_window_log).map_err(compressor)?;

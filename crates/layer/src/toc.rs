@@ -22,7 +22,7 @@ pub use self::parse::Parser;
 pub use self::plan::Chunk;
 pub(crate) use self::plan::Plan;
 pub use self::write::Dialect;
-pub(crate) use self::write::{Writer, write_entry, write_string};
+pub(crate) use self::write::{Writer, write_string};
 use crate::time::Timestamp;
 
 /// The name of the table inside the tar archive that carries it in eStargz.

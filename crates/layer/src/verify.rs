@@ -91,6 +91,9 @@ pub struct VerifiedContent {
 
 /// Verifies a layer, or says what is wrong with it.
 pub fn verify(blob: &dyn ReadAt, options: &VerifyOptions, workers: &Workers) -> Result<Verified> {
+    // The table is read entry by entry, so it may be larger than one that is kept.
+    let limits = Limits { toc_size: options.limits.streamed_toc_size, ..options.limits.clone() };
+    let options = &VerifyOptions { limits, ..options.clone() };
     let location = Location::find(blob, &options.hints, &options.limits)?;
     let layer = Layer { blob, location: &location, options };
     let mut counts = Counts::default();

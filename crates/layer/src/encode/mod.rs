@@ -197,12 +197,12 @@ impl Encoder<'_> {
             toc = assemble::without(toc, replaced, spool_directory, limits)?;
             listed.refusal = listed.refusal.or(Some("it has several entries of the same name".into()));
         }
+        if toc.size > limits.streamed_toc_size {
+            return Err(Error::TocSize { size: toc.size, limit: limits.streamed_toc_size });
+        }
         if toc.size > limits.toc_size {
-            return Err(Error::Limit {
-                what: "the size in bytes of the table of contents",
-                found: toc.size,
-                limit: limits.toc_size,
-            });
+            let refusal = format!("its table of contents has {} bytes, more than {}", toc.size, limits.toc_size);
+            listed.refusal = listed.refusal.or(Some(refusal));
         }
         let toc_digest = toc.digest.clone();
         let contents = Contents { toc, tar_split: assembled.tar_split };

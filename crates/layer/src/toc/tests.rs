@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use restow_oci::{Digest, Limits};
 
+use super::write::write_entry;
 use super::*;
 use crate::{Error, Result};
 

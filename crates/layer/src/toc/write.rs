@@ -32,12 +32,6 @@ impl Writer {
 
     /// Appends an entry and what comes before it: the head of the document, or a comma.
     pub(crate) fn entry(&mut self, entry: &Entry, out: &mut Vec<u8>) {
-        self.separate(out);
-        write_entry(entry, self.dialect, out);
-    }
-
-    /// Appends what comes before the next entry, for entries that were written elsewhere by [`write_entry`].
-    pub(crate) fn separate(&mut self, out: &mut Vec<u8>) {
         if self.started {
             out.push(b',');
         } else {
@@ -45,8 +39,9 @@ impl Writer {
         }
         self.started = true;
         if self.dialect == Dialect::Stargz {
-            out.extend_from_slice(b"\n\t\t");
+            new_line(2, out);
         }
+        write_entry(entry, self.dialect, out);
     }
 
     /// Appends the end of the document.
@@ -78,7 +73,7 @@ impl Writer {
 }
 
 /// Appends one entry as a JSON object.
-pub(crate) fn write_entry(entry: &Entry, dialect: Dialect, out: &mut Vec<u8>) {
+pub(super) fn write_entry(entry: &Entry, dialect: Dialect, out: &mut Vec<u8>) {
     // podman compares every field with the tar header's, whatever the kind; eStargz lists what the kind gives a meaning.
     let superset = dialect == Dialect::Superset;
     let sized = superset || entry.kind == EntryKind::Regular;

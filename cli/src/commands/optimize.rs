@@ -93,7 +93,7 @@ pub(crate) struct Arguments {
 
     #[command(flatten, next_help_heading = "Work")]
     jobs: JobsArguments,
-    /// How much of each new layer to read back before it counts
+    /// How each new layer is verified before it counts
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     verify: Verify,
     /// Where temporary files go [default: the destination's directory]
@@ -169,10 +169,12 @@ enum Landmark {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum Verify {
-    /// Everything: each chunk and file, the DiffID, the table of contents
-    #[default]
+    /// The finished layer is read back: each chunk and file, the DiffID, the table of contents
     Full,
-    /// The table of contents
+    /// Each frame is decoded and compared as it is made; then the table of contents is read back
+    #[default]
+    Frames,
+    /// The table of contents is read back
     Toc,
     /// Nothing
     None,
@@ -331,12 +333,13 @@ impl Job<'_> {
                 Landmark::Always => layer::Landmark::Always,
                 Landmark::Never => layer::Landmark::Never,
             },
+            check_frames: self.arguments.verify == Verify::Frames,
             limits: self.limits.clone(),
             ..EncodeOptions::new(spool)
         };
         let verify = match self.arguments.verify {
             Verify::Full => Some(Depth::Full),
-            Verify::Toc => Some(Depth::Toc),
+            Verify::Frames | Verify::Toc => Some(Depth::Toc),
             Verify::None => None,
         };
         let workers = Workers::new(self.arguments.jobs.count().get())?;

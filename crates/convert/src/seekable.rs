@@ -130,10 +130,12 @@ impl LayerConverter for Seekable {
     }
 
     fn identity(&self, layer: &Layer<'_>) -> Option<String> {
-        let EncodeOptions { chunk_size, landmark, .. } = &self.options;
+        let EncodeOptions { chunk_size, landmark, check_frames, .. } = &self.options;
         let paths = Digest::sha256(self.paths(layer).join("\0").as_bytes());
         let (codec, verify) = (self.codec.identity(), self.verify);
-        Some(format!("{codec} chunk={chunk_size} landmark={landmark:?} first={paths} verify={verify:?}"))
+        Some(format!(
+            "{codec} chunk={chunk_size} landmark={landmark:?} first={paths} check={check_frames} verify={verify:?}"
+        ))
     }
 }
 

@@ -62,6 +62,13 @@ pub enum Error {
         problem: String,
     },
 
+    /// A frame was compressed wrongly, by the compressor or by broken memory.
+    #[error("a frame made of {size} bytes does not decode to them")]
+    Frame {
+        /// Uncompressed bytes in the frame.
+        size: usize,
+    },
+
     /// The tar stream is malformed.
     #[error("tar entry at byte {offset}{}: {problem}", named(.entry))]
     Tar {

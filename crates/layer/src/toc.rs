@@ -6,7 +6,7 @@
 //! | `entries` | tar entries in the order of the tar; each `chunk` continues the `reg` entry before it |
 //! | `tarSplitDigest` | sha256 of the compressed tar-split stream (zstd:chunked for podman only) |
 //!
-//! [`Writer`] spells it for a given reader; [`Parser`] reads every spelling, entry by entry.
+//! [`Parser`] reads every spelling of it, entry by entry; [`Toc`] holds one in memory to look names up in.
 
 mod index;
 mod parse;
@@ -19,10 +19,10 @@ use restow_oci::Digest;
 
 pub use self::index::{Node, Toc};
 pub use self::parse::Parser;
+pub(crate) use self::parse::Text;
 pub use self::plan::Chunk;
 pub(crate) use self::plan::Plan;
-pub use self::write::Dialect;
-pub(crate) use self::write::{Writer, write_string};
+pub(crate) use self::write::{Dialect, Writer, write_string};
 use crate::time::Timestamp;
 
 /// The name of the table inside the tar archive that carries it in eStargz.

@@ -38,10 +38,13 @@ const WAITING_PIECES: usize = 8;
 /// Skippable frames that may follow the payload: as many as both dialects have, and some for others.
 const SKIPPABLE_FRAMES: usize = 16;
 
+/// The largest header of a zstd frame.
+const FRAME_HEADER: usize = 18;
+
 /// How much of a layer is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Depth {
-    /// The table of contents: its digest, and that it is sound in itself.
+    /// The table of contents: its digest, that it is sound in itself, and that frames start where it says.
     Toc,
     /// Every byte.
     #[default]
@@ -98,7 +101,7 @@ pub fn verify(blob: &dyn ReadAt, options: &VerifyOptions, workers: &Workers) -> 
     let layer = Layer { blob, location: &location, options };
     let mut counts = Counts::default();
     let (facts, content) = match options.depth {
-        Depth::Toc => (layer.read_toc(&mut counts, |_, _| Ok(()))?, None),
+        Depth::Toc => (layer.read_toc(&mut counts, |_, chunk| layer.check_frame(chunk))?, None),
         Depth::Full => {
             let (facts, content) = layer.read_all(&mut counts, workers)?;
             (facts, Some(content))
@@ -190,6 +193,27 @@ impl Layer<'_> {
         }
         let tar_split = self.check_tar_split(&facts)?;
         Ok((facts, VerifiedContent { diff_id, uncompressed_size, tar_split }))
+    }
+
+    /// Checks that a zstd frame starts where a chunk should, and that it has room for it if it says how much it holds.
+    /// It may hold more: stargz's tools put the padding and the next headers behind the chunk.
+    fn check_frame(&self, chunk: Option<Chunk>) -> Result<()> {
+        let Some(chunk) =
+            chunk.filter(|chunk| self.location.format == Format::Zstd && chunk.inner_offset == 0)
+        else {
+            return Ok(());
+        };
+        let mut header = [0; FRAME_HEADER];
+        let length = self.blob.size().saturating_sub(chunk.offset).min(header.len() as u64) as usize;
+        read_exact_at(self.blob, &mut header[..length], chunk.offset)?;
+        match zstd::zstd_safe::get_frame_content_size(&header[..length]) {
+            Ok(size) if size.is_none_or(|size| size >= chunk.size) => Ok(()),
+            Ok(Some(size)) => Err(Error::Toc(format!(
+                "the frame at byte {} holds {size} bytes, fewer than the {} of its chunk",
+                chunk.offset, chunk.size
+            ))),
+            _ => Err(Error::Toc(format!("no frame starts at byte {}, where a chunk should", chunk.offset))),
+        }
     }
 
     /// Checks that what follows the frames of the tar is hidden from every decoder.

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::listing::Listing;
 use crate::tar::Header;
 use crate::tarsplit::Checksum;
-use crate::workers::Memory;
+use crate::workers::{Memory, Workers};
 
 /// Bytes after which a batch is complete.
 pub(super) const BATCH: usize = 1 << 20;
@@ -88,6 +88,19 @@ pub(super) struct Frames {
     pub(super) chunks: Vec<(Range<usize>, Facts)>,
 }
 
+/// How the frames of a batch are made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Press<'a> {
+    pub(super) codec: &'a dyn Codec,
+    /// Where memory to decode into comes from.
+    pub(super) workers: &'a Workers,
+    pub(super) headers: Headers,
+    /// Whether every new frame is decoded and compared with what it was made of.
+    pub(super) check: bool,
+    /// Where chunks wait that were compressed before.
+    pub(super) stored: Option<&'a File>,
+}
+
 /// What a worker is to do about header bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Headers {
@@ -113,37 +126,35 @@ impl Batch {
         Self { bytes: memory.plain, compressed: memory.compressed, ..Self::default() }
     }
 
-    /// Makes the frames of the batch. `stored` holds the chunks that were compressed before.
-    pub(super) fn compress(
-        mut self,
-        codec: &dyn Codec,
-        headers: Headers,
-        stored: Option<&File>,
-    ) -> Result<Frames> {
-        let mut compressed = std::mem::take(&mut self.compressed);
+    /// Makes the frames of the batch.
+    pub(super) fn compress(mut self, press: Press<'_>) -> Result<Frames> {
+        let mut frames = NewFrames {
+            press,
+            compressed: std::mem::take(&mut self.compressed),
+            decoded: press.workers.memory(),
+        };
         let mut chunks = Vec::new();
         let mut run = 0..0;
         let items = std::mem::take(&mut self.items);
         for item in &items {
             let range = item.range();
-            let Item::Chunk { stored: known, .. } = item else {
+            let Item::Chunk { stored, .. } = item else {
                 run = if run.is_empty() { range } else { run.start..range.end };
                 if run.len() >= RUN {
-                    flush(&mut run, &self.bytes, codec, headers, &mut compressed)?;
+                    frames.headers(&self.bytes.filled()[std::mem::take(&mut run)])?;
                 }
                 continue;
             };
-            flush(&mut run, &self.bytes, codec, headers, &mut compressed)?;
-            let start = compressed.len();
-            let facts = match known {
-                Some(known) => {
-                    fetch(known, stored, &mut compressed)?;
-                    codec.decompress(&compressed[start..], &mut self.bytes.filled_mut()[range])?;
-                    known.facts.clone()
+            frames.headers(&self.bytes.filled()[std::mem::take(&mut run)])?;
+            let start = frames.compressed.len();
+            let facts = match stored {
+                Some(stored) => {
+                    frames.fetch(stored, &mut self.bytes.filled_mut()[range])?;
+                    stored.facts.clone()
                 }
                 None => {
                     let bytes = &self.bytes.filled()[range];
-                    codec.compress(bytes, &mut compressed)?;
+                    frames.add(bytes)?;
                     Facts {
                         digest: Digest::sha256(bytes),
                         checksum: Checksum::of(bytes),
@@ -151,32 +162,49 @@ impl Batch {
                     }
                 }
             };
-            chunks.push((start..compressed.len(), facts));
+            chunks.push((start..frames.compressed.len(), facts));
         }
-        flush(&mut run, &self.bytes, codec, headers, &mut compressed)?;
+        frames.headers(&self.bytes.filled()[run])?;
         self.items = items;
-        Ok(Frames { batch: self, compressed, chunks })
+        press.workers.recycle(frames.decoded);
+        Ok(Frames { batch: self, compressed: frames.compressed, chunks })
     }
 }
 
-fn flush(
-    run: &mut Range<usize>,
-    bytes: &Buffer,
-    codec: &dyn Codec,
-    headers: Headers,
-    compressed: &mut Vec<u8>,
-) -> Result<()> {
-    let range = std::mem::take(run);
-    if range.is_empty() || headers == Headers::Leave {
-        return Ok(());
-    }
-    codec.compress(&bytes.filled()[range], compressed)
+/// The frames of a batch, growing.
+struct NewFrames<'a> {
+    press: Press<'a>,
+    compressed: Vec<u8>,
+    decoded: Memory,
 }
 
-/// Appends a frame from the frame file.
-fn fetch(stored: &Stored, file: Option<&File>, compressed: &mut Vec<u8>) -> Result<()> {
-    let missing = || Error::Spool(std::io::ErrorKind::NotFound.into());
-    let start = compressed.len();
-    compressed.resize(start + stored.length as usize, 0);
-    file.ok_or_else(missing)?.read_exact_at(&mut compressed[start..], stored.offset).map_err(Error::Spool)
+impl NewFrames<'_> {
+    fn headers(&mut self, bytes: &[u8]) -> Result<()> {
+        if bytes.is_empty() || self.press.headers == Headers::Leave { Ok(()) } else { self.add(bytes) }
+    }
+
+    /// Appends a frame made of `bytes`.
+    fn add(&mut self, bytes: &[u8]) -> Result<()> {
+        let start = self.compressed.len();
+        self.press.codec.compress(bytes, &mut self.compressed)?;
+        if self.press.check {
+            self.decoded.plain.truncate(0);
+            let decoded = self.decoded.plain.room(bytes.len());
+            self.press.codec.decompress(&self.compressed[start..], decoded)?;
+            if decoded != bytes {
+                return Err(Error::Frame { size: bytes.len() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends a frame that was made before, and decodes it into `bytes`.
+    fn fetch(&mut self, stored: &Stored, bytes: &mut [u8]) -> Result<()> {
+        let missing = || Error::Spool(std::io::ErrorKind::NotFound.into());
+        let start = self.compressed.len();
+        self.compressed.resize(start + stored.length as usize, 0);
+        let frame = &mut self.compressed[start..];
+        self.press.stored.ok_or_else(missing)?.read_exact_at(frame, stored.offset).map_err(Error::Spool)?;
+        self.press.codec.decompress(frame, bytes)
+    }
 }

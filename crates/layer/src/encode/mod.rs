@@ -16,13 +16,14 @@ mod names;
 mod reorder;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use restow_oci::{Digest, Limits, annotations};
 
 use self::assemble::{Assembled, Assembler};
-use self::batch::Headers;
+use self::batch::{Headers, Press};
 use self::cut::Cutter;
 use self::diff::Diff;
 use self::reorder::Collector;
@@ -45,6 +46,8 @@ pub struct EncodeOptions {
     pub prioritized: Vec<String>,
     /// When there is a landmark.
     pub landmark: Landmark,
+    /// Whether every frame is decoded as soon as it is made, and compared with what it was made of.
+    pub check_frames: bool,
     /// What is accepted of the source.
     pub limits: Limits,
     /// Where unnamed temporary files are made: compressed frames of a layer in which files move, and a table of
@@ -59,6 +62,7 @@ impl EncodeOptions {
             chunk_size: DEFAULT_CHUNK_SIZE,
             prioritized: Vec::new(),
             landmark: Landmark::Auto,
+            check_frames: true,
             limits: Limits::default(),
             spool_directory: spool_directory.into(),
         }
@@ -119,6 +123,11 @@ struct Encoder<'a> {
 }
 
 impl Encoder<'_> {
+    fn press<'a>(&'a self, headers: Headers, stored: Option<&'a File>) -> Press<'a> {
+        let Self { codec, workers, options } = *self;
+        Press { codec, workers, headers, check: options.check_frames, stored }
+    }
+
     /// Encodes in the order of the source, in one pass.
     fn stream<R: Read>(
         &self,
@@ -133,7 +142,7 @@ impl Encoder<'_> {
                 cut::cut(&mut tar, *chunk_size, Some(*landmark), &mut cutter)?;
                 cutter.finish()
             },
-            |batch| batch.compress(self.codec, Headers::Compress, None),
+            |batch| batch.compress(self.press(Headers::Compress, None)),
             |frames| assembler.add(frames).map(|memory| self.workers.recycle(memory)),
         )?;
         let assembled = assembler.finish()?;
@@ -146,7 +155,7 @@ impl Encoder<'_> {
         mut tar: TarReader<Decompress<R>>,
         output: &mut (dyn Write + Send),
     ) -> Result<Encoded> {
-        let Options { chunk_size, landmark, limits, spool_directory, prioritized } = self.options;
+        let Options { chunk_size, landmark, limits, spool_directory, prioritized, .. } = self.options;
         let mut collector = Collector::new(spool_directory)?;
         self.workers.run(
             |send| {
@@ -154,7 +163,7 @@ impl Encoder<'_> {
                 cut::cut(&mut tar, *chunk_size, None, &mut cutter)?;
                 cutter.finish()
             },
-            |batch| batch.compress(self.codec, Headers::Leave, None),
+            |batch| batch.compress(self.press(Headers::Leave, None)),
             |frames| collector.add(frames).map(|memory| self.workers.recycle(memory)),
         )?;
         let collected = collector.finish()?;
@@ -171,7 +180,7 @@ impl Encoder<'_> {
                 collected.replay(&order, *landmark, limits, &mut cutter)?;
                 cutter.finish()
             },
-            |batch| batch.compress(self.codec, Headers::Compress, Some(&frames)),
+            |batch| batch.compress(self.press(Headers::Compress, Some(&frames))),
             |frames| assembler.add(frames).map(|memory| self.workers.recycle(memory)),
         )?;
         let assembled = assembler.finish()?;
@@ -201,7 +210,8 @@ impl Encoder<'_> {
             return Err(Error::TocSize { size: toc.size, limit: limits.streamed_toc_size });
         }
         if toc.size > limits.toc_size {
-            let refusal = format!("its table of contents has {} bytes, more than {}", toc.size, limits.toc_size);
+            let refusal =
+                format!("its table of contents has {} bytes, more than {}", toc.size, limits.toc_size);
             listed.refusal = listed.refusal.or(Some(refusal));
         }
         let toc_digest = toc.digest.clone();

@@ -255,18 +255,12 @@ struct Extent {
 impl Extent {
     /// Returns how many bytes belong to the value, and whether that is all of it.
     fn scan(&mut self, bytes: &[u8]) -> (usize, bool) {
-        for (position, &byte) in bytes.iter().enumerate() {
+        let mut position = 0;
+        while let Some(&byte) = bytes.get(position) {
             if self.quoted {
-                match byte {
-                    _ if self.escaped => self.escaped = false,
-                    b'\\' => self.escaped = true,
-                    b'"' => {
-                        self.quoted = false;
-                        if self.depth == 0 {
-                            return (position + 1, true);
-                        }
-                    }
-                    _ => {}
+                position += self.scan_string(&bytes[position..]);
+                if !self.quoted && self.depth == 0 {
+                    return (position, true);
                 }
                 continue;
             }
@@ -283,8 +277,24 @@ impl Extent {
                 _ => {}
             }
             self.started = true;
+            position += 1;
         }
         (bytes.len(), false)
+    }
+
+    /// Returns how many bytes belong to the string whose quote has been opened.
+    fn scan_string(&mut self, bytes: &[u8]) -> usize {
+        if std::mem::take(&mut self.escaped) {
+            return 1;
+        }
+        let Some(position) = bytes.iter().position(|byte| *byte == b'"' || *byte == b'\\') else {
+            return bytes.len();
+        };
+        match bytes[position] {
+            b'"' => self.quoted = false,
+            _ => self.escaped = true,
+        }
+        position + 1
     }
 }
 
@@ -408,9 +418,9 @@ impl<'de> Visitor<'de> for EntryVisitor {
 }
 
 /// A string that is borrowed where it can be.
-struct Text<'de>(std::borrow::Cow<'de, str>);
+pub(crate) struct Text<'de>(pub(crate) std::borrow::Cow<'de, str>);
 
-impl<'de> Deserialize<'de> for Text<'de> {
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct TextVisitor;
         impl<'de> Visitor<'de> for TextVisitor {

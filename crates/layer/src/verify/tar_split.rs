@@ -12,6 +12,7 @@ use crate::decompress::{Format, into_error};
 use crate::footer::Position;
 use crate::frames::Frames;
 use crate::tarsplit::Checksum;
+use crate::toc::Text;
 use crate::{Error, Result};
 
 /// The most bytes in a line: all that the headers of one entry may have, in base64, several times over.
@@ -20,15 +21,29 @@ const MAX_LINE: u64 = 32 << 20;
 /// A line of the stream.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
+struct Line<'a> {
     #[serde(rename = "type")]
     kind: u8,
     name: Option<String>,
     name_raw: Option<String>,
     #[serde(default)]
     size: u64,
-    payload: Option<String>,
+    #[serde(borrow)]
+    payload: Option<Text<'a>>,
     position: u64,
+}
+
+/// A line that stands for a file.
+struct File {
+    name: Vec<u8>,
+    size: u64,
+    checksum: Vec<u8>,
+}
+
+/// What a line was; a segment is in the buffer for it.
+enum Found {
+    Segment,
+    File(File),
 }
 
 /// Takes what the tar holds and finds it in the stream.
@@ -43,8 +58,8 @@ pub(super) struct TarSplitReader<'a> {
     /// The rest of a segment.
     segment: Vec<u8>,
     consumed: usize,
-    /// A line that is no segment and has not been asked for.
-    pending: Option<Line>,
+    /// A file that has been read and not been asked for.
+    pending: Option<File>,
 }
 
 impl<'a> TarSplitReader<'a> {
@@ -85,24 +100,17 @@ impl<'a> TarSplitReader<'a> {
         if self.consumed < self.segment.len() || self.next_segment()? {
             return Err(self.problem("a segment has bytes that the tar does not have"));
         }
-        let Some(line) = self.pending.take() else {
+        let Some(file) = self.pending.take() else {
             return Err(self.problem("a file of the tar is missing"));
         };
-        let raw = line.name_raw.map(|name| STANDARD.decode(name)).transpose();
-        let line_name = match (line.name, raw) {
-            (Some(name), Ok(None)) => name.into_bytes(),
-            (None, Ok(Some(name))) => name,
-            _ => return Err(self.problem("a file has no name, or two")),
-        };
-        if line_name != name {
+        if file.name != name {
             return Err(self.problem("the name of a file differs"));
         }
-        if line.size != size {
+        if file.size != size {
             return Err(self.problem("the size of a file differs"));
         }
-        let sum = STANDARD.decode(line.payload.unwrap_or_default());
         let expected: &[u8] = if size == 0 { &[] } else { &checksum.to_bytes() };
-        if sum.as_deref() != Ok(expected) {
+        if file.checksum != expected {
             return Err(self.problem("the checksum of a file differs"));
         }
         Ok(())
@@ -120,44 +128,63 @@ impl<'a> TarSplitReader<'a> {
         Ok(())
     }
 
-    /// Reads the next segment and returns whether there is one; any other line is left pending.
+    /// Reads the next segment and returns whether there is one; a file is left pending.
     fn next_segment(&mut self) -> Result<bool> {
         while self.pending.is_none() {
-            let Some(line) = self.next_line()? else { return Ok(false) };
-            match line.kind {
-                1 => self.pending = Some(line),
-                2 => {
-                    let payload = STANDARD.decode(line.payload.unwrap_or_default());
-                    self.segment = payload.map_err(|error| self.problem(&error.to_string()))?;
-                    self.consumed = 0;
-                    if !self.segment.is_empty() {
-                        return Ok(true);
-                    }
-                }
-                kind => return Err(self.problem(&format!("there is no type {kind}"))),
+            let mut text = std::mem::take(&mut self.line);
+            let found = self.next_line(&mut text);
+            self.line = text;
+            match found? {
+                None => return Ok(false),
+                Some(Found::Segment) if self.segment.is_empty() => {}
+                Some(Found::Segment) => return Ok(true),
+                Some(Found::File(file)) => self.pending = Some(file),
             }
         }
         Ok(false)
     }
 
-    fn next_line(&mut self) -> Result<Option<Line>> {
-        self.line.clear();
-        let read = self.lines.by_ref().take(MAX_LINE).read_until(b'\n', &mut self.line);
+    fn next_line(&mut self, text: &mut Vec<u8>) -> Result<Option<Found>> {
+        text.clear();
+        let read = self.lines.by_ref().take(MAX_LINE).read_until(b'\n', text);
         let read = read.map_err(|error| into_error(error, 0))?;
         if read == 0 {
             return Ok(None);
         }
         self.size += read as u64;
-        if self.line.last() != Some(&b'\n') {
+        if text.last() != Some(&b'\n') {
             return Err(self.problem("it is cut off, or too long"));
         }
-        let line: Line =
-            serde_json::from_slice(&self.line).map_err(|error| self.problem(&error.to_string()))?;
+        let line: Line<'_> =
+            serde_json::from_slice(text).map_err(|error| self.problem(&error.to_string()))?;
         if line.position != self.position {
             return Err(self.problem(&format!("it has position {}", line.position)));
         }
         self.position += 1;
-        Ok(Some(line))
+        let payload = line.payload.as_ref().map_or("", |payload| &payload.0);
+        match line.kind {
+            1 => Ok(Some(Found::File(File {
+                checksum: STANDARD.decode(payload).map_err(|error| self.problem(&error.to_string()))?,
+                size: line.size,
+                name: self.name(line)?,
+            }))),
+            2 => {
+                self.segment.clear();
+                self.consumed = 0;
+                let decoded = STANDARD.decode_vec(payload, &mut self.segment);
+                decoded.map_err(|error| self.problem(&error.to_string()))?;
+                Ok(Some(Found::Segment))
+            }
+            kind => Err(self.problem(&format!("there is no type {kind}"))),
+        }
+    }
+
+    fn name(&self, line: Line<'_>) -> Result<Vec<u8>> {
+        match (line.name, line.name_raw.map(|name| STANDARD.decode(name))) {
+            (Some(name), None) => Ok(name.into_bytes()),
+            (None, Some(Ok(name))) => Ok(name),
+            _ => Err(self.problem("a file has no name, or two")),
+        }
     }
 
     fn problem(&self, problem: &str) -> Error {

@@ -427,8 +427,18 @@ fn the_table_alone_can_be_checked() {
     forged.entry("d/").mode = 1;
     let verified = verify(&forged.seal(), &options, &workers()).unwrap();
     assert_eq!((verified.entries, verified.chunks, verified.content), (8, 4, None));
-    forged.chunk("d/big", 2).chunk_offset = 1;
-    assert!(matches!(verify(&forged.seal(), &options, &workers()), Err(Error::Toc(_))));
+    let [mut chunk, mut place, mut size] = [(); 3].map(|()| forged.clone());
+    chunk.chunk("d/big", 2).chunk_offset = 1;
+    place.entry("d/small").offset += 1;
+    size.entry("d/small").size = 6;
+    for (changed, expected) in [
+        (chunk, "a chunk at 1 follows 2000"),
+        (place, "no frame starts at byte"),
+        (size, "holds 5 bytes, fewer than the 6"),
+    ] {
+        let error = verify(&changed.seal(), &options, &workers()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 #[test]

@@ -171,10 +171,10 @@ enum Landmark {
 enum Verify {
     /// The finished layer is read back: each chunk and file, the DiffID, the table of contents
     Full,
-    /// Each frame is decoded and compared as it is made; then the table of contents is read back
-    #[default]
+    /// Each frame is decoded and compared as it is made; then as toc
     Frames,
-    /// The table of contents is read back
+    /// The table of contents is read back, and that each chunk's frame starts where it says
+    #[default]
     Toc,
     /// Nothing
     None,
@@ -325,7 +325,7 @@ impl Job<'_> {
     fn converter(&self, layout: &Layout, prioritized: convert::Prioritized) -> anyhow::Result<Seekable> {
         let kind = &self.arguments.kind;
         let spool = self.arguments.tmp_dir.clone().unwrap_or_else(|| layout.path().to_owned());
-        let codec = Box::new(ZstdChunked::new(kind.zstdchunked_compression_level, spool.clone()));
+        let codec = Box::new(ZstdChunked::new(kind.zstdchunked_compression_level));
         let options = EncodeOptions {
             chunk_size: kind.zstdchunked_chunk_size,
             landmark: match kind.landmark {

@@ -1,6 +1,5 @@
 //! `restow version`: what decides the bytes that are written.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -24,7 +23,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let version = env!("CARGO_PKG_VERSION");
-    let formats = [ZstdChunked::new(ZSTD_CHUNKED_DEFAULT_LEVEL, PathBuf::new()).identity()];
+    let formats = [ZstdChunked::new(ZSTD_CHUNKED_DEFAULT_LEVEL).identity()];
     match arguments.format {
         Format::Text => output::print(&format!("restow {version}\n{}", formats.join("\n")))?,
         Format::Json => output::print_json(&json!({ "version": version, "formats": formats }))?,

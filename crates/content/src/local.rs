@@ -8,6 +8,7 @@
 //! | `ingest/<sha256 of the key>/data` | the bytes so far |
 
 mod ingest;
+mod write_behind;
 
 use std::io;
 use std::path::Path;

@@ -69,7 +69,7 @@ impl Seekable {
         store: &dyn Store,
         layer: &Layer<'_>,
         output: &mut LayerWriter<'_>,
-    ) -> Result<Encoded, BoxError> {
+    ) -> Result<Option<Encoded>, BoxError> {
         let mut source = layer.open(store)?;
         let options = EncodeOptions { prioritized: self.paths(layer).to_vec(), ..self.options.clone() };
         let encoded = encode(&mut source, output, &*self.codec, &options, &self.workers)?;
@@ -78,11 +78,15 @@ impl Seekable {
             let (expected, actual) = (layer.diff_id.clone(), encoded.source_diff_id);
             return Err(Error::DiffId { expected, actual }.into());
         }
+        if encoded.entries == 0 {
+            // stargz's reader knows no layer without a root; one that holds nothing has nothing to fetch lazily.
+            return Ok(None);
+        }
         if let Some(depth) = self.verify {
             let verified = self.read_back(layer, output, &encoded, depth);
             verified.map_err(|source| Error::ReadBack { source })?;
         }
-        Ok(encoded)
+        Ok(Some(encoded))
     }
 
     fn read_back(
@@ -110,7 +114,7 @@ impl LayerConverter for Seekable {
             let diff_id = layer.diff_id.clone();
             return Ok(Converted::Unsupported(Error::DiffIdAlgorithm { diff_id }.into()));
         }
-        let (blob, encoded) = match layer.write(store, |output| self.encode(store, layer, output).map(Some)) {
+        let (blob, encoded) = match layer.write(store, |output| self.encode(store, layer, output)) {
             Ok(Some(written)) => written,
             Ok(None) => return Ok(Converted::Unchanged),
             Err(error) if is_unsupported(&*error) => return Ok(Converted::Unsupported(error)),

@@ -35,6 +35,8 @@ pub trait Codec: Debug + Send + Sync {
 pub struct Contents {
     /// The table of contents.
     pub(crate) toc: Packed,
+    /// The digest of its JSON.
+    pub(crate) toc_digest: Digest,
     /// The tar-split stream.
     pub(crate) tar_split: Packed,
 }
@@ -42,7 +44,7 @@ pub struct Contents {
 impl Contents {
     /// Returns the digest of the table's JSON.
     pub fn toc_digest(&self) -> &Digest {
-        &self.toc.digest
+        &self.toc_digest
     }
 
     /// Returns the size of the table's JSON, in bytes.

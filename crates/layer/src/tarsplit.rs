@@ -14,9 +14,6 @@ use crate::error::Result;
 use crate::spool::{Packed, Packer};
 use crate::toc::write_string;
 
-/// The level the stream is compressed at: headers repeat themselves, and the stream is small.
-const LEVEL: i32 = 4;
-
 /// The checksum of a file's content, which can be put together from those of its parts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Checksum(u64);
@@ -49,7 +46,7 @@ pub(crate) struct TarSplit {
 
 impl TarSplit {
     pub(crate) fn new(directory: &Path) -> Result<Self> {
-        Ok(Self { packer: Packer::new(LEVEL, directory)?, line: Vec::new(), position: 0 })
+        Ok(Self { packer: Packer::new(directory)?, line: Vec::new(), position: 0 })
     }
 
     /// Adds bytes that are no file's content.

@@ -22,7 +22,14 @@ const BYTES_PER_THREAD: u64 = 16 << 20;
 pub struct Workers {
     pool: ThreadPool,
     budget: Arc<Budget>,
-    idle: Mutex<Vec<Memory>>,
+    idle: Mutex<Idle>,
+}
+
+/// Memory that no job uses at present.
+#[derive(Debug, Default)]
+struct Idle {
+    memory: Vec<Memory>,
+    bytes: u64,
 }
 
 /// Memory that jobs use one after another, so that the system need not find and clear it each time.
@@ -32,6 +39,12 @@ pub(crate) struct Memory {
     pub(crate) plain: Buffer,
     /// For compressed bytes.
     pub(crate) compressed: Vec<u8>,
+}
+
+impl Memory {
+    fn held(&self) -> u64 {
+        (self.plain.capacity() + self.compressed.capacity()) as u64
+    }
 }
 
 impl Workers {
@@ -53,17 +66,21 @@ impl Workers {
 
     /// Returns memory of an earlier job, emptied, or new.
     pub(crate) fn memory(&self) -> Memory {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let memory = idle.memory.pop().unwrap_or_default();
+        idle.bytes -= memory.held();
+        memory
     }
 
-    /// Takes memory back, unless enough of it is idle or it has grown large.
+    /// Takes memory back, unless as much of it is idle as may be under way.
     pub(crate) fn recycle(&self, mut memory: Memory) {
         memory.plain.truncate(0);
         memory.compressed.clear();
+        let held = memory.held();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = (memory.plain.capacity() + memory.compressed.capacity()) as u64;
-        if idle.len() < 2 * self.threads() + 2 && held <= BYTES_PER_THREAD {
-            idle.push(memory);
+        if idle.bytes + held <= self.budget.limit {
+            idle.bytes += held;
+            idle.memory.push(memory);
         }
     }
 

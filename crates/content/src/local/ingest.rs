@@ -19,6 +19,7 @@ use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Digester;
 
+use super::write_behind::WriteBehind;
 use crate::Blob;
 use crate::Error;
 use crate::Info;
@@ -85,6 +86,7 @@ pub(super) struct LocalIngest {
     data: File,
     offset: u64,
     digester: Digester,
+    write_behind: WriteBehind,
     // Locked as long as it is open. Fields drop in their order, so this one is the last to go.
     held: File,
 }
@@ -130,7 +132,8 @@ impl LocalIngest {
             attempts += 1;
         };
         let (store, key, digester) = (store.clone(), key.to_owned(), Digester::sha256());
-        Ok(LocalIngest { store, key, directory, data, offset: 0, digester, held })
+        let write_behind = WriteBehind::default();
+        Ok(LocalIngest { store, key, directory, data, offset: 0, digester, write_behind, held })
     }
 
     fn data_path(&self) -> PathBuf {
@@ -207,6 +210,7 @@ impl Write for LocalIngest {
         // Only what the file took: after a short write the digest must still be that of the file.
         self.digester.update(&buffer[..count]);
         self.offset += count as u64;
+        self.write_behind.wrote(&self.data, count);
         Ok(count)
     }
 

@@ -49,7 +49,7 @@ use crate::support::tar;
 
 fn seekable(workers: usize) -> Seekable {
     let directory = tempfile::env::temp_dir();
-    let codec = ZstdChunked::new(ZSTD_CHUNKED_DEFAULT_LEVEL, directory.clone());
+    let codec = ZstdChunked::new(ZSTD_CHUNKED_DEFAULT_LEVEL);
     Seekable::new(Box::new(codec), EncodeOptions::new(directory), Workers::new(workers).unwrap())
 }
 
@@ -255,16 +255,22 @@ impl Codec for Lying {
 fn a_layer_that_came_out_wrong_does_not_come_out() {
     let image = ImageBuilder::new().layer(Layer::gzip(tar("a"))).build();
     let store = store(&image);
-    let directory = tempfile::env::temp_dir();
-    let lying = || {
-        let codec = Lying(ZstdChunked::new(ZSTD_CHUNKED_DEFAULT_LEVEL, directory.clone()));
-        Seekable::new(Box::new(codec), EncodeOptions::new(&directory), Workers::new(1).unwrap())
+    let lying = |check_frames| {
+        let codec = Lying(ZstdChunked::new(ZSTD_CHUNKED_DEFAULT_LEVEL));
+        let encoding = EncodeOptions { check_frames, ..EncodeOptions::new(tempfile::env::temp_dir()) };
+        Seekable::new(Box::new(codec), encoding, Workers::new(1).unwrap())
     };
-    let error = convert_with(&store, &image.root, &lying(), options()).unwrap_err();
-    assert!(chain(&error).contains(": the new layer could not be verified: "), "{}", chain(&error));
-    clean(&store, &image);
+    for (check_frames, depth, problem) in [
+        (true, Some(Depth::Toc), "does not decode to them"),
+        (false, Some(Depth::Full), ": the new layer could not be verified: "),
+    ] {
+        let converter = lying(check_frames).verify(depth);
+        let error = convert_with(&store, &image.root, &converter, options()).unwrap_err();
+        assert!(chain(&error).contains(problem), "{}", chain(&error));
+        clean(&store, &image);
+    }
     for depth in [Some(Depth::Toc), None] {
-        assert!(convert_with(&store, &image.root, &lying().verify(depth), options()).is_ok(), "{depth:?}");
+        assert!(convert_with(&store, &image.root, &lying(false).verify(depth), options()).is_ok(), "{depth:?}");
     }
 }
 

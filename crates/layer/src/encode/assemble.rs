@@ -16,9 +16,6 @@ use crate::tarsplit::{Checksum, TarSplit};
 use crate::toc::{Dialect, Entry, EntryKind, Parser, Writer};
 use crate::workers::Memory;
 
-/// The level of the table of contents while it waits for its end.
-const SPOOL_LEVEL: i32 = 1;
-
 /// Writes the frames of a layer and collects its table of contents and tar-split stream.
 pub(super) struct Assembler<'a> {
     output: &'a mut (dyn Write + Send),
@@ -202,6 +199,7 @@ impl File {
 /// The table of contents, growing.
 pub(super) struct Table {
     packer: Packer,
+    digest: Digester,
     writer: Writer,
     text: Vec<u8>,
     owners: Owners,
@@ -210,7 +208,8 @@ pub(super) struct Table {
 impl Table {
     fn new(spool_directory: &Path) -> Result<Self> {
         Ok(Self {
-            packer: Packer::new(SPOOL_LEVEL, spool_directory)?,
+            packer: Packer::new(spool_directory)?,
+            digest: Digester::sha256(),
             writer: Writer::new(Dialect::Superset),
             text: Vec::new(),
             owners: Owners::default(),
@@ -240,16 +239,22 @@ impl Table {
             describe(&mut entry, chunk, in_parts);
             self.writer.entry(&entry, &mut self.text);
         }
+        self.flush()
+    }
+
+    /// Ends the document, and returns its digest with it.
+    pub(super) fn finish(mut self, tar_split_digest: Option<&Digest>) -> Result<(Packed, Digest)> {
+        let writer = std::mem::replace(&mut self.writer, Writer::new(Dialect::Superset));
+        writer.finish(tar_split_digest, &mut self.text);
+        self.flush()?;
+        Ok((self.packer.finish()?, self.digest.finish()))
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.digest.update(&self.text);
         self.packer.write(&self.text)?;
         self.text.clear();
         Ok(())
-    }
-
-    /// Ends the document.
-    pub(super) fn finish(mut self, tar_split: &Packed) -> Result<Packed> {
-        self.writer.finish(Some(&tar_split.stored_digest), &mut self.text);
-        self.packer.write(&self.text)?;
-        self.packer.finish()
     }
 }
 
@@ -259,12 +264,10 @@ pub(super) fn without(
     positions: &std::collections::BTreeSet<u32>,
     spool_directory: &Path,
     limits: &Limits,
-) -> Result<Packed> {
-    let mut packer = Packer::new(SPOOL_LEVEL, spool_directory)?;
-    let mut writer = Writer::new(Dialect::Superset);
-    let mut text = Vec::new();
+) -> Result<(Packed, Digest)> {
+    let mut copy = Table::new(spool_directory)?;
     let mut parser = Parser::new(BufReader::new(table.read()?), limits)?;
-    let (mut said, mut owners) = (Owners::default(), Owners::default());
+    let mut said = Owners::default();
     let mut next = 0;
     let mut keep = true;
     while let Some(mut entry) = parser.next_entry()? {
@@ -274,18 +277,15 @@ pub(super) fn without(
             // The entry that named an owner may be one that goes.
             said.complete(&mut entry);
             if keep {
-                owners.shorten(&mut entry);
+                copy.owners.shorten(&mut entry);
             }
         }
         if keep {
-            writer.entry(&entry, &mut text);
-            packer.write(&text)?;
-            text.clear();
+            copy.writer.entry(&entry, &mut copy.text);
+            copy.flush()?;
         }
     }
-    writer.finish(parser.finish()?.as_ref(), &mut text);
-    packer.write(&text)?;
-    packer.finish()
+    copy.finish(parser.finish()?.as_ref())
 }
 
 fn describe(entry: &mut Entry, chunk: &Chunk, in_parts: bool) {

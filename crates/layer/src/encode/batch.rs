@@ -131,7 +131,7 @@ impl Batch {
         let mut frames = NewFrames {
             press,
             compressed: std::mem::take(&mut self.compressed),
-            decoded: press.workers.memory(),
+            decoded: press.check.then(|| press.workers.memory()),
         };
         let mut chunks = Vec::new();
         let mut run = 0..0;
@@ -166,7 +166,9 @@ impl Batch {
         }
         frames.headers(&self.bytes.filled()[run])?;
         self.items = items;
-        press.workers.recycle(frames.decoded);
+        if let Some(memory) = frames.decoded {
+            press.workers.recycle(memory);
+        }
         Ok(Frames { batch: self, compressed: frames.compressed, chunks })
     }
 }
@@ -175,7 +177,8 @@ impl Batch {
 struct NewFrames<'a> {
     press: Press<'a>,
     compressed: Vec<u8>,
-    decoded: Memory,
+    /// Where new frames are decoded to, if they are checked.
+    decoded: Option<Memory>,
 }
 
 impl NewFrames<'_> {
@@ -187,9 +190,8 @@ impl NewFrames<'_> {
     fn add(&mut self, bytes: &[u8]) -> Result<()> {
         let start = self.compressed.len();
         self.press.codec.compress(bytes, &mut self.compressed)?;
-        if self.press.check {
-            self.decoded.plain.truncate(0);
-            let decoded = self.decoded.plain.room(bytes.len());
+        if let Some(memory) = &mut self.decoded {
+            let decoded = memory.plain.room(bytes.len());
             self.press.codec.decompress(&self.compressed[start..], decoded)?;
             if decoded != bytes {
                 return Err(Error::Frame { size: bytes.len() });

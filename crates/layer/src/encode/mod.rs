@@ -201,9 +201,9 @@ impl Encoder<'_> {
         assembled.names.check()?;
         let replaced = assembled.names.replaced();
         let mut listed = assembled.listed;
-        let mut toc = assembled.table.finish(&assembled.tar_split)?;
+        let (mut toc, mut toc_digest) = assembled.table.finish(Some(&assembled.tar_split.stored_digest))?;
         if !replaced.is_empty() {
-            toc = assemble::without(toc, replaced, spool_directory, limits)?;
+            (toc, toc_digest) = assemble::without(toc, replaced, spool_directory, limits)?;
             listed.refusal = listed.refusal.or(Some("it has several entries of the same name".into()));
         }
         if toc.size > limits.streamed_toc_size {
@@ -214,8 +214,7 @@ impl Encoder<'_> {
                 format!("its table of contents has {} bytes, more than {}", toc.size, limits.toc_size);
             listed.refusal = listed.refusal.or(Some(refusal));
         }
-        let toc_digest = toc.digest.clone();
-        let contents = Contents { toc, tar_split: assembled.tar_split };
+        let contents = Contents { toc, toc_digest: toc_digest.clone(), tar_split: assembled.tar_split };
         let seal = self.codec.seal(contents, assembled.position, output)?;
         let mut lazy_annotations = seal.lazy;
         lazy_annotations.insert(annotations::STARGZ_UNCOMPRESSED_SIZE.into(), assembled.tar_size.to_string());

@@ -26,9 +26,6 @@ use crate::tar::{BLOCK, Header, TarReader};
 use crate::tarsplit::Checksum;
 use crate::workers::Memory;
 
-/// Header bytes repeat themselves; the fastest level is enough while they wait.
-const SPOOL_LEVEL: i32 = 1;
-
 /// Two zero blocks end an archive.
 const END: u64 = 2 * BLOCK as u64;
 
@@ -76,8 +73,8 @@ impl Collector {
         Ok(Self {
             frames: tempfile::tempfile_in(spool_directory).map_err(Error::Spool)?,
             position: 0,
-            records: Packer::new(SPOOL_LEVEL, spool_directory)?,
-            trailing: Packer::new(SPOOL_LEVEL, spool_directory)?,
+            records: Packer::new(spool_directory)?,
+            trailing: Packer::new(spool_directory)?,
             diff: Diff::new(),
             current: None,
             size: 0,

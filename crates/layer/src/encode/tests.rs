@@ -27,7 +27,7 @@ fn prioritized(paths: &[&str]) -> EncodeOptions {
 static TWO_WORKERS: LazyLock<Workers> = LazyLock::new(|| Workers::new(2).unwrap());
 
 fn run_with(source: &[u8], options: &EncodeOptions, threads: usize) -> Result<(Encoded, Vec<u8>)> {
-    let codec = ZstdChunked::new(3, options.spool_directory.clone());
+    let codec = ZstdChunked::new(3);
     let mut blob = Vec::new();
     let workers = if threads == 2 { &TWO_WORKERS } else { &Workers::new(threads)? };
     let encoded = encode(source, &mut blob, &codec, options, workers)?;

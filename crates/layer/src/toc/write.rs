@@ -210,6 +210,13 @@ fn new_line(depth: usize, out: &mut Vec<u8>) {
 /// Escapes as Go's encoder does, so that the digest of a table does not tell who wrote it.
 pub(crate) fn write_string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
+    // The first byte of U+2028 and U+2029 stands for all that may need more than a look at one byte.
+    let special = |byte: &u8| matches!(*byte, 0..=0x1f | b'"' | b'\\' | b'<' | b'>' | b'&' | 0xe2);
+    if !text.as_bytes().iter().any(special) {
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+        return;
+    }
     let mut plain = 0;
     for (position, character) in text.char_indices() {
         let short = match character {

@@ -200,11 +200,20 @@ fn limits_hold() {
     run(Limits { tar_entries: 20, ..Limits::default() }).unwrap();
     for limits in [
         Limits { tar_entries: 10, ..Limits::default() },
-        Limits { toc_size: 100, ..Limits::default() },
         Limits { uncompressed_size: 1000, ..Limits::default() },
     ] {
         assert!(matches!(run(limits), Err(Error::Limit { .. })));
     }
+    let error = run(Limits { streamed_toc_size: 100, ..Limits::default() }).unwrap_err();
+    assert!(matches!(error, Error::TocSize { limit: 100, .. }) && error.is_unlistable());
+}
+
+#[test]
+fn a_table_larger_than_podman_accepts_is_written_but_not_for_podman() {
+    let limits = Limits { toc_size: 100, ..Limits::default() };
+    let (encoded, _) = run(&sample().finish(), &Options { limits, ..options() });
+    let refusal = encoded.partial_annotations.unwrap_err();
+    assert!(refusal.contains("table of contents") && refusal.contains("100"), "{refusal}");
 }
 
 #[test]

@@ -12,6 +12,7 @@
 mod compare;
 mod decode;
 mod segment;
+mod skipped;
 mod stream;
 mod tar_split;
 
@@ -93,6 +94,9 @@ pub struct VerifiedContent {
 }
 
 /// Verifies a layer, or says what is wrong with it.
+///
+/// The table must list what the tar has, in the same order. It may leave out entries that a later one of the same path
+/// replaces, as it must where readers take a path to have one entry.
 pub fn verify(blob: &dyn ReadAt, options: &VerifyOptions, workers: &Workers) -> Result<Verified> {
     // The table is read entry by entry, so it may be larger than one that is kept.
     let limits = Limits { toc_size: options.limits.streamed_toc_size, ..options.limits.clone() };

@@ -8,66 +8,113 @@ use restow_oci::{Digest, Limits};
 
 use super::Compared;
 use super::segment::{Run, Runs};
+use super::skipped::{self, Skipped};
 use super::stream::Piece;
 use super::tar_split::TarSplitReader;
 use crate::blob::ReadAt;
 use crate::buffer::Buffer;
-use crate::listing;
+use crate::listing::{self, Listing};
 use crate::locate::{Location, OpenToc, expect_digest};
 use crate::tar::{Header, TarReader};
 use crate::tarsplit::Checksum;
 use crate::time::Timestamp;
 use crate::toc::{Entry, EntryKind, TAR_NAME};
-use crate::{Error, Result, path};
+use crate::{Error, Result};
 
 /// Bytes taken from the tar at once.
 const STEP: u64 = 256 << 10;
 
+const MISPLACED: &str = "the content is not where the table puts it";
+
 /// The headers of the tar on one side, what was said of them on the other.
+///
+/// The table lists the entries of the tar in their order. It may leave out those that a later one of the same path
+/// takes the place of; so an entry that is not the next one of the table is [`Skipped`], to be accounted for at the
+/// end. Its content lies between the chunks.
 pub(super) struct Comparison<'a> {
-    toc: OpenToc<'a>,
-    tar_split: Option<TarSplitReader<'a>>,
-    toc_in_tar: bool,
-    podman: bool,
+    blob: &'a dyn ReadAt,
+    location: &'a Location<'a>,
     limits: &'a Limits,
+    toc: OpenToc<'a>,
+    /// The entry of the table that comes next, if it has been read.
+    next: Option<Entry>,
+    tar_split: Option<TarSplitReader<'a>>,
 }
 
 impl<'a> Comparison<'a> {
     pub(super) fn new(blob: &'a dyn ReadAt, location: &'a Location<'a>, limits: &'a Limits) -> Result<Self> {
         let tar_split = location.tar_split.map(|position| TarSplitReader::new(blob, position, limits));
         Ok(Self {
-            toc: location.open_toc(blob, limits)?,
-            tar_split: tar_split.transpose()?,
-            toc_in_tar: location.toc_in_tar(),
-            podman: location.podman,
+            blob,
+            location,
             limits,
+            toc: location.open_toc(blob, limits)?,
+            next: None,
+            tar_split: tar_split.transpose()?,
         })
     }
 
     /// Reads the tar to its end.
     pub(super) fn run(self, feed: Feed) -> Compared {
-        let mut tar = TarReader::new(feed, self.limits);
-        let result = self.compare(&mut tar);
-        match result {
-            Ok(()) => Compared::Passed,
-            Err(_) if tar.source().broken.get() => Compared::GaveUp,
-            Err(error) => Compared::Failed(error),
+        let Self { blob, location, limits, .. } = self;
+        let mut tar = TarReader::new(feed, limits);
+        let mut skipped = Skipped::default();
+        let result = self.compare(&mut tar, &mut skipped);
+        let same = |entry: &Entry, listed: &Entry| difference(entry, listed, location.podman).is_none();
+        match (skipped.check(|| location.open_toc(blob, limits), same), result) {
+            (Err(error), _) => Compared::Failed(error),
+            (Ok(_), Ok(())) => Compared::Passed,
+            (Ok(_), Err(_)) if tar.source().broken.get() => Compared::GaveUp,
+            // What follows from an entry that has not been found says less than what is wrong with it.
+            (Ok(Some(stuck)), Err(Error::Disagreement { .. })) => Compared::Failed(stuck),
+            (Ok(_), Err(error)) => Compared::Failed(error),
         }
     }
 
-    fn compare(mut self, tar: &mut TarReader<Feed>) -> Result<()> {
-        let mut raw = Buffer::default();
+    fn compare(mut self, tar: &mut TarReader<Feed>, skipped: &mut Skipped) -> Result<()> {
+        let (mut raw, mut content) = (Buffer::default(), Buffer::default());
+        let mut toc_in_tar = self.location.toc_in_tar();
         while let Some(header) = self.next_header(tar, &mut raw)? {
-            match self.next_listed()? {
-                Some(entry) => self.compare_entry(&entry, &header, tar, &mut raw)?,
-                None if self.toc_in_tar && path::clean(&header.display_name()) == TAR_NAME => {
-                    self.toc_in_tar = false;
-                    skip(tar, &mut raw)?;
+            let Listing { entry: listed, path, .. } = listing::list(&header, self.limits)?;
+            self.peek_listed()?;
+            let field = match &self.next {
+                None if toc_in_tar && path == TAR_NAME => {
+                    toc_in_tar = false;
+                    read_content(tar, &mut content, u64::MAX)?;
+                    continue;
                 }
-                None => return Err(differ(&header.display_name(), "the table does not have it")),
+                None => Some("the table does not have it".to_string()),
+                Some(entry) => difference(entry, &listed, self.location.podman)
+                    .map(|field| format!("the {field} differs")),
+            };
+            tar.source()
+                .expect(&listed.name, if field.is_none() { Inside::Content } else { Inside::Skipped });
+            let problem = match field {
+                // The first byte tells whose content it is.
+                None if header.size > 0 => {
+                    read_content(tar, &mut content, 1)?;
+                    (tar.source().inside.get() == Inside::Skipped).then(|| MISPLACED.to_string())
+                }
+                other => other,
+            };
+            match problem {
+                Some(problem) => skipped.add(listed, path, header.size > 0, problem)?,
+                None => {
+                    skipped.found();
+                    self.next.take().map_or(Ok(()), |entry| check_empty(&entry))?;
+                }
+            }
+            if let Some(tar_split) = &mut self.tar_split {
+                tar_split.expect_segment(raw.filled())?;
+            }
+            read_content(tar, &mut content, u64::MAX)?;
+            if let Some(tar_split) = &mut self.tar_split {
+                let checksum = tar.source().checksum.get().unwrap_or_default();
+                tar_split.expect_file(&header.name, header.size, checksum)?;
             }
         }
-        if let Some(entry) = self.next_listed()? {
+        self.peek_listed()?;
+        if let Some(entry) = self.next {
             return Err(differ(&entry.name, "the tar does not have it"));
         }
         self.toc.finish()?;
@@ -90,58 +137,43 @@ impl<'a> Comparison<'a> {
         tar.next(raw)
     }
 
-    fn next_listed(&mut self) -> Result<Option<Entry>> {
-        loop {
-            match self.toc.parser.next_entry()? {
-                Some(entry) if entry.kind == EntryKind::Chunk => {}
-                other => return Ok(other),
-            }
-        }
-    }
-
-    fn compare_entry(
-        &mut self,
-        entry: &Entry,
-        header: &Header,
-        tar: &mut TarReader<Feed>,
-        raw: &mut Buffer,
-    ) -> Result<()> {
-        let listed = listing::list(header, self.limits)?.entry;
-        for (field, same) in compare_fields(entry, &listed, self.podman) {
-            if !same {
-                return Err(differ(&listed.name, &format!("the {field} differs")));
-            }
-        }
-        if let Some(tar_split) = &mut self.tar_split {
-            tar_split.expect_segment(raw.filled())?;
-        }
-        let feed = tar.source();
-        feed.entry.replace(listed.name);
-        feed.inside.set(Inside::Payload);
-        feed.checksum.take();
-        if header.size > 0 {
-            skip(tar, raw)?;
-        } else if let Some(digest) = entry.digest.as_ref().filter(|_| entry.kind == EntryKind::Regular) {
-            expect_digest(&Digest::sha256(b""), digest, || format!("the empty file {:?}", entry.name))?;
-        }
-        if let Some(tar_split) = &mut self.tar_split {
-            let checksum = tar.source().checksum.get().unwrap_or_default();
-            tar_split.expect_file(&header.name, header.size, checksum)?;
+    fn peek_listed(&mut self) -> Result<()> {
+        if self.next.is_none() {
+            self.next = skipped::next_listed(&mut self.toc)?;
         }
         Ok(())
     }
 }
 
-fn skip(tar: &mut TarReader<Feed>, raw: &mut Buffer) -> Result<()> {
-    raw.truncate(0);
-    while tar.read_payload(raw, STEP)? > 0 {
-        raw.truncate(0);
+/// Checks the digest of a file that has no chunk to be checked with.
+fn check_empty(entry: &Entry) -> Result<()> {
+    match &entry.digest {
+        Some(digest) if entry.kind == EntryKind::Regular && entry.size == 0 => {
+            expect_digest(&Digest::sha256(b""), digest, || format!("the empty file {:?}", entry.name))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads content of the current entry, up to `most` bytes, and nothing is kept of it.
+fn read_content(tar: &mut TarReader<Feed>, content: &mut Buffer, mut most: u64) -> Result<()> {
+    while most > 0 {
+        content.truncate(0);
+        match tar.read_payload(content, STEP.min(most))? {
+            0 => break,
+            read => most -= read,
+        }
     }
     Ok(())
 }
 
-fn differ(entry: &str, problem: &str) -> Error {
+pub(super) fn differ(entry: &str, problem: &str) -> Error {
     Error::Disagreement { entry: format!("{entry:?}"), problem: problem.into() }
+}
+
+/// Returns the first field in which an entry differs from what its header would be listed as.
+fn difference(entry: &Entry, listed: &Entry, podman: bool) -> Option<&'static str> {
+    compare_fields(entry, listed, podman).into_iter().find_map(|(field, same)| (!same).then_some(field))
 }
 
 /// Compares an entry with what its header would be listed as.
@@ -219,7 +251,13 @@ pub(super) struct Feed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Inside {
     Headers,
-    Payload,
+    /// Content, of which the next byte tells whether the table lists it. What has been listed before has been read, so
+    /// listed content is that of the next file in the table.
+    Content,
+    /// Content that the table lists.
+    Listed,
+    /// Content that it does not list.
+    Skipped,
 }
 
 impl Feed {
@@ -236,6 +274,20 @@ impl Feed {
             entry: RefCell::default(),
             checksum: Cell::default(),
         }
+    }
+
+    /// Gets ready for the content of an entry.
+    fn expect(&self, entry: &str, inside: Inside) {
+        self.entry.replace(entry.into());
+        self.inside.set(inside);
+        self.checksum.take();
+    }
+
+    /// Takes the checksum of the next bytes of content.
+    fn add_checksum(&self, checksum: Checksum, length: u64) {
+        // Joining checksums costs far more than taking one.
+        let before = self.checksum.get();
+        self.checksum.set(Some(before.map_or(checksum, |sum| sum.then(checksum, length))));
     }
 
     /// Moves to the next run and returns whether there is one.
@@ -267,8 +319,12 @@ impl Read for Feed {
         if buffer.is_empty() || !self.advance()? {
             return Ok(0);
         }
+        if self.inside.get() == Inside::Content {
+            let listed = matches!(self.run, Some(Run::Payload { .. }));
+            self.inside.set(if listed { Inside::Listed } else { Inside::Skipped });
+        }
         match (&mut self.run, self.inside.get()) {
-            (Some(Run::Headers(left)), Inside::Headers) => {
+            (Some(Run::Headers(left)), inside @ (Inside::Headers | Inside::Skipped)) => {
                 let length = buffer.len().min(*left);
                 buffer[..length].copy_from_slice(&self.headers[self.consumed..self.consumed + length]);
                 self.consumed += length;
@@ -276,27 +332,25 @@ impl Read for Feed {
                 if *left == 0 {
                     self.run = None;
                 }
+                if inside == Inside::Skipped {
+                    self.add_checksum(Checksum::of(&buffer[..length]), length as u64);
+                }
                 Ok(length)
             }
-            (Some(Run::Payload { length: left, end, .. }), Inside::Payload) => {
+            (Some(Run::Payload { length: left, end, .. }), Inside::Listed) => {
                 // Nobody looks at content here: its digest has been checked, its place is checked by this match.
                 let length = buffer.len().min(*left);
                 *left -= length;
                 if *left == 0 {
-                    if let Some(end) = end {
-                        // Joining checksums costs far more than taking one.
-                        let before = self.checksum.get();
-                        self.checksum
-                            .set(Some(before.map_or(end.checksum, |sum| sum.then(end.checksum, end.size))));
-                    }
+                    let end = end.take();
                     self.run = None;
+                    if let Some(end) = end {
+                        self.add_checksum(end.checksum, end.size);
+                    }
                 }
                 Ok(length)
             }
-            _ => Err(io::Error::other(differ(
-                &self.entry.borrow(),
-                "the content is not where the table puts it",
-            ))),
+            _ => Err(io::Error::other(differ(&self.entry.borrow(), MISPLACED))),
         }
     }
 }

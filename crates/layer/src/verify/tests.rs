@@ -152,6 +152,117 @@ fn podman_wants_every_field_and_others_what_the_kind_has() {
     }
 }
 
+fn file(name: &str, content: &str) -> TarEntry {
+    TarEntry::file(name, content)
+}
+
+/// Tars in which names come again.
+fn tars_with_duplicates() -> Vec<Vec<TarEntry>> {
+    let dir = TarEntry::dir;
+    vec![
+        vec![file("f", "one"), file("f", "two")],
+        vec![file("f", "same"), file("g", "g"), file("f", "same")],
+        vec![file("f", "one"), dir("d/"), file("f", ""), file("h", "h"), file("f", "three")],
+        vec![file("f", ""), file("g", ""), file("f", "")],
+        vec![file("f", "one"), file("./f", "one"), file("g", "g")],
+        vec![dir("d/"), dir("d/"), file("d/f", "f")],
+        vec![dir("d/"), file("d/f", "f"), dir("d/").mode(0o700), dir("d/")],
+        vec![file("again", "file"), dir("again/"), file("again/f", "f")],
+        vec![dir("again"), dir("again/"), dir("./again")],
+        vec![file("f", "f"), TarEntry::symlink("l", "f"), TarEntry::symlink("l", "g"), file("g", "g")],
+        vec![dir("./"), dir("a/"), dir("b/"), dir("a/"), dir("b/"), dir("./"), file("last", "last")],
+    ]
+}
+
+#[test]
+fn the_encoder_lists_the_last_of_equal_names_and_that_is_verified() {
+    let codec = ZstdChunked::new(3);
+    let in_parts = ["one", "two"].map(|text| file("f", &text.repeat(5000)));
+    for entries in tars_with_duplicates().into_iter().chain([in_parts.to_vec()]) {
+        let tar = TarBuilder::new().entries(entries.clone()).finish();
+        let options = EncodeOptions { chunk_size: 5000, ..EncodeOptions::new(tempfile::env::temp_dir()) };
+        let mut blob = Vec::new();
+        let encoded = encode(&tar[..], &mut blob, &codec, &options, &workers()).unwrap();
+        let verified = check(&blob).unwrap();
+        let content = verified.content.unwrap();
+        assert!(verified.entries < entries.len() as u64 && content.tar_split);
+        assert_eq!((content.diff_id.clone(), content.diff_id), (encoded.diff_id, Digest::sha256(&tar)));
+    }
+}
+
+#[test]
+fn a_table_may_leave_out_what_a_later_entry_replaces_and_nothing_else() {
+    for entries in tars_with_duplicates() {
+        let tar = TarBuilder::new().entries(entries).finish();
+        for forged in [Format::Zstd, Format::Gzip].map(|format| Forged::new(format, &tar, 1000)) {
+            let all = &forged.entries;
+            let mut accepted = 0;
+            for subset in 0..1_u32 << all.len() {
+                let kept = |position: &usize| subset & (1 << position) != 0;
+                // Files with content are apart from each other by where it is.
+                let sound = all.iter().all(|entry| {
+                    let path = crate::path::clean(&entry.name);
+                    let of_path = |position: &usize| crate::path::clean(&all[*position].name) == path;
+                    let last = (0..all.len()).rfind(of_path).unwrap();
+                    let listed = (0..all.len()).filter(kept).rfind(of_path);
+                    listed.is_some_and(|listed| all[listed] == all[last])
+                });
+                let entries = (0..all.len()).filter(kept).map(|position| all[position].clone()).collect();
+                let result = check(&Forged { entries, ..forged.clone() }.seal());
+                let names: Vec<_> = all.iter().map(|entry| &entry.name).collect();
+                assert_eq!(result.is_ok(), sound, "{subset:b} of {names:?}: {result:?}");
+                accepted += u32::from(sound);
+                if let Err(error) = result {
+                    assert!(matches!(error, Error::Disagreement { .. }), "{error}");
+                }
+            }
+            assert!(accepted > 1);
+        }
+    }
+}
+
+#[test]
+fn what_is_wrong_besides_entries_left_out_is_told() {
+    let tar = (0..1000).fold(TarBuilder::new().file("f", b"first").dir("d/"), |tar, number| {
+        tar.file(format!("{number}"), content(3000 + number))
+    });
+    let tar = tar.entry(TarEntry::dir("d/").mode(0o700)).file("f", b"last").finish();
+    let mut forged = Forged::new(Format::Zstd, &tar, 10_000);
+    forged.entries.drain(..2);
+    check(&forged.seal()).unwrap();
+    refused(&forged, |forged| forged.entry("700").mode = 1, "\"700\": the mode differs");
+    refused(&forged, |forged| forged.entry("d/").mode = 1, "\"d/\": the mode differs");
+    refused(&forged, |forged| drop(forged.entries.pop()), "\"f\": the name differs");
+    let other = Some(Digest::sha256(b"other"));
+    refused(&forged, |forged| forged.entry("900").chunk_digest = other.clone(), "the chunk at");
+    refused(&forged, |forged| forged.entry("f").chunk_digest = other.clone(), "the chunk at");
+    let lines = forged.tar_split.clone().unwrap();
+    for (from, to, expected) in [
+        (r#""name":"f""#, r#""name":"g""#, "name of a file differs"),
+        (
+            r#""name":"f","size":5,"payload":""#,
+            r#""name":"f","size":5,"payload":"AAAA"#,
+            "checksum of a file",
+        ),
+    ] {
+        let lines = lines.replacen(from, to, 1);
+        assert_ne!(Some(&lines), forged.tar_split.as_ref());
+        refused(&forged, |forged| forged.tar_split = Some(lines), expected);
+    }
+}
+
+#[test]
+fn entries_left_out_are_remembered_in_bounded_memory() {
+    let mut skipped = skipped::Skipped::default();
+    let xattrs = [("user.x".to_string(), vec![0; 1 << 20])];
+    let mut add = |number: usize| {
+        let entry = Entry { name: "d".into(), xattrs: xattrs.clone().into(), ..Entry::default() };
+        skipped.add(entry, number.to_string(), false, "problem".into())
+    };
+    let added = (0..100).take_while(|number| add(*number).is_ok()).count();
+    assert!((10..64).contains(&added), "{added}");
+}
+
 #[test]
 fn a_chunk_with_another_content_is_refused() {
     let other = || Some(Digest::sha256(b"other"));
@@ -443,7 +554,7 @@ fn the_table_alone_can_be_checked() {
 
 #[test]
 fn what_the_encoder_writes_is_verified() {
-    let codec = ZstdChunked::new(3, tempfile::env::temp_dir());
+    let codec = ZstdChunked::new(3);
     for seed in 0..20 {
         let tar = random_tar(seed, &TarOptions::default());
         let options = EncodeOptions { chunk_size: 5000, ..EncodeOptions::new(tempfile::env::temp_dir()) };

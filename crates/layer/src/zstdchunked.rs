@@ -8,10 +8,11 @@
 //! skippable( stargz's footer )    40 bytes: the end of the blob, where containerd's reader looks
 //! ```
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::{self, Read, Write};
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
 
 use restow_oci::{MediaType, annotations};
 use zstd::zstd_safe::{CCtx, CParameter, DCtx};
@@ -36,48 +37,23 @@ const DEFAULT_TUNING: [(Range<usize>, &[CParameter]); 2] = [
     (256 << 10..usize::MAX, &[CParameter::WindowLog(22), CParameter::HashLog(18), CParameter::ChainLog(18)]),
 ];
 
+thread_local! {
+    /// Contexts are costly to make, and their tables stay in the cache of the processor that used them last: each
+    /// thread keeps its own, by level and row of the tuning.
+    static COMPRESSORS: RefCell<BTreeMap<(i32, usize), CCtx<'static>>> = const { RefCell::new(BTreeMap::new()) };
+    static DECOMPRESSOR: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
+}
+
 /// The zstd:chunked codec.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct ZstdChunked {
     level: i32,
-    /// One for each row of the tuning, and one for all else.
-    compressors: [Contexts<CCtx<'static>>; DEFAULT_TUNING.len() + 1],
-    decompressors: Contexts<DCtx<'static>>,
-}
-
-/// Contexts are costly to make and cheap to use again, by one thread at a time.
-struct Contexts<C>(Mutex<Vec<C>>);
-
-impl<C> Default for Contexts<C> {
-    fn default() -> Self {
-        Self(Mutex::default())
-    }
-}
-
-impl<C> Contexts<C> {
-    fn with<T>(
-        &self,
-        create: impl FnOnce() -> Result<C>,
-        run: impl FnOnce(&mut C) -> Result<T>,
-    ) -> Result<T> {
-        let idle = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut context = idle.map_or_else(create, Ok)?;
-        let result = run(&mut context);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(context);
-        result
-    }
-}
-
-impl<C> std::fmt::Debug for Contexts<C> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Contexts")
-    }
 }
 
 impl ZstdChunked {
     /// Compresses at `level`, 1 to 22.
     pub fn new(level: i32) -> Self {
-        Self { level, compressors: Default::default(), decompressors: Contexts::default() }
+        Self { level }
     }
 
     /// Returns the row of the tuning that applies.
@@ -121,16 +97,20 @@ impl Codec for ZstdChunked {
         let mut cursor = io::Cursor::new(std::mem::take(out));
         cursor.set_position(start);
         let row = self.row(bytes.len());
-        let compressed = self.compressors[row]
-            .with(|| self.compressor(row), |context| context.compress2(&mut cursor, bytes).map_err(failed));
+        let compressed = COMPRESSORS.with_borrow_mut(|contexts| {
+            let context = match contexts.entry((self.level, row)) {
+                Entry::Occupied(context) => context.into_mut(),
+                Entry::Vacant(place) => place.insert(self.compressor(row)?),
+            };
+            context.compress2(&mut cursor, bytes).map_err(failed)
+        });
         *out = cursor.into_inner();
         compressed.map(|_| ())
     }
 
     fn decompress(&self, frame: &[u8], out: &mut [u8]) -> Result<()> {
-        let decoded = self
-            .decompressors
-            .with(|| Ok(DCtx::create()), |context| context.decompress(out, frame).map_err(failed))?;
+        let decoded =
+            DECOMPRESSOR.with_borrow_mut(|context| context.decompress(out, frame)).map_err(failed)?;
         if decoded != out.len() {
             let problem = format!("a frame of {} bytes decodes to {decoded}", out.len());
             return Err(Error::Compressor { format: "zstd", problem });

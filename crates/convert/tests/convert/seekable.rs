@@ -270,7 +270,10 @@ fn a_layer_that_came_out_wrong_does_not_come_out() {
         clean(&store, &image);
     }
     for depth in [Some(Depth::Toc), None] {
-        assert!(convert_with(&store, &image.root, &lying(false).verify(depth), options()).is_ok(), "{depth:?}");
+        assert!(
+            convert_with(&store, &image.root, &lying(false).verify(depth), options()).is_ok(),
+            "{depth:?}"
+        );
     }
 }
 

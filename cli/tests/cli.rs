@@ -403,3 +403,56 @@ fn an_interrupted_run_ends_within_a_second_and_leaves_the_destination() {
     assert!(started.elapsed() < std::time::Duration::from_secs(5), "{:?}", started.elapsed());
     assert_eq!(bench.index("out"), before);
 }
+
+#[test]
+fn damaged_layouts_end_in_an_error_or_a_sound_image_and_never_in_a_panic() {
+    let layout = restow_testkit::testdata("layouts/busybox");
+    let files: Vec<PathBuf> = files_below(&layout);
+    for seed in 0..60u64 {
+        let bench = Bench::new();
+        for file in &files {
+            let copy = bench.path("src").join(file.strip_prefix(&layout).unwrap());
+            fs::create_dir_all(copy.parent().unwrap()).unwrap();
+            fs::copy(file, copy).unwrap();
+        }
+        let victim = files[seed as usize % files.len()].strip_prefix(&layout).unwrap();
+        let path = bench.path("src").join(victim);
+        let damaged = restow_testkit::mutate(&fs::read(&path).unwrap(), seed);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, damaged).unwrap();
+        bench.is_sound(&format!("seed {seed}, {}", victim.display()));
+    }
+}
+
+#[test]
+fn damaged_documents_under_the_right_digest_never_end_in_a_panic() {
+    for seed in 0..60 {
+        let image = restow_testkit::random_image(seed);
+        let bytes = restow_testkit::mutate(image.root_bytes(), seed);
+        let damaged = image.with_root_bytes(bytes);
+        let bench = Bench::with(&damaged);
+        bench.is_sound(&format!("seed {seed}"));
+    }
+}
+
+impl Bench {
+    /// Optimizes `src`, which may fail; what comes out must verify, and nothing else may be left.
+    fn is_sound(&self, what: &str) {
+        let run = self.run("optimize src dst:v1 --zstdchunked --all-platforms");
+        match run.code {
+            Some(0) => drop(self.ok("verify dst:v1")),
+            Some(1) => assert!(!self.path("dst").exists(), "{what}: {run:?}"),
+            _ => panic!("{what}: {run:?}"),
+        }
+    }
+}
+
+fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files.extend(files_below(&path)) } else { files.push(path) }
+    }
+    files.sort();
+    files
+}

@@ -55,7 +55,7 @@ Examples:
 
 /// Rewrite an image's layers so that single files can be fetched, those that are read first at the front
 ///
-/// The destination is replaced in one step, once all of it is written and read back. The digest of the new
+/// The destination is replaced in one step, once all of it is written and verified. The digest of the new
 /// image goes to stdout, everything else to stderr.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]

@@ -38,8 +38,8 @@ const DEFAULT_TUNING: [(Range<usize>, &[CParameter]); 2] = [
 ];
 
 thread_local! {
-    /// Contexts are costly to make, and their tables stay in the cache of the processor that used them last: each
-    /// thread keeps its own, by level and row of the tuning.
+    /// Contexts are costly to make and used by one thread at a time: each thread keeps its own, by level and row of
+    /// the tuning.
     static COMPRESSORS: RefCell<BTreeMap<(i32, usize), CCtx<'static>>> = const { RefCell::new(BTreeMap::new()) };
     static DECOMPRESSOR: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
 }

@@ -6,6 +6,7 @@ mod args;
 mod commands;
 mod destination;
 mod failure;
+mod format;
 mod interrupt;
 mod memo;
 mod output;

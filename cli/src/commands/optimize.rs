@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use clap::ArgGroup;
 use clap::Args;
 use clap::ValueEnum;
 use restow_analyze as analyze;
@@ -24,11 +23,9 @@ use restow_convert::NoMemo;
 use restow_convert::Observer as _;
 use restow_convert::Seekable;
 use restow_convert::Selected;
-use restow_layer as layer;
 use restow_layer::Depth;
 use restow_layer::EncodeOptions;
 use restow_layer::Workers;
-use restow_layer::ZstdChunked;
 use restow_oci::Limits;
 use restow_oci::Manifest;
 use restow_registry::Layout;
@@ -40,8 +37,8 @@ use crate::args::Format;
 use crate::args::JobsArguments;
 use crate::args::PlatformArguments;
 use crate::args::ProgressArguments;
-use crate::args::parse_size;
 use crate::destination::Destination;
+use crate::format::FormatArguments;
 use crate::memo;
 use crate::memo::FileMemo;
 use crate::output;
@@ -59,7 +56,7 @@ Examples:
 /// image goes to stdout, everything else to stderr.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-#[command(group(ArgGroup::new("kind").required(true).args(["zstdchunked"])))]
+#[command(mut_group("seekable", |group| group.required(true)))]
 pub(crate) struct Arguments {
     /// The image to read: oci:PATH[:TAG], oci-archive:FILE[:TAG], or a path
     #[arg(value_name = "SRC")]
@@ -72,7 +69,7 @@ pub(crate) struct Arguments {
     tag: Vec<String>,
 
     #[command(flatten)]
-    kind: KindArguments,
+    kind: FormatArguments,
     #[command(flatten)]
     order: OrderArguments,
     // A heading holds for the arguments after it, too.
@@ -119,27 +116,6 @@ pub(crate) struct Arguments {
 }
 
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Format")]
-struct KindArguments {
-    /// Write zstd:chunked layers, as containerd's stargz snapshotter reads them
-    #[arg(long)]
-    zstdchunked: bool,
-    /// How hard to compress, from 1 (fast) to 22 (small)
-    #[arg(long, value_name = "LEVEL", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=22))]
-    zstdchunked_compression_level: i32,
-    /// The most bytes of a file in one chunk, in bytes or as 64KiB, 4MiB
-    ///
-    /// A chunk is what a reader fetches and verifies at once.
-    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = parse_chunk_size)]
-    zstdchunked_chunk_size: u64,
-    /// Whether to mark the end of the files that were moved to the front by an entry of its own
-    ///
-    /// auto marks it where files were moved. An entry changes the layer's DiffID, and so do moved files.
-    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
-    landmark: Landmark,
-}
-
-#[derive(Debug, Args)]
 #[command(next_help_heading = "Order")]
 struct OrderArguments {
     /// Move the files in this list to the front, in its order
@@ -157,14 +133,6 @@ struct OrderArguments {
     /// Keep the order of the source, whatever else is given
     #[arg(long)]
     no_optimize: bool,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-enum Landmark {
-    #[default]
-    Auto,
-    Always,
-    Never,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -233,13 +201,6 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<Exit
         Format::Json => output::print_json(&outcome.document())?,
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Parses the size of a chunk. Small ones make tables that outgrow the files; large ones are held in memory, several
-/// at a time.
-fn parse_chunk_size(text: &str) -> Result<u64, String> {
-    let size = parse_size(text)?;
-    if (4 << 10..=64 << 20).contains(&size) { Ok(size) } else { Err("expected 4KiB to 64MiB".into()) }
 }
 
 impl OrderArguments {
@@ -325,17 +286,11 @@ impl Job<'_> {
     fn converter(&self, layout: &Layout, prioritized: convert::Prioritized) -> anyhow::Result<Seekable> {
         let kind = &self.arguments.kind;
         let spool = self.arguments.tmp_dir.clone().unwrap_or_else(|| layout.path().to_owned());
-        let codec = Box::new(ZstdChunked::new(kind.zstdchunked_compression_level));
+        let codec = kind.codec().context("no format is asked for")?;
         let options = EncodeOptions {
-            chunk_size: kind.zstdchunked_chunk_size,
-            landmark: match kind.landmark {
-                Landmark::Auto => layer::Landmark::Auto,
-                Landmark::Always => layer::Landmark::Always,
-                Landmark::Never => layer::Landmark::Never,
-            },
             check_frames: self.arguments.verify == Verify::Frames,
             limits: self.limits.clone(),
-            ..EncodeOptions::new(spool)
+            ..kind.options(spool)
         };
         let verify = match self.arguments.verify {
             Verify::Full => Some(Depth::Full),

@@ -1,0 +1,73 @@
+//! Which seekable format layers get, for every command that makes them.
+
+use std::path::PathBuf;
+
+use clap::ArgGroup;
+use clap::Args;
+use clap::ValueEnum;
+use restow_layer as layer;
+use restow_layer::Codec;
+use restow_layer::EncodeOptions;
+use restow_layer::ZstdChunked;
+
+use crate::args::parse_size;
+
+/// The flags of all seekable formats. The group `seekable` says which one is meant; a command that can do without may
+/// leave it as it is, one that cannot makes it required.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Format")]
+#[command(group(ArgGroup::new("seekable").args(["zstdchunked"])))]
+pub(crate) struct FormatArguments {
+    /// Write zstd:chunked layers, as containerd's stargz snapshotter reads them
+    #[arg(long)]
+    zstdchunked: bool,
+    /// How hard to compress, from 1 (fast) to 22 (small)
+    #[arg(long, value_name = "LEVEL", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=22))]
+    zstdchunked_compression_level: i32,
+    /// The most bytes of a file in one chunk, in bytes or as 64KiB, 4MiB
+    ///
+    /// A chunk is what a reader fetches and verifies at once.
+    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = parse_chunk_size)]
+    zstdchunked_chunk_size: u64,
+    /// Whether to mark the end of the files that were moved to the front by an entry of its own
+    ///
+    /// auto marks it where files were moved. An entry changes the layer's DiffID, and so do moved files.
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+    landmark: Landmark,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Landmark {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+impl FormatArguments {
+    /// Returns the format that is asked for, if one is.
+    pub(crate) fn codec(&self) -> Option<Box<dyn Codec>> {
+        self.zstdchunked
+            .then(|| Box::new(ZstdChunked::new(self.zstdchunked_compression_level)) as Box<dyn Codec>)
+    }
+
+    /// Returns what the flags say of the bytes of a layer, with temporary files in `spool`.
+    pub(crate) fn options(&self, spool: PathBuf) -> EncodeOptions {
+        EncodeOptions {
+            chunk_size: self.zstdchunked_chunk_size,
+            landmark: match self.landmark {
+                Landmark::Auto => layer::Landmark::Auto,
+                Landmark::Always => layer::Landmark::Always,
+                Landmark::Never => layer::Landmark::Never,
+            },
+            ..EncodeOptions::new(spool)
+        }
+    }
+}
+
+/// Parses the size of a chunk. Small ones make tables that outgrow the files; large ones are held in memory, several
+/// at a time.
+fn parse_chunk_size(text: &str) -> Result<u64, String> {
+    let size = parse_size(text)?;
+    if (4 << 10..=64 << 20).contains(&size) { Ok(size) } else { Err("expected 4KiB to 64MiB".into()) }
+}

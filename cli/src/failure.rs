@@ -60,6 +60,7 @@ fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (
 fn remedy(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
     None.or_else(|| match cause.downcast_ref()? {
         convert::Error::NoMatch { .. } => Some("name one of these with --platform, or take --all-platforms"),
+        convert::Error::Refused { .. } => Some("without --strict it becomes an ordinary layer to podman"),
         convert::Error::Missing { .. } => Some("choose with --platform what the source holds in full"),
         _ => None,
     })

@@ -12,6 +12,7 @@ mod memo;
 mod output;
 mod parallel;
 mod progress;
+mod readers;
 mod report;
 mod seekable;
 

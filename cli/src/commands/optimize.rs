@@ -43,6 +43,7 @@ use crate::memo;
 use crate::memo::FileMemo;
 use crate::output;
 use crate::progress::Progress;
+use crate::readers::ReadersArguments;
 use crate::report::Summary;
 
 const EXAMPLES: &str = "\
@@ -70,6 +71,8 @@ pub(crate) struct Arguments {
 
     #[command(flatten)]
     kind: FormatArguments,
+    #[command(flatten)]
+    readers: ReadersArguments,
     #[command(flatten)]
     order: OrderArguments,
     // A heading holds for the arguments after it, too.
@@ -161,6 +164,7 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<Exit
     let started = Instant::now();
     let limits = Limits::default();
     let progress = Progress::new(&arguments.progress);
+    arguments.readers.check()?;
     let destination = Destination::parse(&arguments.destinations, &arguments.tag)?;
     let wishes = arguments.order.wishes()?;
     let source = open_source(&Reference::parse(&arguments.source)?, &limits)?;
@@ -302,7 +306,8 @@ impl Job<'_> {
     }
 
     fn options(&self) -> convert::Options {
-        convert::Options {
+        let readers = &self.arguments.readers;
+        readers.apply(convert::Options {
             platforms: self.arguments.platforms.choice(),
             keep_other_platforms: self.arguments.keep_other_platforms,
             keep_subject: self.arguments.keep_subject,
@@ -314,7 +319,8 @@ impl Job<'_> {
             limits: self.limits.clone(),
             cancel: self.cancel.clone(),
             memo: self.memo(),
-        }
+            ..convert::Options::default()
+        })
     }
 
     fn memo(&self) -> Arc<dyn Memo> {

@@ -15,14 +15,19 @@ use crate::LayerConverter;
 use crate::LayerReport;
 use crate::Observer;
 use crate::Options;
+use crate::Partial;
+use crate::Readers;
 use crate::Result;
 use crate::image;
 use crate::image::Image;
 use crate::index::Fate;
+use crate::index::Form;
+use crate::index::Forms;
 use crate::index::edit;
 use crate::index::retarget;
 use crate::schedule;
 use crate::schedule::Done;
+use crate::schedule::NewBlob;
 use crate::select::choose;
 use crate::survey::Survey;
 
@@ -61,7 +66,7 @@ pub fn convert(
     let owners: BTreeMap<_, _> = images.iter().map(|image| (&image.descriptor.digest, image)).collect();
     let finished = |place: usize, done: &Done| {
         let Layer { manifest, position, .. } = layers[place];
-        observer.layer_finished(&layer_report(owners[manifest], position, done));
+        observer.layer_finished(&layer_report(owners[manifest], position, done, options));
     };
     let done = schedule::run(store, &layers, converter, options, &finished)?;
     let places = layers.iter().map(|layer| (layer.manifest.clone(), layer.position));
@@ -72,14 +77,15 @@ pub fn convert(
         survey.images.iter().map(|image| (image.descriptor.digest.clone(), unchosen.clone())).collect();
     for image in images {
         let digest = image.descriptor.digest.clone();
-        let replacements = place_layers(&image, &mut done, &mut report);
-        let (new, subject) = image.rewrite(store, &replacements, options.keep_subject)?;
-        report.warn(subject.map(|subject| forgot_subject(&digest, &subject)));
-        fates.insert(digest, new.map_or(Fate::Kept, |new| Fate::Replaced(Box::new(new))));
+        let blobs = place_layers(&image, &mut done, options, &mut report)?;
+        fates.insert(digest, rewrite_image(store, &image, &blobs, options, &mut report)?);
     }
     for (artifact, subject) in &survey.referrers {
-        if let Some(Fate::Replaced(new)) = fates.get(subject) {
-            report.warn(Some(format!("manifest {artifact} is about {subject}, which is now {}", new.digest)));
+        if let Some(Fate::Converted(forms)) = fates.get(subject)
+            && let Some(new) = forms.successor()
+        {
+            let new = &new.descriptor.digest;
+            report.warn(Some(format!("manifest {artifact} is about {subject}, which is now {new}")));
         }
     }
     for (descriptor, index) in survey.indexes {
@@ -87,8 +93,12 @@ pub fn convert(
         fates.insert(descriptor.digest, fate);
     }
     let root = match fates.get(&root.digest) {
-        Some(Fate::Replaced(new)) => retarget(root, new),
-        _ => root.clone(),
+        None | Some(Fate::Kept | Fate::Dropped) => root.clone(),
+        Some(Fate::Edited(new)) => retarget(root, new),
+        Some(Fate::Converted(forms)) => match forms.successor() {
+            Some(only) if forms.manifests.len() == 1 => retarget(root, &only.descriptor),
+            _ => gather(store, root, &fates)?,
+        },
     };
     Ok(Conversion { root, layers: report.layers, warnings: report.warnings })
 }
@@ -139,42 +149,113 @@ fn lives_elsewhere(layer: &Descriptor) -> bool {
     !layer.urls.is_empty() || matches!(layer.media_type.kind(), Kind::Layer { distributable: false, .. })
 }
 
-/// Reports on the layers of an image, and returns those that changed with their positions and DiffIDs.
+/// Reports on the layers of an image, and returns the new blobs with their positions.
 fn place_layers(
     image: &Image,
     done: &mut BTreeMap<(Digest, usize), Done>,
+    options: &Options,
     report: &mut Report<'_>,
-) -> Vec<(usize, Descriptor, Digest)> {
+) -> Result<Vec<(usize, NewBlob)>> {
     let manifest = &image.descriptor.digest;
     let mut changed = Vec::new();
     for position in 0..image.layers().len() {
         let done = done.remove(&(manifest.clone(), position));
-        let layer = layer_report(image, position, done.as_ref().unwrap_or(&Done::default()));
+        let layer = layer_report(image, position, done.as_ref().unwrap_or(&Done::default()), options);
         match done {
             None => report.observer.layer_finished(&layer),
             Some(done) => {
                 let why =
                     |reason| format!("layer {position} of manifest {manifest} stays as it is: {reason}");
                 report.warn(done.reason.map(why));
-                changed
-                    .extend(done.changed.map(|(_, diff_id)| (position, layer.destination.clone(), diff_id)));
+                if let Some(blob) = done.changed {
+                    if options.readers != Readers::Containerd {
+                        check_partial(&layer, &blob, options.strict, report)?;
+                    }
+                    changed.push((position, blob));
+                }
             }
         }
         report.layers.push(layer);
     }
-    changed
+    Ok(changed)
 }
 
-fn layer_report(image: &Image, position: usize, done: &Done) -> LayerReport {
+/// Sees to a layer that podman would refuse.
+fn check_partial(layer: &LayerReport, blob: &NewBlob, strict: bool, report: &mut Report<'_>) -> Result<()> {
+    let Some(Partial::Refused(reason)) = &blob.partial else { return Ok(()) };
+    let LayerReport { manifest, position, .. } = layer;
+    if strict {
+        return Err(Error::Layer {
+            manifest: manifest.clone(),
+            position: *position,
+            media_type: layer.source.media_type.clone(),
+            digest: layer.source.digest.clone(),
+            source: Error::Refused { reason: reason.clone() }.into(),
+        });
+    }
+    report.warn(Some(format!(
+        "layer {position} of manifest {manifest} is an ordinary zstd layer to podman: {reason}"
+    )));
+    Ok(())
+}
+
+/// Writes the manifests of an image whose layers have new blobs, one for each kind of reader.
+fn rewrite_image(
+    store: &dyn Store,
+    image: &Image,
+    blobs: &[(usize, NewBlob)],
+    options: &Options,
+    report: &mut Report<'_>,
+) -> Result<Fate> {
+    let digest = &image.descriptor.digest;
+    let mut manifests: Vec<Form> = Vec::new();
+    let mut changed = false;
+    for &reader in options.readers.kinds() {
+        let new = image.clone().rewrite(store, blobs, reader, options.keep_subject)?;
+        changed |= new.changed;
+        if manifests.is_empty() {
+            report.warn(new.subject.map(|subject| forgot_subject(digest, &subject)));
+        }
+        // Where no layer speaks to its readers, the forms are one.
+        if manifests.iter().all(|form| form.descriptor.digest != new.descriptor.digest) {
+            manifests.push(Form { descriptor: new.descriptor, reader: new.zstd.then_some(reader) });
+        }
+    }
+    if !changed {
+        return Ok(Fate::Kept);
+    }
+    Ok(Fate::Converted(Forms {
+        readers: options.readers,
+        source_stays: options.add_variants,
+        platform: image.platform().cloned(),
+        manifests,
+    }))
+}
+
+/// Makes an index of the manifests of the one image there is, in the place of its manifest.
+fn gather(store: &dyn Store, root: &Descriptor, fates: &BTreeMap<Digest, Fate>) -> Result<Descriptor> {
+    let mut entry = Descriptor::new(root.media_type.clone(), root.digest.clone(), root.size);
+    entry.platform = root.platform.clone();
+    if let (None, Some(Fate::Converted(forms))) = (&entry.platform, fates.get(&root.digest)) {
+        entry.platform = forms.platform.clone();
+    }
+    let mut index = Index::new(vec![entry]);
+    edit(&mut index, fates).map_err(|source| Error::malformed(root, source))?;
+    let old = Descriptor { media_type: index.media_type().clone(), platform: None, ..root.clone() };
+    image::write(store, &old, index.to_bytes())
+}
+
+fn layer_report(image: &Image, position: usize, done: &Done, options: &Options) -> LayerReport {
     let source = image.layers()[position].clone();
     let changed = done.changed.as_ref();
+    let reader = options.readers.kinds()[0];
     LayerReport {
         manifest: image.descriptor.digest.clone(),
         position,
         outcome: done.outcome,
-        destination: changed.map_or_else(|| source.clone(), |(blob, _)| image.replaced(position, blob)),
+        destination: changed.map_or_else(|| source.clone(), |blob| image.replaced(position, blob, reader)),
         source,
-        diff_id_kept: changed.is_none_or(|(_, new)| image.diff_id(position) == Some(new)),
+        diff_id_kept: changed.is_none_or(|blob| image.diff_id(position) == Some(&blob.diff_id)),
         statistics: done.statistics.clone(),
         elapsed: done.elapsed,
     }
@@ -188,7 +269,10 @@ fn rewrite_index(
     keep_subject: bool,
     report: &mut Report<'_>,
 ) -> Result<Fate> {
-    edit(&mut index, fates).map_err(|source| Error::malformed(descriptor, source))?;
+    let left_out = edit(&mut index, fates).map_err(|source| Error::malformed(descriptor, source))?;
+    for form in left_out {
+        report.warn(Some(format!("manifest {form} is left out: it was another form of an image that is converted")));
+    }
     if !index.is_changed() {
         return Ok(Fate::Kept);
     }
@@ -201,7 +285,7 @@ fn rewrite_index(
         report.warn(Some(forgot_subject(&descriptor.digest, &subject)));
     }
     let old = Descriptor { media_type: index.media_type().clone(), ..descriptor.clone() };
-    Ok(Fate::Replaced(Box::new(image::write(store, &old, index.to_bytes())?)))
+    Ok(Fate::Edited(Box::new(image::write(store, &old, index.to_bytes())?)))
 }
 
 fn forgot_subject(document: &Digest, subject: &Digest) -> String {

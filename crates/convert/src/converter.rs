@@ -1,5 +1,6 @@
 //! The seam: what a converter of layers is given and what it gives back.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::io::Read;
 use std::io::Write;
@@ -175,9 +176,20 @@ pub enum Converted {
         descriptor: Descriptor,
         /// The digest of the new blob's uncompressed bytes.
         diff_id: Digest,
+        /// What podman's reader is told of the blob instead, where the format has something to say to it.
+        partial: Option<Partial>,
         /// What is worth telling.
         statistics: Statistics,
     },
+}
+
+/// How podman's reader finds its way in a layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Partial {
+    /// The annotations by which it finds the table of contents and the tar-split stream.
+    Annotations(BTreeMap<String, String>),
+    /// Why it would refuse to read the layer in part. For it the layer is an ordinary one.
+    Refused(String),
 }
 
 /// What a converter counted; zero or empty where it means nothing to it.

@@ -111,6 +111,12 @@ pub enum Error {
         /// The config's entry.
         diff_id: Digest,
     },
+    /// Podman's reader would refuse a layer, and the options are strict about it.
+    #[error("podman cannot read it in part: {reason}")]
+    Refused {
+        /// Why.
+        reason: String,
+    },
     /// A converted layer is not what it should have become.
     #[error("the new layer could not be verified")]
     ReadBack {

@@ -1,6 +1,9 @@
 //! One image: its layers to convert, and its manifest and config afterwards.
 
+use std::collections::BTreeMap;
+
 use restow_content::Store;
+use restow_oci::Compression;
 use restow_oci::Config;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
@@ -8,22 +11,38 @@ use restow_oci::Kind;
 use restow_oci::Limits;
 use restow_oci::Manifest;
 use restow_oci::MediaType;
+use restow_oci::Platform;
 use restow_oci::annotations::strip_chunked;
 
 use crate::Error;
+use crate::Partial;
 use crate::Result;
 use crate::index::retarget;
+use crate::readers::Reader;
+use crate::schedule::NewBlob;
 use crate::survey::read_config;
 use crate::survey::read_manifest;
 
 /// An image whose layers are to be converted.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Image {
     pub(crate) descriptor: Descriptor,
     manifest: Manifest,
     /// The config, where there is a layer to convert. A config of an unknown media type must not be read, and what has
     /// one is not an image.
     config: Option<Config>,
+}
+
+/// What an image has become.
+#[derive(Debug)]
+pub(crate) struct Rewritten {
+    /// The manifest, which is the old one where nothing changed.
+    pub(crate) descriptor: Descriptor,
+    pub(crate) changed: bool,
+    /// Whether there is a zstd layer in it.
+    pub(crate) zstd: bool,
+    /// The subject that had to go.
+    pub(crate) subject: Option<Digest>,
 }
 
 impl Image {
@@ -66,9 +85,15 @@ impl Image {
             .filter(|(_, layer, _)| is_tar(layer))
     }
 
-    /// Returns what the layer at a position is after a conversion to `blob`.
-    pub(crate) fn replaced(&self, position: usize, blob: &Descriptor) -> Descriptor {
+    /// Returns what the image runs on, where its config was read and says so.
+    pub(crate) fn platform(&self) -> Option<&Platform> {
+        self.config.as_ref().map(Config::platform).filter(|platform| **platform != Platform::default())
+    }
+
+    /// Returns what the layer at a position is after a conversion to `blob`, to a kind of reader.
+    pub(crate) fn replaced(&self, position: usize, blob: &NewBlob, reader: Reader) -> Descriptor {
         let source = &self.layers()[position];
+        let NewBlob { descriptor: blob, partial, .. } = blob;
         let mut layer = retarget(source, blob);
         if let (Kind::Layer { distributable: false, .. }, Kind::Layer { compression, .. }) =
             (source.media_type.kind(), blob.media_type.kind())
@@ -76,26 +101,34 @@ impl Image {
             layer.media_type = MediaType::layer(compression, false);
         }
         strip_chunked(&mut layer.annotations);
-        layer.annotations.extend(blob.annotations.clone());
+        layer.annotations.extend(match (reader, partial) {
+            (Reader::Containerd, _) | (Reader::Podman, None) => blob.annotations.clone(),
+            (Reader::Podman, Some(Partial::Annotations(annotations))) => annotations.clone(),
+            (Reader::Podman, Some(Partial::Refused(_))) => BTreeMap::new(),
+        });
         layer
     }
 
-    /// Puts layers and DiffIDs in their places. Returns the image's new descriptor, or nothing when nothing changed, and
-    /// the subject that had to go.
+    /// Puts layers and DiffIDs in their places, in the form for a kind of reader.
     pub(crate) fn rewrite(
         mut self,
         store: &dyn Store,
-        replacements: &[(usize, Descriptor, Digest)],
+        blobs: &[(usize, NewBlob)],
+        reader: Reader,
         keep_subject: bool,
-    ) -> Result<(Option<Descriptor>, Option<Digest>)> {
-        self.replace(replacements).map_err(|source| Error::malformed(&self.descriptor, source))?;
+    ) -> Result<Rewritten> {
+        self.replace(blobs, reader).map_err(|source| Error::malformed(&self.descriptor, source))?;
         if let Some(config) = self.config.as_mut().filter(|config| config.is_changed()) {
             config.forget_docker_image();
             let new = write(store, self.manifest.config(), config.to_bytes())?;
             self.manifest.set_config(&new);
         }
+        let is_zstd = |layer: &Descriptor| {
+            matches!(layer.media_type.kind(), Kind::Layer { compression: Compression::Zstd, .. })
+        };
+        let zstd = self.layers().iter().any(is_zstd);
         if !self.manifest.is_changed() {
-            return Ok((None, None));
+            return Ok(Rewritten { descriptor: self.descriptor, changed: false, zstd, subject: None });
         }
         self.speak_one_language().map_err(|source| Error::malformed(&self.descriptor, source))?;
         let subject = self.manifest.subject().map(|subject| subject.digest.clone()).filter(|_| !keep_subject);
@@ -104,14 +137,16 @@ impl Image {
             self.manifest.remove_subject();
         }
         self.descriptor.media_type = self.manifest.media_type().clone();
-        Ok((Some(write(store, &self.descriptor, self.manifest.to_bytes())?), subject))
+        let descriptor = write(store, &self.descriptor, self.manifest.to_bytes())?;
+        Ok(Rewritten { descriptor, changed: true, zstd, subject })
     }
 
-    fn replace(&mut self, replacements: &[(usize, Descriptor, Digest)]) -> Result<(), restow_oci::Error> {
-        for (position, layer, diff_id) in replacements {
-            self.manifest.set_layer(*position, layer)?;
+    fn replace(&mut self, blobs: &[(usize, NewBlob)], reader: Reader) -> Result<(), restow_oci::Error> {
+        for (position, blob) in blobs {
+            let layer = self.replaced(*position, blob, reader);
+            self.manifest.set_layer(*position, &layer)?;
             if let Some(config) = &mut self.config {
-                config.set_diff_id(*position, diff_id)?;
+                config.set_diff_id(*position, &blob.diff_id)?;
             }
         }
         Ok(())

@@ -11,7 +11,9 @@ use restow_oci::MediaType;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::Partial;
 use crate::Statistics;
+use crate::schedule::NewBlob;
 
 /// Remembers converted layers between runs, so that a second run has nothing to do.
 ///
@@ -33,28 +35,31 @@ pub struct Memory {
     size: u64,
     annotations: BTreeMap<String, String>,
     diff_id: String,
+    partial: Option<Partial>,
     statistics: Statistics,
 }
 
 impl Memory {
-    pub(crate) fn new(descriptor: &Descriptor, diff_id: &Digest, statistics: &Statistics) -> Self {
+    pub(crate) fn new(blob: &NewBlob, statistics: &Statistics) -> Self {
+        let NewBlob { descriptor, diff_id, partial } = blob;
         Self {
             media_type: descriptor.media_type.to_string(),
             digest: descriptor.digest.to_string(),
             size: descriptor.size,
             annotations: descriptor.annotations.clone(),
             diff_id: diff_id.to_string(),
+            partial: partial.clone(),
             statistics: statistics.clone(),
         }
     }
 
-    /// Returns the remembered layer, its DiffID and what was counted, or nothing when the memory is garbled.
-    pub(crate) fn into_parts(self) -> Option<(Descriptor, Digest, Statistics)> {
+    /// Returns the remembered blob and what was counted, or nothing when the memory is garbled.
+    pub(crate) fn into_parts(self) -> Option<(NewBlob, Statistics)> {
         let digest = Digest::parse(&self.digest).ok()?;
         let diff_id = Digest::parse(&self.diff_id).ok()?;
         let mut descriptor = Descriptor::new(MediaType::parse(&self.media_type).ok()?, digest, self.size);
         descriptor.annotations = self.annotations;
-        Some((descriptor, diff_id, self.statistics))
+        Some((NewBlob { descriptor, diff_id, partial: self.partial }, self.statistics))
     }
 }
 

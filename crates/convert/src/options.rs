@@ -10,6 +10,7 @@ use crate::Cancel;
 use crate::Memo;
 use crate::NoMemo;
 use crate::Platforms;
+use crate::Readers;
 
 /// How to convert.
 #[derive(Clone, Debug)]
@@ -20,6 +21,14 @@ pub struct Options {
     pub keep_other_platforms: bool,
     /// Whether a manifest or index that changes keeps its `subject`.
     pub keep_subject: bool,
+    /// Who is to read the layers lazily.
+    pub readers: Readers,
+    /// Whether converted images join the index beside their sources, which stay first and untouched. A root that is
+    /// the manifest of an image becomes an index.
+    pub add_variants: bool,
+    /// Whether a layer that podman's reader would refuse is an error. Otherwise it is an ordinary layer to it, with a
+    /// warning.
+    pub strict: bool,
     /// What to do about a layer that the converter cannot convert.
     pub unsupported: Unsupported,
     /// How many layers are converted at once.
@@ -38,6 +47,9 @@ impl Default for Options {
             platforms: Platforms::Prefer(Platform::host()),
             keep_other_platforms: false,
             keep_subject: false,
+            readers: Readers::default(),
+            add_variants: false,
+            strict: false,
             unsupported: Unsupported::Fail,
             jobs: NonZero::<usize>::MIN,
             limits: Limits::default(),

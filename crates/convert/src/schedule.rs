@@ -22,15 +22,24 @@ use crate::LayerConverter;
 use crate::Memory;
 use crate::Options;
 use crate::Outcome;
+use crate::Partial;
 use crate::Result;
 use crate::Statistics;
 use crate::Unsupported;
 
+/// What a layer was converted to, as in [`Converted::Changed`].
+#[derive(Clone, Debug)]
+pub(crate) struct NewBlob {
+    pub(crate) descriptor: Descriptor,
+    pub(crate) diff_id: Digest,
+    pub(crate) partial: Option<Partial>,
+}
+
 /// What became of a layer that was given to the converter.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Done {
-    /// The new blob and its DiffID, if there is one.
-    pub(crate) changed: Option<(Descriptor, Digest)>,
+    /// The new blob, if there is one.
+    pub(crate) changed: Option<NewBlob>,
     pub(crate) outcome: Outcome,
     pub(crate) statistics: Statistics,
     pub(crate) elapsed: Duration,
@@ -140,10 +149,10 @@ fn perform(
 ) -> Result<Done, BoxError> {
     let Work { layer, key, .. } = work;
     let recalled = key.as_ref().and_then(|key| options.memo.recall(key)).and_then(Memory::into_parts);
-    if let Some((descriptor, diff_id, statistics)) = recalled
-        && store.open(&descriptor).is_ok()
+    if let Some((blob, statistics)) = recalled
+        && store.open(&blob.descriptor).is_ok()
     {
-        let changed = Some((descriptor, diff_id));
+        let changed = Some(blob);
         return Ok(Done { changed, outcome: Outcome::Recalled, statistics, ..Done::default() });
     }
     layer.observer.layer_started(layer);
@@ -157,11 +166,12 @@ fn perform(
             Unsupported::Fail => Err(reason),
             Unsupported::Keep => Ok(kept(Some(chain(&*reason)))),
         },
-        Converted::Changed { descriptor, diff_id, statistics } => {
+        Converted::Changed { descriptor, diff_id, partial, statistics } => {
+            let blob = NewBlob { descriptor, diff_id, partial };
             if let Some(key) = key {
-                options.memo.remember(key, &Memory::new(&descriptor, &diff_id, &statistics));
+                options.memo.remember(key, &Memory::new(&blob, &statistics));
             }
-            let changed = Some((descriptor, diff_id));
+            let changed = Some(blob);
             Ok(Done { changed, outcome: Outcome::Converted, statistics, elapsed, reason: None })
         }
     }

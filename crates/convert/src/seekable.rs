@@ -26,6 +26,7 @@ use crate::Error;
 use crate::Layer;
 use crate::LayerConverter;
 use crate::LayerWriter;
+use crate::Partial;
 use crate::Statistics;
 
 /// Paths to move to the front of layers, by source manifest and position.
@@ -130,7 +131,11 @@ impl LayerConverter for Seekable {
             prefetch_size: encoded.prefetch_size,
             missing: encoded.missing,
         };
-        Ok(Converted::Changed { descriptor, diff_id: encoded.diff_id, statistics })
+        let partial = Some(match encoded.partial_annotations {
+            Ok(annotations) => Partial::Annotations(annotations),
+            Err(reason) => Partial::Refused(reason),
+        });
+        Ok(Converted::Changed { descriptor, diff_id: encoded.diff_id, partial, statistics })
     }
 
     fn identity(&self, layer: &Layer<'_>) -> Option<String> {

@@ -16,6 +16,7 @@ use restow_oci::Platform;
 use crate::Error;
 use crate::Result;
 use crate::index::attested;
+use crate::index::sources;
 
 /// Everything that selection needs to know of what is under a root. Manifests whose descriptor names a platform are
 /// not opened: those that are not selected need not be in the store.
@@ -86,8 +87,12 @@ impl Survey {
         if self.entries > limits.nodes {
             return Err(Error::TooMany { digest: index.digest.clone(), limit: limits.nodes });
         }
-        for entry in document.manifests() {
-            self.walk(store, entry, limits, depth + 1)?;
+        let entries = document.manifests();
+        for (entry, source) in entries.iter().zip(sources(entries)) {
+            // Another form of an image is made anew from the image, not converted beside it.
+            if source.is_none() {
+                self.walk(store, entry, limits, depth + 1)?;
+            }
         }
         self.indexes.push((index.clone(), document));
         Ok(())

@@ -1,0 +1,61 @@
+//! Who is to read converted images lazily, for every command that makes them.
+
+use clap::Args;
+use clap::ValueEnum;
+use restow_convert as convert;
+
+use crate::failure::Usage;
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Readers")]
+pub(crate) struct ReadersArguments {
+    /// Who can read the layers lazily; the blobs are the same for all, what manifests say of them is not
+    ///
+    /// both makes an index of two manifests for each image, with the same config and layers: podman, buildah and
+    /// CRI-O choose theirs and fetch what they lack, containerd chooses its own and mounts it lazily.
+    #[arg(long, value_enum, value_name = "WHO", default_value_t, requires = "zstdchunked")]
+    zstdchunked_readers: Readers,
+    /// Add the converted images to the index beside their sources, which stay first and untouched
+    ///
+    /// Old clients go on with the source; podman prefers what is zstd. A lone image becomes an index.
+    #[arg(long)]
+    add_variant: bool,
+    /// Fail when a layer is one that podman would refuse to read in part, instead of making it an ordinary one
+    #[arg(long)]
+    strict: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Readers {
+    /// containerd with stargz-snapshotter
+    #[default]
+    Containerd,
+    /// podman, buildah, CRI-O
+    Podman,
+    /// Each of them
+    Both,
+}
+
+impl ReadersArguments {
+    /// Fails for a combination that means nothing.
+    pub(crate) fn check(&self) -> Result<(), Usage> {
+        if self.strict && self.zstdchunked_readers == Readers::Containerd {
+            return Err(Usage("--strict is about podman: it needs --zstdchunked-readers podman or both".into()));
+        }
+        Ok(())
+    }
+
+    /// Writes the choice into the options of a conversion.
+    pub(crate) fn apply(&self, options: convert::Options) -> convert::Options {
+        convert::Options {
+            readers: match self.zstdchunked_readers {
+                Readers::Containerd => convert::Readers::Containerd,
+                Readers::Podman => convert::Readers::Podman,
+                Readers::Both => convert::Readers::Both,
+            },
+            add_variants: self.add_variant,
+            strict: self.strict,
+            ..options
+        }
+    }
+}

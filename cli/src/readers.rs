@@ -40,7 +40,9 @@ impl ReadersArguments {
     /// Fails for a combination that means nothing.
     pub(crate) fn check(&self) -> Result<(), Usage> {
         if self.strict && self.zstdchunked_readers == Readers::Containerd {
-            return Err(Usage("--strict is about podman: it needs --zstdchunked-readers podman or both".into()));
+            return Err(Usage(
+                "--strict is about podman: it needs --zstdchunked-readers podman or both".into(),
+            ));
         }
         Ok(())
     }

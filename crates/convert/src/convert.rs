@@ -207,12 +207,18 @@ fn rewrite_image(
     options: &Options,
     report: &mut Report<'_>,
 ) -> Result<Fate> {
+    if blobs.is_empty() {
+        return Ok(Fate::Kept);
+    }
     let digest = &image.descriptor.digest;
+    let mut kinds = options.readers.kinds().to_vec();
+    if options.add_variants {
+        // containerd takes the source, which is first, and podman the first that is marked as zstd.
+        kinds.reverse();
+    }
     let mut manifests: Vec<Form> = Vec::new();
-    let mut changed = false;
-    for &reader in options.readers.kinds() {
+    for reader in kinds {
         let new = image.clone().rewrite(store, blobs, reader, options.keep_subject)?;
-        changed |= new.changed;
         if manifests.is_empty() {
             report.warn(new.subject.map(|subject| forgot_subject(digest, &subject)));
         }
@@ -220,9 +226,6 @@ fn rewrite_image(
         if manifests.iter().all(|form| form.descriptor.digest != new.descriptor.digest) {
             manifests.push(Form { descriptor: new.descriptor, reader: new.zstd.then_some(reader) });
         }
-    }
-    if !changed {
-        return Ok(Fate::Kept);
     }
     Ok(Fate::Converted(Forms {
         readers: options.readers,
@@ -271,7 +274,9 @@ fn rewrite_index(
 ) -> Result<Fate> {
     let left_out = edit(&mut index, fates).map_err(|source| Error::malformed(descriptor, source))?;
     for form in left_out {
-        report.warn(Some(format!("manifest {form} is left out: it was another form of an image that is converted")));
+        report.warn(Some(format!(
+            "manifest {form} is left out: it was another form of an image that is converted"
+        )));
     }
     if !index.is_changed() {
         return Ok(Fate::Kept);

@@ -38,7 +38,6 @@ pub(crate) struct Image {
 pub(crate) struct Rewritten {
     /// The manifest, which is the old one where nothing changed.
     pub(crate) descriptor: Descriptor,
-    pub(crate) changed: bool,
     /// Whether there is a zstd layer in it.
     pub(crate) zstd: bool,
     /// The subject that had to go.
@@ -128,7 +127,7 @@ impl Image {
         };
         let zstd = self.layers().iter().any(is_zstd);
         if !self.manifest.is_changed() {
-            return Ok(Rewritten { descriptor: self.descriptor, changed: false, zstd, subject: None });
+            return Ok(Rewritten { descriptor: self.descriptor, zstd, subject: None });
         }
         self.speak_one_language().map_err(|source| Error::malformed(&self.descriptor, source))?;
         let subject = self.manifest.subject().map(|subject| subject.digest.clone()).filter(|_| !keep_subject);
@@ -138,7 +137,7 @@ impl Image {
         }
         self.descriptor.media_type = self.manifest.media_type().clone();
         let descriptor = write(store, &self.descriptor, self.manifest.to_bytes())?;
-        Ok(Rewritten { descriptor, changed: true, zstd, subject })
+        Ok(Rewritten { descriptor, zstd, subject })
     }
 
     fn replace(&mut self, blobs: &[(usize, NewBlob)], reader: Reader) -> Result<(), restow_oci::Error> {

@@ -9,12 +9,12 @@ use restow_oci::Kind;
 use restow_oci::Platform;
 use restow_oci::annotations::DOCKER_REFERENCE_DIGEST;
 use restow_oci::annotations::DOCKER_REFERENCE_TYPE;
-use restow_oci::annotations::PODMAN_COMPRESSION_ZSTD;
 use restow_oci::annotations::REF_NAME;
 
 use crate::Readers;
 use crate::readers::Reader;
 use crate::readers::is_marked;
+use crate::readers::mark;
 use crate::readers::spell;
 
 /// BuildKit's provenance and SBOMs: manifests beside the image they are about.
@@ -31,7 +31,7 @@ pub(crate) enum Fate {
     Converted(Forms),
 }
 
-/// The manifests of a converted image, in the order of [`Readers::kinds`].
+/// The manifests of a converted image, in the order in which they stand in an index.
 #[derive(Clone, Debug)]
 pub(crate) struct Forms {
     pub(crate) readers: Readers,
@@ -68,8 +68,8 @@ impl Forms {
             entry.platform = entry.platform.or_else(|| self.platform.clone());
         }
         match form.reader {
-            Some(reader) => spell(&mut entry, reader, self.readers),
-            None => _ = entry.annotations.remove(PODMAN_COMPRESSION_ZSTD),
+            Some(reader) if !self.source_stays => spell(&mut entry, reader, self.readers),
+            reader => mark(&mut entry, reader.is_some()),
         }
         entry
     }
@@ -130,11 +130,13 @@ pub(crate) fn edit(
             Some((_, None | Some(Fate::Kept | Fate::Edited(_)))) => Some(entry.clone()),
             Some((_, Some(Fate::Dropped))) => None,
             Some((source, Some(Fate::Converted(_)))) => {
-                let again = added.iter().position(|new| new.source == source && new.entry.digest == entry.digest);
-                if again.is_none() {
+                let before = added.len();
+                added.retain(|new| new.source != source || new.entry.digest != entry.digest);
+                let stays = added.len() < before;
+                if !stays {
                     left_out.push(entry.digest.clone());
                 }
-                again.map(|place| added.remove(place).entry)
+                stays.then(|| entry.clone())
             }
         });
     }

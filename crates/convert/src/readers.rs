@@ -38,7 +38,8 @@ impl Readers {
     }
 }
 
-/// Spells the entry for a manifest whose layers are zstd, so that each client chooses the one it can use.
+/// Spells the entry for a manifest whose layers are zstd, so that each client chooses the one it can use. `readers` are
+/// all that have one.
 ///
 /// containerd takes the first of those whose platforms are equal once they are normalized; podman wants the exact
 /// variant, and of equals one that is marked as zstd. So the entry for containerd is first and has the variant that
@@ -47,14 +48,19 @@ impl Readers {
 pub(crate) fn spell(entry: &mut Descriptor, reader: Reader, readers: Readers) {
     let redundant = entry.platform.as_ref().and_then(redundant);
     let marked = readers != Readers::Both || reader == Reader::Podman || redundant.is_some();
-    entry.annotations.remove(PODMAN_COMPRESSION_ZSTD);
-    if marked {
-        entry.annotations.insert(PODMAN_COMPRESSION_ZSTD.to_owned(), "true".to_owned());
-    }
+    mark(entry, marked);
     if readers == Readers::Both && reader == Reader::Containerd {
         entry.platform = redundant.or_else(|| entry.platform.take());
     } else if entry.platform == redundant {
         entry.platform = entry.platform.as_ref().map(Platform::normalized);
+    }
+}
+
+/// Says in an entry whether layers are zstd.
+pub(crate) fn mark(entry: &mut Descriptor, zstd: bool) {
+    entry.annotations.remove(PODMAN_COMPRESSION_ZSTD);
+    if zstd {
+        entry.annotations.insert(PODMAN_COMPRESSION_ZSTD.to_owned(), "true".to_owned());
     }
 }
 

@@ -19,5 +19,8 @@ mod example;
 /// The converter that makes layers seekable, from one end to the other.
 mod seekable;
 
+/// Manifests for containerd's and for podman's readers.
+mod readers;
+
 /// Work that is shared, remembered, refused or stopped.
 mod work;

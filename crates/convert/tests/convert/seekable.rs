@@ -47,7 +47,7 @@ use crate::support::image;
 use crate::support::store;
 use crate::support::tar;
 
-fn seekable(workers: usize) -> Seekable {
+pub(crate) fn seekable(workers: usize) -> Seekable {
     let directory = tempfile::env::temp_dir();
     let codec = ZstdChunked::new(ZSTD_CHUNKED_DEFAULT_LEVEL);
     Seekable::new(Box::new(codec), EncodeOptions::new(directory), Workers::new(workers).unwrap())

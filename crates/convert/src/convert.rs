@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use restow_content::Store;
+use restow_oci::Compression;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Index;
@@ -10,6 +11,7 @@ use restow_oci::Kind;
 
 use crate::Cancel;
 use crate::Error;
+use crate::ImageReport;
 use crate::Layer;
 use crate::LayerConverter;
 use crate::LayerReport;
@@ -31,6 +33,8 @@ use crate::survey::Survey;
 pub struct Conversion {
     /// The root after the conversion; the root before it, if nothing changed.
     pub root: Descriptor,
+    /// The images chosen, in order.
+    pub images: Vec<ImageReport>,
     /// All layers of the images chosen, in order.
     pub layers: Vec<LayerReport>,
     /// What the observer was warned about, in order.
@@ -70,11 +74,14 @@ pub fn convert(
     let unchosen = if options.keep_other_platforms { Fate::Kept } else { Fate::Dropped };
     let mut fates: BTreeMap<_, _> =
         survey.images.iter().map(|image| (image.descriptor.digest.clone(), unchosen.clone())).collect();
+    let mut reports = Vec::new();
     for image in images {
-        let digest = image.descriptor.digest.clone();
+        let (source, digest) = (image.descriptor.clone(), image.descriptor.digest.clone());
         let replacements = place_layers(&image, &mut done, &mut report);
-        let (new, subject) = image.rewrite(store, &replacements, options.keep_subject)?;
+        let (new, subject) = image.rewrite(store, &replacements, options)?;
         report.warn(subject.map(|subject| forgot_subject(&digest, &subject)));
+        let destination = new.clone().unwrap_or_else(|| source.clone());
+        reports.push(ImageReport { source, destination });
         fates.insert(digest, new.map_or(Fate::Kept, |new| Fate::Replaced(Box::new(new))));
     }
     for (artifact, subject) in &survey.referrers {
@@ -83,14 +90,14 @@ pub fn convert(
         }
     }
     for (descriptor, index) in survey.indexes {
-        let fate = rewrite_index(store, &descriptor, index, &fates, options.keep_subject, &mut report)?;
+        let fate = rewrite_index(store, &descriptor, index, &fates, options, &mut report)?;
         fates.insert(descriptor.digest, fate);
     }
     let root = match fates.get(&root.digest) {
         Some(Fate::Replaced(new)) => retarget(root, new),
         _ => root.clone(),
     };
-    Ok(Conversion { root, layers: report.layers, warnings: report.warnings })
+    Ok(Conversion { root, images: reports, layers: report.layers, warnings: report.warnings })
 }
 
 /// What there is to tell in the end, told as it comes.
@@ -156,6 +163,7 @@ fn place_layers(
                 let why =
                     |reason| format!("layer {position} of manifest {manifest} stays as it is: {reason}");
                 report.warn(done.reason.map(why));
+                report.warn(mislabelled(&layer));
                 changed
                     .extend(done.changed.map(|(_, diff_id)| (position, layer.destination.clone(), diff_id)));
             }
@@ -163,6 +171,25 @@ fn place_layers(
         report.layers.push(layer);
     }
     changed
+}
+
+/// Says so where a layer is not compressed as its media type has it. Docker's plain type says nothing.
+fn mislabelled(layer: &LayerReport) -> Option<String> {
+    let LayerReport { manifest, position, source, statistics, .. } = layer;
+    let found = &statistics.source_compression;
+    let claimed = match source.media_type.kind() {
+        Kind::Layer { compression: Compression::None, .. } => "plain",
+        Kind::Layer { compression: Compression::Gzip, .. } => "gzip",
+        Kind::Layer { compression: Compression::Zstd, .. } => "zstd",
+        _ => return None,
+    };
+    let lies = !found.is_empty() && found != claimed;
+    lies.then(|| {
+        format!(
+            "layer {position} of manifest {manifest} is {found}, though it is called {}",
+            source.media_type
+        )
+    })
 }
 
 fn layer_report(image: &Image, position: usize, done: &Done) -> LayerReport {
@@ -185,17 +212,17 @@ fn rewrite_index(
     descriptor: &Descriptor,
     mut index: Index,
     fates: &BTreeMap<Digest, Fate>,
-    keep_subject: bool,
+    options: &Options,
     report: &mut Report<'_>,
 ) -> Result<Fate> {
-    edit(&mut index, fates).map_err(|source| Error::malformed(descriptor, source))?;
+    edit(&mut index, fates, options.media_types).map_err(|source| Error::malformed(descriptor, source))?;
     if !index.is_changed() {
         return Ok(Fate::Kept);
     }
     if index.manifests().is_empty() {
         return Ok(Fate::Dropped);
     }
-    let subject = index.subject().map(|subject| subject.digest.clone()).filter(|_| !keep_subject);
+    let subject = index.subject().map(|subject| subject.digest.clone()).filter(|_| !options.keep_subject);
     if let Some(subject) = subject {
         index.remove_subject();
         report.warn(Some(forgot_subject(&descriptor.digest, &subject)));

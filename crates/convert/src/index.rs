@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Index;
+use restow_oci::MediaType;
 use restow_oci::annotations::DOCKER_REFERENCE_DIGEST;
 use restow_oci::annotations::DOCKER_REFERENCE_TYPE;
+
+use crate::MediaTypes;
 
 /// BuildKit's provenance and SBOMs: manifests beside the image they are about.
 const ATTESTATION: &str = "attestation-manifest";
@@ -42,7 +45,11 @@ pub(crate) fn retarget(entry: &Descriptor, target: &Descriptor) -> Descriptor {
 /// Edits the entries of an index by their fates; those without one are kept.
 ///
 /// Attestations share the fate of the image they are about. One about something that is not under the root stays.
-pub(crate) fn edit(index: &mut Index, fates: &BTreeMap<Digest, Fate>) -> Result<(), restow_oci::Error> {
+pub(crate) fn edit(
+    index: &mut Index,
+    fates: &BTreeMap<Digest, Fate>,
+    media_types: MediaTypes,
+) -> Result<(), restow_oci::Error> {
     let entries: Vec<_> = index.manifests().iter().map(|entry| follow(entry, fates)).collect();
     for (position, entry) in entries.iter().enumerate() {
         if let Some(entry) = entry {
@@ -50,10 +57,15 @@ pub(crate) fn edit(index: &mut Index, fates: &BTreeMap<Digest, Fate>) -> Result<
         }
     }
     index.retain(|position, _| entries[position].is_some());
-    // A Docker list must not lead to what has become OCI.
-    let foreign = |entry: &Descriptor| entry.media_type == entry.media_type.to_oci();
-    if index.is_changed() && index.manifests().iter().any(foreign) {
-        index.set_media_type(&index.media_type().to_oci());
+    // A Docker list must not lead to what has become OCI; attestations always are.
+    let foreign = index.manifests().iter().any(|entry| !entry.media_type.is_docker());
+    match media_types {
+        MediaTypes::Docker if !foreign => {
+            index.set_media_type(&index.media_type().to_docker().unwrap_or(MediaType::DOCKER_MANIFEST_LIST));
+        }
+        MediaTypes::Oci => index.set_media_type(&index.media_type().to_oci()),
+        _ if index.is_changed() && foreign => index.set_media_type(&index.media_type().to_oci()),
+        _ => {}
     }
     Ok(())
 }

@@ -34,6 +34,15 @@ impl Observer for Silent {
     fn warning(&self, _text: &str) {}
 }
 
+/// What became of one image.
+#[derive(Clone, Debug)]
+pub struct ImageReport {
+    /// The manifest before the conversion.
+    pub source: Descriptor,
+    /// The manifest after it.
+    pub destination: Descriptor,
+}
+
 /// What became of one layer of one image.
 #[derive(Clone, Debug)]
 pub struct LayerReport {

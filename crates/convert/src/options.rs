@@ -20,6 +20,8 @@ pub struct Options {
     pub keep_other_platforms: bool,
     /// Whether a manifest or index that changes keeps its `subject`.
     pub keep_subject: bool,
+    /// Whose media types the images get.
+    pub media_types: MediaTypes,
     /// What to do about a layer that the converter cannot convert.
     pub unsupported: Unsupported,
     /// How many layers are converted at once.
@@ -38,6 +40,7 @@ impl Default for Options {
             platforms: Platforms::Prefer(Platform::host()),
             keep_other_platforms: false,
             keep_subject: false,
+            media_types: MediaTypes::Keep,
             unsupported: Unsupported::Fail,
             jobs: NonZero::<usize>::MIN,
             limits: Limits::default(),
@@ -45,6 +48,18 @@ impl Default for Options {
             memo: Arc::new(NoMemo),
         }
     }
+}
+
+/// Whose media types an image gets, all of it: readers trip over a mixture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MediaTypes {
+    /// Those it has, as long as they can say what the image becomes: Docker's know no annotations.
+    #[default]
+    Keep,
+    /// OCI's.
+    Oci,
+    /// Docker's. Layers lose their annotations; a part that Docker has no media type for is an error.
+    Docker,
 }
 
 /// What to do about a layer that the converter cannot convert.

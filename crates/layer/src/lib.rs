@@ -41,7 +41,7 @@ mod zstdchunked;
 pub use blob::ReadAt;
 pub use buffer::Buffer;
 pub use codec::{Codec, Contents, Seal};
-pub use decompress::{Decompress, Format, decompress, sniff};
+pub use decompress::{Decompress, Format, decompress, diff_id, sniff};
 pub use encode::{DEFAULT_CHUNK_SIZE, EncodeOptions, Encoded, encode};
 pub use error::{Error, Result};
 pub use landmark::{Landmark, NO_PREFETCH as NO_PREFETCH_LANDMARK, PREFETCH as PREFETCH_LANDMARK};

@@ -16,10 +16,11 @@ mod skipped;
 mod stream;
 mod tar_split;
 
+use std::collections::BTreeMap;
 use std::thread;
 
 use crossbeam_channel::bounded;
-use restow_oci::{Digest, Limits};
+use restow_oci::{Digest, Limits, annotations};
 
 use self::compare::{Comparison, Feed};
 use self::decode::{Decoder, Output};
@@ -31,7 +32,7 @@ use crate::footer::{self, SKIPPABLE_HEADER};
 use crate::locate::{Hints, Location, TocFacts, check_digest, expect_digest};
 use crate::toc::{Chunk, Entry, EntryKind, Plan};
 use crate::workers::Workers;
-use crate::{Error, Result};
+use crate::{Error, Result, landmark, path};
 
 /// Pieces of the tar that wait to be compared. They hold header bytes only.
 const WAITING_PIECES: usize = 8;
@@ -77,6 +78,9 @@ pub struct Verified {
     pub chunks: u64,
     /// The sha256 digest of the table's JSON.
     pub toc_digest: Digest,
+    /// What containerd's readers find and verify the table by, as [`encode`](crate::encode()) would write it; nothing where
+    /// they would not find it whatever the descriptor said. All that it takes a full reading to know is left out.
+    pub lazy_annotations: Option<BTreeMap<String, String>>,
     /// What only reading everything tells.
     pub content: Option<VerifiedContent>,
 }
@@ -111,14 +115,25 @@ pub fn verify(blob: &dyn ReadAt, options: &VerifyOptions, workers: &Workers) -> 
             (facts, Some(content))
         }
     };
-    let Counts { entries, chunks } = counts;
-    Ok(Verified { format: location.format, entries, chunks, toc_digest: facts.digest, content })
+    let lazy_annotations = location.lazy_annotations(blob)?.map(|mut annotations| {
+        annotations.insert(annotations::STARGZ_TOC_DIGEST.into(), facts.digest.to_string());
+        annotations.insert(annotations::STARGZ_PREFETCH.into(), counts.prefetch_size.to_string());
+        if let Some(VerifiedContent { uncompressed_size, .. }) = &content {
+            annotations.insert(annotations::STARGZ_UNCOMPRESSED_SIZE.into(), uncompressed_size.to_string());
+        }
+        annotations
+    });
+    let Counts { entries, chunks, .. } = counts;
+    let (format, toc_digest) = (location.format, facts.digest);
+    Ok(Verified { format, entries, chunks, toc_digest, lazy_annotations, content })
 }
 
 #[derive(Default)]
 struct Counts {
     entries: u64,
     chunks: u64,
+    /// Where the landmark is, if there is one.
+    prefetch_size: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -141,6 +156,9 @@ impl Layer<'_> {
             let chunk = plan.add(&entry)?;
             counts.entries += u64::from(entry.kind != EntryKind::Chunk);
             counts.chunks += u64::from(chunk.is_some());
+            if let Some(chunk) = chunk.as_ref().filter(|_| path::clean(&entry.name) == landmark::PREFETCH) {
+                counts.prefetch_size = chunk.offset;
+            }
             visit(&entry, chunk)?;
         }
         plan.complete()?;

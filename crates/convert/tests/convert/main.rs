@@ -19,5 +19,8 @@ mod example;
 /// The converter that makes layers seekable, from one end to the other.
 mod seekable;
 
+/// The converters that make ordinary layers or none, and layers that are kept because they will do.
+mod ordinary;
+
 /// Work that is shared, remembered, refused or stopped.
 mod work;

@@ -61,6 +61,9 @@ fn remedy(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
     None.or_else(|| match cause.downcast_ref()? {
         convert::Error::NoMatch { .. } => Some("name one of these with --platform, or take --all-platforms"),
         convert::Error::Missing { .. } => Some("choose with --platform what the source holds in full"),
+        convert::Error::NotDocker { .. } => {
+            Some("with --gzip or --uncompress, layers get a form that Docker's images have")
+        }
         _ => None,
     })
     .or_else(|| match cause.downcast_ref()? {

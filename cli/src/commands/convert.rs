@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
     ///
     /// JSON lines, as ctr-remote writes them with --record-out. Where the image has changed since, files are
     /// found again by their paths.
-    #[arg(long, value_name = "FILE", requires = "zstdchunked")]
+    #[arg(long, value_name = "FILE")]
     zstdchunked_record_in: Option<PathBuf>,
     #[command(flatten)]
     ordinary: OrdinaryArguments,
@@ -52,17 +52,15 @@ struct OrdinaryArguments {
     /// Write ordinary zstd layers, in frames of 4 MiB
     #[arg(long, conflicts_with = "seekable")]
     zstd: bool,
-    /// How hard to compress, from 1 (fast) to 22 (small)
-    #[arg(long, value_name = "LEVEL", default_value_t = 3, requires = "zstd",
-        value_parser = clap::value_parser!(i32).range(1..=22))]
-    zstd_compression_level: i32,
+    /// How hard to compress, from 1 (fast) to 22 (small) [default: 3]
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=22))]
+    zstd_compression_level: Option<i32>,
     /// Write ordinary gzip layers, in members of 4 MiB
     #[arg(long, conflicts_with_all = ["seekable", "zstd"])]
     gzip: bool,
-    /// How hard to compress, from 1 (fast) to 12 (small)
-    #[arg(long, value_name = "LEVEL", default_value_t = 6, requires = "gzip",
-        value_parser = clap::value_parser!(i32).range(1..=12))]
-    gzip_compression_level: i32,
+    /// How hard to compress, from 1 (fast) to 12 (small) [default: 6]
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=12))]
+    gzip_compression_level: Option<i32>,
     /// Write layers that are not compressed
     #[arg(long, conflicts_with_all = ["seekable", "zstd", "gzip"])]
     uncompress: bool,
@@ -73,18 +71,41 @@ struct OrdinaryArguments {
 
 impl OrdinaryArguments {
     fn recompression(&self) -> Option<Recompression> {
-        let Self { zstd, zstd_compression_level, gzip, gzip_compression_level, uncompress, .. } = *self;
-        if zstd {
-            Some(Recompression::Zstd { level: zstd_compression_level })
-        } else if gzip {
-            Some(Recompression::Gzip { level: gzip_compression_level })
+        if self.zstd {
+            Some(Recompression::Zstd { level: self.zstd_compression_level.unwrap_or(3) })
+        } else if self.gzip {
+            Some(Recompression::Gzip { level: self.gzip_compression_level.unwrap_or(6) })
         } else {
-            uncompress.then_some(Recompression::None)
+            self.uncompress.then_some(Recompression::None)
         }
     }
 }
 
+impl Arguments {
+    /// Refuses a flag that means nothing without another one. The parser would let it pass where something contradicts
+    /// the other one.
+    fn check(&self) -> Result<(), Usage> {
+        let Self { ordinary, .. } = self;
+        for (flag, given, format, asked) in [
+            ("zstd-compression-level", ordinary.zstd_compression_level.is_some(), "zstd", ordinary.zstd),
+            ("gzip-compression-level", ordinary.gzip_compression_level.is_some(), "gzip", ordinary.gzip),
+            (
+                "zstdchunked-record-in",
+                self.zstdchunked_record_in.is_some(),
+                "zstdchunked",
+                self.format.codec().is_some(),
+            ),
+        ] {
+            if given && !asked {
+                return Err(Usage(format!("--{flag} means something with --{format} only")));
+            }
+        }
+        Ok(())
+    }
+}
+
 pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<ExitCode> {
+    arguments.check()?;
     let Arguments { images, format, ordinary, conversion, zstdchunked_record_in } = arguments;
     let media_types = if ordinary.docker { MediaTypes::Docker } else { conversion.media_types() };
     let target = match ordinary.recompression() {

@@ -75,10 +75,15 @@ pub fn convert(
     let mut fates: BTreeMap<_, _> =
         survey.images.iter().map(|image| (image.descriptor.digest.clone(), unchosen.clone())).collect();
     let mut reports = Vec::new();
-    for image in images {
+    for mut image in images {
         let (source, digest) = (image.descriptor.clone(), image.descriptor.digest.clone());
+        let first = report.layers.len();
         let replacements = place_layers(&image, &mut done, &mut report);
         let (new, subject) = image.rewrite(store, &replacements, options)?;
+        for (layer, descriptor) in report.layers[first..].iter_mut().zip(image.layers()) {
+            // Its media type may depend on the other layers.
+            layer.destination = descriptor.clone();
+        }
         report.warn(subject.map(|subject| forgot_subject(&digest, &subject)));
         let destination = new.clone().unwrap_or_else(|| source.clone());
         reports.push(ImageReport { source, destination });

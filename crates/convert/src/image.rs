@@ -88,7 +88,7 @@ impl Image {
     /// Puts layers and DiffIDs in their places. Returns the image's new descriptor, or nothing when nothing changed, and
     /// the subject that had to go.
     pub(crate) fn rewrite(
-        mut self,
+        &mut self,
         store: &dyn Store,
         replacements: &[(usize, Descriptor, Digest)],
         options: &Options,
@@ -111,8 +111,8 @@ impl Image {
             // What was said of the manifest with its old digest is not said of the new one.
             self.manifest.remove_subject();
         }
-        self.descriptor.media_type = self.manifest.media_type().clone();
-        Ok((Some(write(store, &self.descriptor, self.manifest.to_bytes())?), subject))
+        let old = Descriptor { media_type: self.manifest.media_type().clone(), ..self.descriptor.clone() };
+        Ok((Some(write(store, &old, self.manifest.to_bytes())?), subject))
     }
 
     fn replace(&mut self, replacements: &[(usize, Descriptor, Digest)]) -> Result<(), restow_oci::Error> {

@@ -10,6 +10,7 @@ use restow_convert::Platforms;
 use restow_oci::Platform;
 
 use crate::commands::completions;
+use crate::commands::convert;
 use crate::commands::inspect;
 use crate::commands::optimize;
 use crate::commands::verify;
@@ -39,6 +40,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Optimize(Box<optimize::Arguments>),
+    Convert(Box<convert::Arguments>),
     Inspect(inspect::Arguments),
     Verify(verify::Arguments),
     Version(version::Arguments),
@@ -53,7 +55,7 @@ pub(crate) struct PlatformArguments {
     /// Take the image for this platform, for instance linux/arm64/v8; may be given several times
     ///
     /// Without it, the host's platform is taken, or the only image if there is just one.
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = Platform::parse)]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = Platform::parse, value_delimiter = ',')]
     pub(crate) platform: Vec<Platform>,
     /// Take the images for all platforms
     #[arg(long, conflicts_with = "platform")]

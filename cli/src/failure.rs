@@ -62,6 +62,9 @@ fn remedy(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
         convert::Error::NoMatch { .. } => Some("name one of these with --platform, or take --all-platforms"),
         convert::Error::Refused { .. } => Some("without --strict it becomes an ordinary layer to podman"),
         convert::Error::Missing { .. } => Some("choose with --platform what the source holds in full"),
+        convert::Error::NotDocker { .. } => {
+            Some("with --gzip or --uncompress, layers get a form that Docker's images have")
+        }
         _ => None,
     })
     .or_else(|| match cause.downcast_ref()? {

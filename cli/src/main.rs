@@ -4,11 +4,13 @@
 
 mod args;
 mod commands;
+mod conversion;
 mod destination;
 mod failure;
 mod format;
 mod interrupt;
 mod memo;
+mod order;
 mod output;
 mod parallel;
 mod progress;

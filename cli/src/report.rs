@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use restow_analyze::Miss;
 use restow_convert::Conversion;
+use restow_convert::ImageReport;
 use restow_convert::LayerReport;
 use restow_convert::Observer as _;
 use restow_convert::Outcome;
 use restow_convert::Selected;
 use restow_oci::Descriptor;
+use restow_oci::Digest;
 use restow_registry::Source;
 use serde_json::Map;
 use serde_json::Value;
@@ -53,7 +55,8 @@ impl Summary<'_> {
             let layers = self.conversion.layers.iter().filter(|layer| layer.manifest == *manifest);
             let platform =
                 image.platform.as_ref().map(|platform| format!(" for {platform}")).unwrap_or_default();
-            progress.summary(&format!("image {}{platform}\n{}", output::short(manifest), table(layers)));
+            let oci = if self.became_oci(manifest) { ", Docker's before and OCI's now" } else { "" };
+            progress.summary(&format!("image {}{platform}{oci}\n{}", output::short(manifest), table(layers)));
         }
         let total = |size: fn(&LayerReport) -> u64| self.conversion.layers.iter().map(size).sum::<u64>();
         let (before, after) = (total(|layer| layer.source.size), total(|layer| layer.destination.size));
@@ -67,12 +70,25 @@ impl Summary<'_> {
         ));
     }
 
+    /// Tells whether an image has OCI's media types in place of Docker's.
+    fn became_oci(&self, manifest: &Digest) -> bool {
+        let report = self.conversion.images.iter().find(|report| report.source.digest == *manifest);
+        report.is_some_and(|ImageReport { source, destination }| {
+            source.media_type.is_docker() && !destination.media_type.is_docker()
+        })
+    }
+
     /// Returns all of it for programs.
     pub(crate) fn document(&self) -> Value {
         let root = &self.conversion.root;
         let images = self.images.iter().map(|image| {
             let platform = image.platform.as_ref().map(ToString::to_string);
-            json!({ "manifest": image.descriptor.digest.as_str(), "platform": platform })
+            let manifest = &image.descriptor.digest;
+            json!({
+                "manifest": manifest.as_str(),
+                "platform": platform,
+                "becameOci": self.became_oci(manifest),
+            })
         });
         let misses = self.misses().into_iter();
         json!({
@@ -105,6 +121,7 @@ pub(crate) fn outcome(report: &LayerReport) -> String {
     let sizes = format!("{} -> {}", output::size(report.source.size), output::size(report.destination.size));
     match report.outcome {
         Outcome::Kept => "kept as it is".into(),
+        _ if report.destination.digest == report.source.digest => "the same bytes".into(),
         Outcome::Converted => format!("{sizes} in {}", output::seconds(report.elapsed)),
         Outcome::Shared => format!("{sizes}, as an equal layer"),
         Outcome::Recalled => format!("{sizes}, known from an earlier run"),

@@ -1,6 +1,7 @@
 //! One file for each command. To add one: a file here, a variant of [`Command`], a line in [`run`].
 
 pub(crate) mod completions;
+pub(crate) mod convert;
 pub(crate) mod inspect;
 mod man;
 pub(crate) mod optimize;
@@ -17,6 +18,7 @@ use crate::args::Command;
 pub(crate) fn run(command: Command, cancel: &Cancel) -> anyhow::Result<ExitCode> {
     match command {
         Command::Optimize(arguments) => optimize::run(&arguments, cancel),
+        Command::Convert(arguments) => convert::run(&arguments, cancel),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Version(arguments) => version::run(&arguments),

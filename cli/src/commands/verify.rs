@@ -1,8 +1,6 @@
 //! `restow verify`: read everything back and say what holds.
 
 use std::collections::BTreeSet;
-use std::io;
-use std::io::Read;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -12,11 +10,9 @@ use restow_convert as convert;
 use restow_convert::Platforms;
 use restow_layer::VerifyOptions;
 use restow_layer::Workers;
-use restow_layer::decompress;
 use restow_oci::Config;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
-use restow_oci::Digester;
 use restow_oci::Index;
 use restow_oci::Kind;
 use restow_oci::Limits;
@@ -290,18 +286,7 @@ impl Verifier<'_> {
     fn tar(&self, descriptor: &Descriptor, diff_id: Option<&Digest>) -> anyhow::Result<()> {
         let mut compressed = VerifiedReader::new(self.source.provider.open(descriptor)?, descriptor)?;
         if let Some(expected) = diff_id {
-            let mut digester = Digester::new(expected.algorithm())?;
-            let mut tar = decompress(&mut compressed, self.limits)?;
-            let mut buffer = vec![0; 1 << 16];
-            loop {
-                match tar.read(&mut buffer) {
-                    Ok(0) => break,
-                    Ok(count) => digester.update(&buffer[..count]),
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            let actual = digester.finish();
+            let actual = restow_layer::diff_id(&mut compressed, expected.algorithm(), self.limits)?;
             anyhow::ensure!(actual == *expected, "its DiffID is {actual}, the config says {expected}");
         }
         Ok(compressed.finish()?)

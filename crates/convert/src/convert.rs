@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use restow_content::Store;
+use restow_oci::Compression;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Index;
@@ -10,9 +11,11 @@ use restow_oci::Kind;
 
 use crate::Cancel;
 use crate::Error;
+use crate::ImageReport;
 use crate::Layer;
 use crate::LayerConverter;
 use crate::LayerReport;
+use crate::MediaTypes;
 use crate::Observer;
 use crate::Options;
 use crate::Partial;
@@ -36,6 +39,8 @@ use crate::survey::Survey;
 pub struct Conversion {
     /// The root after the conversion; the root before it, if nothing changed.
     pub root: Descriptor,
+    /// The images chosen, in order.
+    pub images: Vec<ImageReport>,
     /// All layers of the images chosen, in order.
     pub layers: Vec<LayerReport>,
     /// What the observer was warned about, in order.
@@ -75,21 +80,31 @@ pub fn convert(
     let unchosen = if options.keep_other_platforms { Fate::Kept } else { Fate::Dropped };
     let mut fates: BTreeMap<_, _> =
         survey.images.iter().map(|image| (image.descriptor.digest.clone(), unchosen.clone())).collect();
+    let mut reports = Vec::new();
     for image in images {
-        let digest = image.descriptor.digest.clone();
+        let first = report.layers.len();
         let blobs = place_layers(&image, &mut done, options, &mut report)?;
-        fates.insert(digest, rewrite_image(store, &image, &blobs, options, &mut report)?);
+        let (forms, layers) = rewrite_image(store, &image, &blobs, options, &mut report)?;
+        for (layer, descriptor) in report.layers[first..].iter_mut().zip(layers) {
+            // Its media type may depend on the other layers.
+            layer.destination = descriptor;
+        }
+        let source = image.descriptor;
+        let first = forms.as_ref().and_then(|forms| forms.manifests.first());
+        let destination = first.map_or_else(|| source.clone(), |form| form.descriptor.clone());
+        fates.insert(source.digest.clone(), forms.map_or(Fate::Kept, Fate::Converted));
+        reports.push(ImageReport { source, destination });
     }
     for (artifact, subject) in &survey.referrers {
         if let Some(Fate::Converted(forms)) = fates.get(subject)
-            && let Some(new) = forms.successor()
+            && let Some(new) = forms.successor().filter(|new| new.descriptor.digest != *subject)
         {
             let new = &new.descriptor.digest;
             report.warn(Some(format!("manifest {artifact} is about {subject}, which is now {new}")));
         }
     }
     for (descriptor, index) in survey.indexes {
-        let fate = rewrite_index(store, &descriptor, index, &fates, options.keep_subject, &mut report)?;
+        let fate = rewrite_index(store, &descriptor, index, &fates, options, &mut report)?;
         fates.insert(descriptor.digest, fate);
     }
     let root = match fates.get(&root.digest) {
@@ -100,7 +115,7 @@ pub fn convert(
             _ => gather(store, root, &fates)?,
         },
     };
-    Ok(Conversion { root, layers: report.layers, warnings: report.warnings })
+    Ok(Conversion { root, images: reports, layers: report.layers, warnings: report.warnings })
 }
 
 /// What there is to tell in the end, told as it comes.
@@ -167,6 +182,7 @@ fn place_layers(
                 let why =
                     |reason| format!("layer {position} of manifest {manifest} stays as it is: {reason}");
                 report.warn(done.reason.map(why));
+                report.warn(mislabelled(&layer));
                 if let Some(blob) = done.changed {
                     if options.readers != Readers::Containerd {
                         check_partial(&layer, &blob, options.strict, report)?;
@@ -199,40 +215,43 @@ fn check_partial(layer: &LayerReport, blob: &NewBlob, strict: bool, report: &mut
     Ok(())
 }
 
-/// Writes the manifests of an image whose layers have new blobs, one for each kind of reader.
+/// Writes the manifests of an image whose layers have new blobs, one for each kind of reader. Returns them, or nothing
+/// where the image stays as it is, and the layers of the first.
 fn rewrite_image(
     store: &dyn Store,
     image: &Image,
     blobs: &[(usize, NewBlob)],
     options: &Options,
     report: &mut Report<'_>,
-) -> Result<Fate> {
-    if blobs.is_empty() {
-        return Ok(Fate::Kept);
-    }
-    let digest = &image.descriptor.digest;
+) -> Result<(Option<Forms>, Vec<Descriptor>)> {
     let mut kinds = options.readers.kinds().to_vec();
     if options.add_variants {
         // containerd takes the source, which is first, and podman the first that is marked as zstd.
         kinds.reverse();
     }
-    let mut manifests: Vec<Form> = Vec::new();
+    let (mut manifests, mut layers): (Vec<Form>, _) = (Vec::new(), Vec::new());
+    let mut changed = !blobs.is_empty();
     for reader in kinds {
-        let new = image.clone().rewrite(store, blobs, reader, options.keep_subject)?;
+        let mut image = image.clone();
+        let digest = image.descriptor.digest.clone();
+        let new = image.rewrite(store, blobs, reader, options)?;
+        changed |= new.changed;
         if manifests.is_empty() {
-            report.warn(new.subject.map(|subject| forgot_subject(digest, &subject)));
+            report.warn(new.subject.map(|subject| forgot_subject(&digest, &subject)));
+            layers = image.layers().to_vec();
         }
         // Where no layer speaks to its readers, the forms are one.
         if manifests.iter().all(|form| form.descriptor.digest != new.descriptor.digest) {
             manifests.push(Form { descriptor: new.descriptor, reader: new.zstd.then_some(reader) });
         }
     }
-    Ok(Fate::Converted(Forms {
+    let forms = changed.then(|| Forms {
         readers: options.readers,
         source_stays: options.add_variants,
         platform: image.platform().cloned(),
         manifests,
-    }))
+    });
+    Ok((forms, layers))
 }
 
 /// Makes an index of the manifests of the one image there is, in the place of its manifest.
@@ -243,9 +262,28 @@ fn gather(store: &dyn Store, root: &Descriptor, fates: &BTreeMap<Digest, Fate>) 
         entry.platform = forms.platform.clone();
     }
     let mut index = Index::new(vec![entry]);
-    edit(&mut index, fates).map_err(|source| Error::malformed(root, source))?;
+    edit(&mut index, fates, MediaTypes::Keep).map_err(|source| Error::malformed(root, source))?;
     let old = Descriptor { media_type: index.media_type().clone(), platform: None, ..root.clone() };
     image::write(store, &old, index.to_bytes())
+}
+
+/// Says so where a layer is not compressed as its media type has it. Docker's plain type says nothing.
+fn mislabelled(layer: &LayerReport) -> Option<String> {
+    let LayerReport { manifest, position, source, statistics, .. } = layer;
+    let found = &statistics.source_compression;
+    let claimed = match source.media_type.kind() {
+        Kind::Layer { compression: Compression::None, .. } => "plain",
+        Kind::Layer { compression: Compression::Gzip, .. } => "gzip",
+        Kind::Layer { compression: Compression::Zstd, .. } => "zstd",
+        _ => return None,
+    };
+    let lies = !found.is_empty() && found != claimed;
+    lies.then(|| {
+        format!(
+            "layer {position} of manifest {manifest} is {found}, though it is called {}",
+            source.media_type
+        )
+    })
 }
 
 fn layer_report(image: &Image, position: usize, done: &Done, options: &Options) -> LayerReport {
@@ -269,11 +307,11 @@ fn rewrite_index(
     descriptor: &Descriptor,
     mut index: Index,
     fates: &BTreeMap<Digest, Fate>,
-    keep_subject: bool,
+    options: &Options,
     report: &mut Report<'_>,
 ) -> Result<Fate> {
-    let left_out = edit(&mut index, fates).map_err(|source| Error::malformed(descriptor, source))?;
-    for form in left_out {
+    let left_out = edit(&mut index, fates, options.media_types);
+    for form in left_out.map_err(|source| Error::malformed(descriptor, source))? {
         report.warn(Some(format!(
             "manifest {form} is left out: it was another form of an image that is converted"
         )));
@@ -284,7 +322,7 @@ fn rewrite_index(
     if index.manifests().is_empty() {
         return Ok(Fate::Dropped);
     }
-    let subject = index.subject().map(|subject| subject.digest.clone()).filter(|_| !keep_subject);
+    let subject = index.subject().map(|subject| subject.digest.clone()).filter(|_| !options.keep_subject);
     if let Some(subject) = subject {
         index.remove_subject();
         report.warn(Some(forgot_subject(&descriptor.digest, &subject)));

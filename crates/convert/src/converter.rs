@@ -12,12 +12,14 @@ use restow_content::Labels;
 use restow_content::Provider;
 use restow_content::Store;
 use restow_content::VerifiedReader;
+use restow_oci::Algorithm;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
 use serde::Deserialize;
 use serde::Serialize;
 
 use crate::Cancel;
+use crate::Error;
 use crate::Observer;
 
 /// The error of a converter: any.
@@ -71,6 +73,22 @@ impl<'a> Layer<'a> {
     pub fn open(&self, store: &dyn Provider) -> Result<LayerReader<'a>, restow_content::Error> {
         let bytes = VerifiedReader::new(store.open(self.descriptor)?, self.descriptor)?;
         Ok(LayerReader { bytes, layer: *self })
+    }
+
+    /// Tells whether its DiffID can be held against its content.
+    pub(crate) fn check_algorithm(&self) -> Result<(), Error> {
+        match self.diff_id.algorithm() {
+            Algorithm::Sha256 => Ok(()),
+            _ => Err(Error::DiffIdAlgorithm { diff_id: self.diff_id.clone() }),
+        }
+    }
+
+    /// Holds the digest of its tar to what the config says.
+    pub(crate) fn check_diff_id(&self, actual: Digest) -> Result<(), Error> {
+        if actual == *self.diff_id {
+            return Ok(());
+        }
+        Err(Error::DiffId { expected: self.diff_id.clone(), actual })
     }
 
     /// Writes the layer's new blob: `fill` writes it, and returns what else is known of it.
@@ -192,6 +210,15 @@ pub enum Partial {
     Refused(String),
 }
 
+impl From<Result<BTreeMap<String, String>, String>> for Partial {
+    fn from(found: Result<BTreeMap<String, String>, String>) -> Self {
+        match found {
+            Ok(annotations) => Self::Annotations(annotations),
+            Err(reason) => Self::Refused(reason),
+        }
+    }
+}
+
 /// What a converter counted; zero or empty where it means nothing to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Statistics {
@@ -207,4 +234,8 @@ pub struct Statistics {
     pub prefetch_size: u64,
     /// Paths that were to be moved to the front and are not there.
     pub missing: Vec<String>,
+    /// The compression that the source's first bytes announce: `plain`, `gzip` or `zstd`. Where the media type says
+    /// another one, there is a warning.
+    #[serde(default)]
+    pub source_compression: String,
 }

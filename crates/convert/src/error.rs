@@ -117,6 +117,18 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// A part of an image has no place in an image of Docker's.
+    #[error(
+        "manifest {manifest} cannot become Docker's: {media_type} {digest} has no media type there that readers know"
+    )]
+    NotDocker {
+        /// The manifest.
+        manifest: Digest,
+        /// What the part is.
+        media_type: MediaType,
+        /// The part.
+        digest: Digest,
+    },
     /// A converted layer is not what it should have become.
     #[error("the new layer could not be verified")]
     ReadBack {

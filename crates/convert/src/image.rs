@@ -15,6 +15,8 @@ use restow_oci::Platform;
 use restow_oci::annotations::strip_chunked;
 
 use crate::Error;
+use crate::MediaTypes;
+use crate::Options;
 use crate::Partial;
 use crate::Result;
 use crate::index::retarget;
@@ -38,6 +40,7 @@ pub(crate) struct Image {
 pub(crate) struct Rewritten {
     /// The manifest, which is the old one where nothing changed.
     pub(crate) descriptor: Descriptor,
+    pub(crate) changed: bool,
     /// Whether there is a zstd layer in it.
     pub(crate) zstd: bool,
     /// The subject that had to go.
@@ -97,7 +100,9 @@ impl Image {
         if let (Kind::Layer { distributable: false, .. }, Kind::Layer { compression, .. }) =
             (source.media_type.kind(), blob.media_type.kind())
         {
-            layer.media_type = MediaType::layer(compression, false);
+            let media_type = MediaType::layer(compression, false);
+            let docker = media_type.to_docker().filter(|_| blob.media_type.is_docker());
+            layer.media_type = docker.unwrap_or(media_type);
         }
         strip_chunked(&mut layer.annotations);
         layer.annotations.extend(match (reader, partial) {
@@ -110,11 +115,11 @@ impl Image {
 
     /// Puts layers and DiffIDs in their places, in the form for a kind of reader.
     pub(crate) fn rewrite(
-        mut self,
+        &mut self,
         store: &dyn Store,
         blobs: &[(usize, NewBlob)],
         reader: Reader,
-        keep_subject: bool,
+        options: &Options,
     ) -> Result<Rewritten> {
         self.replace(blobs, reader).map_err(|source| Error::malformed(&self.descriptor, source))?;
         if let Some(config) = self.config.as_mut().filter(|config| config.is_changed()) {
@@ -122,22 +127,27 @@ impl Image {
             let new = write(store, self.manifest.config(), config.to_bytes())?;
             self.manifest.set_config(&new);
         }
-        let is_zstd = |layer: &Descriptor| {
-            matches!(layer.media_type.kind(), Kind::Layer { compression: Compression::Zstd, .. })
-        };
+        if let Some(media_type) = self.language(options.media_types)? {
+            self.speak(media_type).map_err(|source| Error::malformed(&self.descriptor, source))?;
+        }
         let zstd = self.layers().iter().any(is_zstd);
         if !self.manifest.is_changed() {
-            return Ok(Rewritten { descriptor: self.descriptor, zstd, subject: None });
+            return Ok(Rewritten {
+                descriptor: self.descriptor.clone(),
+                changed: false,
+                zstd,
+                subject: None,
+            });
         }
-        self.speak_one_language().map_err(|source| Error::malformed(&self.descriptor, source))?;
-        let subject = self.manifest.subject().map(|subject| subject.digest.clone()).filter(|_| !keep_subject);
+        let subject = self.manifest.subject().map(|subject| subject.digest.clone());
+        let subject = subject.filter(|_| !options.keep_subject);
         if subject.is_some() {
             // What was said of the manifest with its old digest is not said of the new one.
             self.manifest.remove_subject();
         }
-        self.descriptor.media_type = self.manifest.media_type().clone();
-        let descriptor = write(store, &self.descriptor, self.manifest.to_bytes())?;
-        Ok(Rewritten { descriptor, zstd, subject })
+        let old = Descriptor { media_type: self.manifest.media_type().clone(), ..self.descriptor.clone() };
+        let descriptor = write(store, &old, self.manifest.to_bytes())?;
+        Ok(Rewritten { descriptor, changed: true, zstd, subject })
     }
 
     fn replace(&mut self, blobs: &[(usize, NewBlob)], reader: Reader) -> Result<(), restow_oci::Error> {
@@ -151,20 +161,53 @@ impl Image {
         Ok(())
     }
 
-    /// Makes the whole image OCI as soon as a part of it is. Docker's media types know no annotations, and readers
-    /// trip over a mixture.
-    fn speak_one_language(&mut self) -> Result<(), restow_oci::Error> {
-        if self.manifest.media_type().is_docker()
-            && self.layers().iter().all(|layer| layer.media_type.is_docker())
-        {
-            return Ok(());
+    /// Returns how to name what the image is made of, if that is not for each part to know. Docker's media types know no
+    /// annotations, and readers trip over a mixture: an image that changes becomes OCI as soon as a part of it is.
+    fn language(&self, wanted: MediaTypes) -> Result<Option<Language>> {
+        let parts = || [self.manifest.config()].into_iter().chain(self.layers());
+        match wanted {
+            MediaTypes::Keep => {
+                let docker = self.manifest.media_type().is_docker()
+                    && self.layers().iter().all(|layer| layer.media_type.is_docker());
+                Ok((self.manifest.is_changed() && !docker).then_some(MediaType::to_oci))
+            }
+            MediaTypes::Oci => Ok(Some(MediaType::to_oci)),
+            MediaTypes::Docker => match parts().find(|part| !is_known_to_docker(part)) {
+                Some(part) => Err(Error::NotDocker {
+                    manifest: self.descriptor.digest.clone(),
+                    media_type: part.media_type.clone(),
+                    digest: part.digest.clone(),
+                }),
+                None => Ok(Some(|known| known.to_docker().unwrap_or_else(|| known.clone()))),
+            },
         }
-        let to_oci = |part: &Descriptor| Descriptor { media_type: part.media_type.to_oci(), ..part.clone() };
-        self.manifest.set_media_type(&self.manifest.media_type().to_oci());
-        self.manifest.set_config(&to_oci(self.manifest.config()));
-        let layers: Vec<_> = self.layers().iter().map(to_oci).collect();
+    }
+
+    fn speak(&mut self, media_type: Language) -> Result<(), restow_oci::Error> {
+        let named = |part: &Descriptor| {
+            let mut part = Descriptor { media_type: media_type(&part.media_type), ..part.clone() };
+            if part.media_type.is_docker() {
+                part.annotations.clear();
+            }
+            part
+        };
+        self.manifest.set_media_type(&media_type(self.manifest.media_type()));
+        self.manifest.set_config(&named(self.manifest.config()));
+        let layers: Vec<_> = self.layers().iter().map(named).collect();
         layers.iter().enumerate().try_for_each(|(position, layer)| self.manifest.set_layer(position, layer))
     }
+}
+
+/// Names in a language what another one names.
+type Language = fn(&MediaType) -> MediaType;
+
+/// Tells whether a part of an image has a media type of Docker's that is in use: that for zstd layers is not.
+fn is_known_to_docker(part: &Descriptor) -> bool {
+    part.media_type.to_docker().is_some() && !is_zstd(part)
+}
+
+fn is_zstd(layer: &Descriptor) -> bool {
+    matches!(layer.media_type.kind(), Kind::Layer { compression: Compression::Zstd, .. })
 }
 
 /// Tells whether a layer is a tar, however compressed.

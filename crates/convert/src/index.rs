@@ -6,11 +6,13 @@ use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Index;
 use restow_oci::Kind;
+use restow_oci::MediaType;
 use restow_oci::Platform;
 use restow_oci::annotations::DOCKER_REFERENCE_DIGEST;
 use restow_oci::annotations::DOCKER_REFERENCE_TYPE;
 use restow_oci::annotations::REF_NAME;
 
+use crate::MediaTypes;
 use crate::Readers;
 use crate::readers::Reader;
 use crate::readers::is_marked;
@@ -118,6 +120,7 @@ pub(crate) fn sources(entries: &[Descriptor]) -> Vec<Option<usize>> {
 pub(crate) fn edit(
     index: &mut Index,
     fates: &BTreeMap<Digest, Fate>,
+    media_types: MediaTypes,
 ) -> Result<Vec<Digest>, restow_oci::Error> {
     let old = index.manifests().to_vec();
     let sources = sources(&old);
@@ -147,10 +150,15 @@ pub(crate) fn edit(
     }
     index.retain(|position, _| entries[position].is_some());
     added.iter().for_each(|new| index.push(&new.entry));
-    // A Docker list must not lead to what has become OCI.
-    let foreign = |entry: &Descriptor| entry.media_type == entry.media_type.to_oci();
-    if index.is_changed() && index.manifests().iter().any(foreign) {
-        index.set_media_type(&index.media_type().to_oci());
+    // A Docker list must not lead to what has become OCI; attestations always are.
+    let foreign = index.manifests().iter().any(|entry| !entry.media_type.is_docker());
+    match media_types {
+        MediaTypes::Docker if !foreign => {
+            index.set_media_type(&index.media_type().to_docker().unwrap_or(MediaType::DOCKER_MANIFEST_LIST));
+        }
+        MediaTypes::Oci => index.set_media_type(&index.media_type().to_oci()),
+        _ if index.is_changed() && foreign => index.set_media_type(&index.media_type().to_oci()),
+        _ => {}
     }
     Ok(left_out)
 }

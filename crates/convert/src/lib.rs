@@ -8,8 +8,8 @@
 //! - What did not change keeps its bytes. An image in which no layer changed keeps its digest.
 //!
 //! To add a format or another treatment of layers, implement [`LayerConverter`]; `examples/custom_converter.rs` does it
-//! outside this crate in a page. [`Seekable`] is the one the project ships: it makes layers of any
-//! [`Codec`](restow_layer::Codec).
+//! outside this crate in a page. The project ships [`Seekable`], which makes layers of any
+//! [`Codec`](restow_layer::Codec), [`Recompress`], which makes ordinary ones, and [`Keep`], which makes none.
 
 mod cancel;
 mod convert;
@@ -20,6 +20,7 @@ mod index;
 mod memo;
 mod observer;
 mod options;
+mod ordinary;
 mod readers;
 mod schedule;
 mod seekable;
@@ -44,12 +45,16 @@ pub use memo::Memo;
 pub use memo::Memory;
 pub use memo::NoMemo;
 pub use memo::RunMemo;
+pub use observer::ImageReport;
 pub use observer::LayerReport;
 pub use observer::Observer;
 pub use observer::Outcome;
 pub use observer::Silent;
+pub use options::MediaTypes;
 pub use options::Options;
 pub use options::Unsupported;
+pub use ordinary::Keep;
+pub use ordinary::Recompress;
 pub use readers::Readers;
 pub use seekable::Prioritized;
 pub use seekable::Seekable;

@@ -34,6 +34,15 @@ impl Observer for Silent {
     fn warning(&self, _text: &str) {}
 }
 
+/// What became of one image.
+#[derive(Clone, Debug)]
+pub struct ImageReport {
+    /// The manifest before the conversion.
+    pub source: Descriptor,
+    /// The manifest after it.
+    pub destination: Descriptor,
+}
+
 /// What became of one layer of one image.
 #[derive(Clone, Debug)]
 pub struct LayerReport {
@@ -58,7 +67,7 @@ pub struct LayerReport {
 /// How the result for a layer was come by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Outcome {
-    /// The layer stays as it was.
+    /// The layer's blob stays as it was.
     #[default]
     Kept,
     /// The layer was converted.

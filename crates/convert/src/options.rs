@@ -29,6 +29,8 @@ pub struct Options {
     /// Whether a layer that podman's reader would refuse is an error. Otherwise it is an ordinary layer to it, with a
     /// warning.
     pub strict: bool,
+    /// Whose media types the images get.
+    pub media_types: MediaTypes,
     /// What to do about a layer that the converter cannot convert.
     pub unsupported: Unsupported,
     /// How many layers are converted at once.
@@ -50,6 +52,7 @@ impl Default for Options {
             readers: Readers::default(),
             add_variants: false,
             strict: false,
+            media_types: MediaTypes::Keep,
             unsupported: Unsupported::Fail,
             jobs: NonZero::<usize>::MIN,
             limits: Limits::default(),
@@ -57,6 +60,18 @@ impl Default for Options {
             memo: Arc::new(NoMemo),
         }
     }
+}
+
+/// Whose media types an image gets, all of it: readers trip over a mixture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MediaTypes {
+    /// Those it has, as long as they can say what the image becomes: Docker's know no annotations.
+    #[default]
+    Keep,
+    /// OCI's.
+    Oci,
+    /// Docker's. Layers lose their annotations; a part that Docker has no media type for is an error.
+    Docker,
 }
 
 /// What to do about a layer that the converter cannot convert.

@@ -171,8 +171,9 @@ fn perform(
             if let Some(key) = key {
                 options.memo.remember(key, &Memory::new(&blob, &statistics));
             }
-            let changed = Some(blob);
-            Ok(Done { changed, outcome: Outcome::Converted, statistics, elapsed, reason: None })
+            let same = blob.descriptor.digest == layer.descriptor.digest;
+            let outcome = if same { Outcome::Kept } else { Outcome::Converted };
+            Ok(Done { changed: Some(blob), outcome, statistics, elapsed, reason: None })
         }
     }
 }

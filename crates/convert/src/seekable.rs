@@ -9,15 +9,17 @@ use restow_layer::Codec;
 use restow_layer::Depth;
 use restow_layer::EncodeOptions;
 use restow_layer::Encoded;
+use restow_layer::Format;
 use restow_layer::Hints;
 use restow_layer::ReadAt;
 use restow_layer::VerifyOptions;
 use restow_layer::Workers;
 use restow_layer::encode;
 use restow_layer::verify;
-use restow_oci::Algorithm;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
+use restow_oci::MediaType;
+use restow_oci::annotations::STARGZ_PREFETCH;
 
 use crate::BoxError;
 use crate::Cancel;
@@ -40,13 +42,21 @@ pub struct Seekable {
     workers: Workers,
     prioritized: Prioritized,
     verify: Option<Depth>,
+    reuse: bool,
 }
 
 impl Seekable {
     /// Returns a converter whose layers are worked on by `workers` together. Paths to move to the front come from
     /// `prioritized` and not from `options`.
     pub fn new(codec: Box<dyn Codec>, options: EncodeOptions, workers: Workers) -> Self {
-        Self { codec, options, workers, prioritized: Prioritized::new(), verify: Some(Depth::Full) }
+        Self {
+            codec,
+            options,
+            workers,
+            prioritized: Prioritized::new(),
+            verify: Some(Depth::Full),
+            reuse: false,
+        }
     }
 
     /// Moves these paths to the front.
@@ -58,6 +68,13 @@ impl Seekable {
     /// Reads this much of a new layer back before it becomes visible; everything, unless told otherwise.
     pub fn verify(mut self, depth: Option<Depth>) -> Self {
         self.verify = depth;
+        self
+    }
+
+    /// Keeps a layer that has the format already, whoever made it and with whatever options, unless files are to be moved
+    /// in it. Every byte of it is verified; annotations that were lost are given back to it.
+    pub fn reuse(mut self, reuse: bool) -> Self {
+        self.reuse = reuse;
         self
     }
 
@@ -75,10 +92,7 @@ impl Seekable {
         let options = EncodeOptions { prioritized: self.paths(layer).to_vec(), ..self.options.clone() };
         let encoded = encode(&mut source, output, &*self.codec, &options, &self.workers)?;
         source.finish()?;
-        if encoded.source_diff_id != *layer.diff_id {
-            let (expected, actual) = (layer.diff_id.clone(), encoded.source_diff_id);
-            return Err(Error::DiffId { expected, actual }.into());
-        }
+        layer.check_diff_id(encoded.source_diff_id.clone())?;
         if encoded.entries == 0 {
             // stargz's reader knows no layer without a root; one that holds nothing has nothing to fetch lazily.
             return Ok(None);
@@ -109,11 +123,53 @@ impl Seekable {
     }
 }
 
+impl Seekable {
+    /// Returns the layer as what it is to become, if it is that already.
+    fn reused(&self, store: &dyn Store, layer: &Layer<'_>) -> Result<Option<Converted>, BoxError> {
+        let descriptor = layer.descriptor;
+        let blob = ReadBack { blob: store.open(descriptor)?, cancel: layer.cancel };
+        // Whatever is wrong with it as a seekable layer, it may still be a sound tar.
+        let Ok(hints) = Hints::from_annotations(&descriptor.annotations) else { return Ok(None) };
+        let (diff_id, limits) = (Some(layer.diff_id.clone()), self.options.limits.clone());
+        let options = VerifyOptions { hints, diff_id, limits, depth: Depth::Full };
+        let verified = verify(&blob, &options, &self.workers);
+        layer.cancel.check()?;
+        let Ok(verified) = verified else { return Ok(None) };
+        let media_type = self.codec.media_type();
+        let (Some(mut annotations), Some(content)) = (verified.lazy_annotations, verified.content) else {
+            return Ok(None);
+        };
+        if media_type != ordinary(verified.format) {
+            return Ok(None);
+        }
+        layer.open(store)?.finish()?;
+        // Where there is no landmark, nothing but the annotation knows how far to fetch ahead.
+        let prefetch = descriptor.annotations.get(STARGZ_PREFETCH).cloned();
+        annotations.extend(prefetch.map(|size| (STARGZ_PREFETCH.to_owned(), size)));
+        let partial = Some(Partial::from(content.partial_annotations));
+        let statistics = Statistics {
+            uncompressed_size: content.uncompressed_size,
+            entries: verified.entries,
+            chunks: verified.chunks,
+            source_compression: verified.format.to_string(),
+            ..Statistics::default()
+        };
+        let mut descriptor = Descriptor::new(media_type, descriptor.digest.clone(), descriptor.size);
+        descriptor.annotations = annotations;
+        Ok(Some(Converted::Changed { descriptor, diff_id: content.diff_id, partial, statistics }))
+    }
+}
+
 impl LayerConverter for Seekable {
     fn convert(&self, store: &dyn Store, layer: &Layer<'_>) -> Result<Converted, BoxError> {
-        if layer.diff_id.algorithm() != Algorithm::Sha256 {
-            let diff_id = layer.diff_id.clone();
-            return Ok(Converted::Unsupported(Error::DiffIdAlgorithm { diff_id }.into()));
+        if let Err(error) = layer.check_algorithm() {
+            return Ok(Converted::Unsupported(error.into()));
+        }
+        if self.reuse
+            && self.paths(layer).is_empty()
+            && let Some(reused) = self.reused(store, layer)?
+        {
+            return Ok(reused);
         }
         let (blob, encoded) = match layer.write(store, |output| self.encode(store, layer, output)) {
             Ok(Some(written)) => written,
@@ -130,26 +186,35 @@ impl LayerConverter for Seekable {
             prioritized: encoded.moved,
             prefetch_size: encoded.prefetch_size,
             missing: encoded.missing,
+            source_compression: encoded.source_format.to_string(),
         };
-        let partial = Some(match encoded.partial_annotations {
-            Ok(annotations) => Partial::Annotations(annotations),
-            Err(reason) => Partial::Refused(reason),
-        });
+        let partial = Some(Partial::from(encoded.partial_annotations));
         Ok(Converted::Changed { descriptor, diff_id: encoded.diff_id, partial, statistics })
     }
 
     fn identity(&self, layer: &Layer<'_>) -> Option<String> {
         let EncodeOptions { chunk_size, landmark, check_frames, .. } = &self.options;
         let paths = Digest::sha256(self.paths(layer).join("\0").as_bytes());
-        let (codec, verify) = (self.codec.identity(), self.verify);
+        let Self { verify, reuse, .. } = self;
+        let codec = self.codec.identity();
         Some(format!(
-            "{codec} chunk={chunk_size} landmark={landmark:?} first={paths} check={check_frames} verify={verify:?}"
+            "{codec} chunk={chunk_size} landmark={landmark:?} first={paths} check={check_frames} verify={verify:?} \
+             reuse={reuse}"
         ))
     }
 }
 
-/// Tells whether a layer is sound and merely has no form as a seekable one.
-fn is_unsupported(error: &(dyn std::error::Error + 'static)) -> bool {
+/// Returns the media type of a layer of this compression.
+fn ordinary(format: Format) -> MediaType {
+    match format {
+        Format::Plain => MediaType::OCI_LAYER,
+        Format::Gzip => MediaType::OCI_LAYER_GZIP,
+        Format::Zstd => MediaType::OCI_LAYER_ZSTD,
+    }
+}
+
+/// Tells whether a layer is sound and merely has no form as what it should become.
+pub(crate) fn is_unsupported(error: &(dyn std::error::Error + 'static)) -> bool {
     error.downcast_ref().is_some_and(restow_layer::Error::is_unlistable)
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 
 use flate2::bufread::MultiGzDecoder;
-use restow_oci::Limits;
+use restow_oci::{Algorithm, Digest, Digester, Limits};
 
 use crate::error::{Error, Result};
 
@@ -23,6 +23,12 @@ pub enum Format {
     Gzip,
     /// One or more zstd frames, skippable ones among them (RFC 8878).
     Zstd,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 impl Format {
@@ -92,6 +98,22 @@ pub fn decompress<R: Read>(source: R, limits: &Limits) -> Result<Decompress<R>> 
         }
     };
     Ok(Decompress { decoder, format, produced: 0, limits: limits.clone() })
+}
+
+/// Returns the digest of the tar in `source`, a layer in any supported compression, which is read to its end.
+pub fn diff_id(source: impl Read, algorithm: Algorithm, limits: &Limits) -> Result<Digest> {
+    let unverifiable = |_| Error::Unverifiable { what: "the tar".into() };
+    let mut digester = Digester::new(algorithm).map_err(unverifiable)?;
+    let mut tar = decompress(source, limits)?;
+    let mut buffer = vec![0; INPUT_BUFFER];
+    loop {
+        match tar.read(&mut buffer) {
+            Ok(0) => return Ok(digester.finish()),
+            Ok(length) => digester.update(&buffer[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(into_error(error, tar.consumed())),
+        }
+    }
 }
 
 fn compressor(error: io::Error) -> Error {

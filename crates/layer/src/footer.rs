@@ -170,6 +170,11 @@ pub fn parse(tail: &[u8], blob_size: u64) -> Result<Option<Footer>> {
     Ok(None)
 }
 
+/// Tells whether the footers of a zstd layer, of so many bytes together, end with stargz's.
+pub(crate) fn is_stargz(size: u64) -> bool {
+    size == STARGZ_SIZE as u64 || size == TAIL as u64
+}
+
 fn parse_zstd(tail: &[u8], blob_size: u64) -> Result<Footer> {
     let (stargz, before) = match strip(tail, STARGZ_SIZE, STARGZ_MAGIC)? {
         Some((content, before)) => (Some(content), before),

@@ -3,6 +3,7 @@
 //! The one rule: bytes out are decided by the tar and the options. No clock, no path, no number of threads.
 //!
 //! - [`encode`] turns a layer, however compressed, into a seekable one; a [`Codec`] is the format it writes.
+//! - [`recompress`] turns a layer into an ordinary one.
 //! - [`Reader`] opens a seekable layer of any known format; [`verify`] reads one back and holds it to all it says.
 //! - [`TarReader`] and [`decompress`] read any layer from front to end.
 //!
@@ -21,11 +22,13 @@ pub mod footer;
 #[cfg(test)]
 mod forge;
 mod frames;
+mod gzip;
 mod landmark;
 mod listing;
 mod locate;
 pub mod path;
 mod reader;
+mod recompress;
 mod spool;
 mod tar;
 mod tarsplit;
@@ -38,12 +41,13 @@ mod zstdchunked;
 pub use blob::ReadAt;
 pub use buffer::Buffer;
 pub use codec::{Codec, Contents, Seal};
-pub use decompress::{Decompress, Format, decompress, sniff};
+pub use decompress::{Decompress, Format, decompress, diff_id, sniff};
 pub use encode::{DEFAULT_CHUNK_SIZE, EncodeOptions, Encoded, encode};
 pub use error::{Error, Result};
 pub use landmark::{Landmark, NO_PREFETCH as NO_PREFETCH_LANDMARK, PREFETCH as PREFETCH_LANDMARK};
 pub use locate::Hints;
 pub use reader::{File, Reader};
+pub use recompress::{Recompressed, Recompression, recompress};
 pub use tar::{Header, Kind, TarReader, Time};
 pub use time::Timestamp;
 pub use verify::{Depth, Verified, VerifiedContent, VerifyOptions, verify};

@@ -163,6 +163,17 @@ fn role(path: &str, kind: EntryKind) -> Result<Role, String> {
     Ok(role)
 }
 
+/// Why podman refuses a layer in which a name comes twice.
+pub(crate) const REPLACED_NAMES: &str = "it has several entries of the same name";
+
+/// Returns why podman refuses a layer whose table of contents is larger than it reads, which has this many bytes.
+pub(crate) fn too_large_a_table(size: u64, limits: &Limits) -> Option<String> {
+    let limit = limits.toc_size;
+    (size > limit).then(|| {
+        format!("its table of contents has {size} bytes, more than {limit}; larger chunks make it smaller")
+    })
+}
+
 fn refusal(header: &Header, entry: &Entry) -> Option<&'static str> {
     if header.follows_global {
         Some("it has a global extended header")

@@ -183,7 +183,45 @@ impl<'h> Location<'h> {
         })
     }
 
+    /// Returns what annotations say of where the table is, or nothing where containerd's readers would not find it: they
+    /// look for their own footer, and for an external table in a place of its own.
+    pub(crate) fn lazy_annotations(&self, blob: &dyn ReadAt) -> Result<Option<BTreeMap<String, String>>> {
+        match &self.table {
+            Table::External(_) => Ok(None),
+            Table::Member { .. } => Ok(Some(BTreeMap::new())),
+            Table::Frame(_) if !footer::is_stargz(blob.size() - self.footer_start) => Ok(None),
+            Table::Frame(toc) => {
+                let mut digester = Digester::sha256();
+                hash(blob, toc, &mut digester)?;
+                Ok(Some(BTreeMap::from([
+                    (annotations::STARGZ_ZSTD_MANIFEST_CHECKSUM.into(), digester.finish().to_string()),
+                    (annotations::STARGZ_ZSTD_MANIFEST_POSITION.into(), toc.toc_annotation()),
+                ])))
+            }
+        }
+    }
+
     /// Returns whether the table is part of the layer's tar.
+    /// Returns what podman's reader finds the table and the tar-split stream by, where there are both.
+    pub(crate) fn partial_annotations(&self, blob: &dyn ReadAt) -> Result<Option<BTreeMap<String, String>>> {
+        let (Table::Frame(toc), Some(tar_split)) = (&self.table, self.tar_split) else { return Ok(None) };
+        let mut digester = Digester::sha256();
+        hash(blob, toc, &mut digester)?;
+        Ok(Some(BTreeMap::from([
+            (annotations::PODMAN_MANIFEST_CHECKSUM.into(), digester.finish().to_string()),
+            (annotations::PODMAN_MANIFEST_POSITION.into(), toc.toc_annotation()),
+            (annotations::PODMAN_TARSPLIT_POSITION.into(), tar_split.tar_split_annotation()),
+        ])))
+    }
+
+    /// Returns how many bytes the table has, where that is said before it is read.
+    pub(crate) fn toc_size(&self) -> u64 {
+        match &self.table {
+            Table::Frame(toc) => toc.uncompressed_size,
+            Table::Member { .. } | Table::External(_) => 0,
+        }
+    }
+
     pub(crate) fn toc_in_tar(&self) -> bool {
         matches!(self.table, Table::Member { .. })
     }
@@ -229,6 +267,11 @@ pub(crate) fn check_digest(
 ) -> Result<()> {
     let unverifiable = |_| Error::Unverifiable { what: what.to_string() };
     let mut digester = Digester::new(expected.algorithm()).map_err(unverifiable)?;
+    hash(blob, position, &mut digester)?;
+    expect_digest(&digester.finish(), expected, || what.to_string())
+}
+
+fn hash(blob: &dyn ReadAt, position: &Position, digester: &mut Digester) -> Result<()> {
     let mut buffer = vec![0; JSON_BUFFER];
     let mut left = position.size;
     while left > 0 {
@@ -237,7 +280,7 @@ pub(crate) fn check_digest(
         digester.update(&buffer[..length]);
         left -= length as u64;
     }
-    expect_digest(&digester.finish(), expected, || what.to_string())
+    Ok(())
 }
 
 pub(crate) fn expect_digest(actual: &Digest, expected: &Digest, what: impl FnOnce() -> String) -> Result<()> {

@@ -16,10 +16,11 @@ mod skipped;
 mod stream;
 mod tar_split;
 
+use std::collections::BTreeMap;
 use std::thread;
 
 use crossbeam_channel::bounded;
-use restow_oci::{Digest, Limits};
+use restow_oci::{Digest, Limits, annotations};
 
 use self::compare::{Comparison, Feed};
 use self::decode::{Decoder, Output};
@@ -28,10 +29,11 @@ use self::stream::{Piece, Stream};
 use crate::blob::{ReadAt, read_exact_at};
 use crate::decompress::Format;
 use crate::footer::{self, SKIPPABLE_HEADER};
+use crate::listing::too_large_a_table;
 use crate::locate::{Hints, Location, TocFacts, check_digest, expect_digest};
 use crate::toc::{Chunk, Entry, EntryKind, Plan};
 use crate::workers::Workers;
-use crate::{Error, Result};
+use crate::{Error, Result, landmark, path};
 
 /// Pieces of the tar that wait to be compared. They hold header bytes only.
 const WAITING_PIECES: usize = 8;
@@ -77,6 +79,9 @@ pub struct Verified {
     pub chunks: u64,
     /// The sha256 digest of the table's JSON.
     pub toc_digest: Digest,
+    /// What containerd's readers find and verify the table by, as [`encode`](crate::encode()) would write it; nothing where
+    /// they would not find it whatever the descriptor said. All that it takes a full reading to know is left out.
+    pub lazy_annotations: Option<BTreeMap<String, String>>,
     /// What only reading everything tells.
     pub content: Option<VerifiedContent>,
 }
@@ -91,6 +96,8 @@ pub struct VerifiedContent {
     pub uncompressed_size: u64,
     /// Whether the layer has a tar-split stream that the table vouches for, and that is the tar without its files.
     pub tar_split: bool,
+    /// What podman's reader finds and verifies the table by, or why it reads the layer whole.
+    pub partial_annotations: Result<BTreeMap<String, String>, String>,
 }
 
 /// Verifies a layer, or says what is wrong with it.
@@ -99,6 +106,7 @@ pub struct VerifiedContent {
 /// replaces, as it must where readers take a path to have one entry.
 pub fn verify(blob: &dyn ReadAt, options: &VerifyOptions, workers: &Workers) -> Result<Verified> {
     // The table is read entry by entry, so it may be larger than one that is kept.
+    let podman = &options.limits;
     let limits = Limits { toc_size: options.limits.streamed_toc_size, ..options.limits.clone() };
     let options = &VerifyOptions { limits, ..options.clone() };
     let location = Location::find(blob, &options.hints, &options.limits)?;
@@ -107,18 +115,29 @@ pub fn verify(blob: &dyn ReadAt, options: &VerifyOptions, workers: &Workers) -> 
     let (facts, content) = match options.depth {
         Depth::Toc => (layer.read_toc(&mut counts, |_, chunk| layer.check_frame(chunk))?, None),
         Depth::Full => {
-            let (facts, content) = layer.read_all(&mut counts, workers)?;
+            let (facts, content) = layer.read_all(&mut counts, workers, podman)?;
             (facts, Some(content))
         }
     };
-    let Counts { entries, chunks } = counts;
-    Ok(Verified { format: location.format, entries, chunks, toc_digest: facts.digest, content })
+    let lazy_annotations = location.lazy_annotations(blob)?.map(|mut annotations| {
+        annotations.insert(annotations::STARGZ_TOC_DIGEST.into(), facts.digest.to_string());
+        annotations.insert(annotations::STARGZ_PREFETCH.into(), counts.prefetch_size.to_string());
+        if let Some(VerifiedContent { uncompressed_size, .. }) = &content {
+            annotations.insert(annotations::STARGZ_UNCOMPRESSED_SIZE.into(), uncompressed_size.to_string());
+        }
+        annotations
+    });
+    let Counts { entries, chunks, .. } = counts;
+    let (format, toc_digest) = (location.format, facts.digest);
+    Ok(Verified { format, entries, chunks, toc_digest, lazy_annotations, content })
 }
 
 #[derive(Default)]
 struct Counts {
     entries: u64,
     chunks: u64,
+    /// Where the landmark is, if there is one.
+    prefetch_size: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -141,13 +160,22 @@ impl Layer<'_> {
             let chunk = plan.add(&entry)?;
             counts.entries += u64::from(entry.kind != EntryKind::Chunk);
             counts.chunks += u64::from(chunk.is_some());
+            if let Some(chunk) = chunk.as_ref().filter(|_| path::clean(&entry.name) == landmark::PREFETCH) {
+                counts.prefetch_size = chunk.offset;
+            }
             visit(&entry, chunk)?;
         }
         plan.complete()?;
         toc.finish()
     }
 
-    fn read_all(&self, counts: &mut Counts, workers: &Workers) -> Result<(TocFacts, VerifiedContent)> {
+    /// Reads every byte. `podman` are the limits of podman's reader.
+    fn read_all(
+        &self,
+        counts: &mut Counts,
+        workers: &Workers,
+        podman: &Limits,
+    ) -> Result<(TocFacts, VerifiedContent)> {
         let Self { blob, location, options } = *self;
         if location.format == Format::Zstd {
             self.check_skippable_frames()?;
@@ -186,17 +214,24 @@ impl Layer<'_> {
             (run, comparing.join())
         });
         // The comparison is behind the decoding: what it finds is nearer to the start of the layer.
-        match compared.map_err(|_| Error::Workers("the comparing thread panicked".into()))? {
+        let refusal = match compared.map_err(|_| Error::Workers("the comparing thread panicked".into()))? {
             Compared::Failed(error) => return Err(error),
-            Compared::Passed | Compared::GaveUp => run?,
-        }
+            Compared::Passed { refusal } => run.map(|()| refusal)?,
+            Compared::GaveUp => run.map(|()| None)?,
+        };
         let facts = facts.ok_or(Error::NotSeekable)?;
         let (diff_id, uncompressed_size) = stream.finish();
         if let Some(expected) = &options.diff_id {
             expect_digest(&diff_id, expected, || "the tar".into())?;
         }
         let tar_split = self.check_tar_split(&facts)?;
-        Ok((facts, VerifiedContent { diff_id, uncompressed_size, tar_split }))
+        let refusal = refusal.or_else(|| too_large_a_table(location.toc_size(), podman));
+        let partial_annotations = match location.partial_annotations(blob)? {
+            _ if location.format == Format::Gzip => Err("it is gzip".into()),
+            Some(annotations) if tar_split => refusal.map_or(Ok(annotations), Err),
+            _ => Err("it has no tar-split stream that its table of contents vouches for".into()),
+        };
+        Ok((facts, VerifiedContent { diff_id, uncompressed_size, tar_split, partial_annotations }))
     }
 
     /// Checks that a zstd frame starts where a chunk should, and that it has room for it if it says how much it holds.
@@ -257,7 +292,10 @@ impl Layer<'_> {
 
 /// How the comparison of table and tar ended.
 enum Compared {
-    Passed,
+    /// They agree; podman may still refuse the layer.
+    Passed {
+        refusal: Option<String>,
+    },
     Failed(Error),
     /// The tar broke off because decoding it failed.
     GaveUp,

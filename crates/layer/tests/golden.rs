@@ -154,6 +154,13 @@ fn every_layer_is_what_it_says_it_is() {
             assert_eq!(content.diff_id, diff_id);
             assert_eq!(content.uncompressed_size, plain::decompress(&blob).unwrap().len() as u64);
             assert_eq!(content.tar_split, name == "podman-zstdchunked");
+            match &content.partial_annotations {
+                Ok(annotations) => {
+                    assert_eq!(name, "podman-zstdchunked");
+                    assert!(annotations.iter().all(|(key, value)| layer.annotations.get(key) == Some(value)));
+                }
+                Err(reason) => assert_eq!(reason == "it is gzip", name.starts_with("estargz"), "{reason}"),
+            }
             let toc = verify(&blob, &VerifyOptions { depth: Depth::Toc, ..options }, &workers).unwrap();
             assert_eq!((toc.entries, toc.chunks), (verified.entries, verified.chunks));
             assert_eq!(toc.content, None);

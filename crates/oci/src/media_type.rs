@@ -195,6 +195,14 @@ impl MediaType {
         known.map_or(self, |known| &known.oci).clone()
     }
 
+    /// Returns the Docker counterpart of an OCI media type, where there is one, and one of Docker's as it is.
+    pub fn to_docker(&self) -> Option<MediaType> {
+        if self.is_docker() {
+            return Some(self.clone());
+        }
+        KNOWN.iter().find(|known| known.oci == *self).and_then(|known| known.docker.clone())
+    }
+
     /// Returns whether the media type is one of Docker's.
     pub fn is_docker(&self) -> bool {
         self.0.starts_with("application/vnd.docker.")
@@ -264,6 +272,9 @@ mod tests {
             assert_eq!((parsed.kind(), parsed.to_oci()), (kind, oci), "{media_type}");
             assert_eq!(parsed, media_type);
             assert_eq!(parsed.is_docker(), parsed.to_oci() != parsed, "{media_type}");
+            if let Some(docker) = parsed.to_docker() {
+                assert!(docker.is_docker() && docker.to_oci() == parsed.to_oci(), "{media_type}");
+            }
         }
     }
 
@@ -289,6 +300,7 @@ mod tests {
             let media_type = MediaType::parse(text).unwrap();
             assert_eq!(media_type.kind(), kind, "{text}");
             assert_eq!(media_type.to_oci(), media_type);
+            assert_eq!(media_type.to_docker(), media_type.is_docker().then_some(media_type), "{text}");
         }
     }
 

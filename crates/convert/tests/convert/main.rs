@@ -19,6 +19,8 @@ mod example;
 /// The converter that makes layers seekable, from one end to the other.
 mod seekable;
 
+/// The converters that make ordinary layers or none, and layers that are kept because they will do.
+mod ordinary;
 /// Manifests for containerd's and for podman's readers.
 mod readers;
 

@@ -31,6 +31,7 @@ use crate::codec::{Codec, Contents};
 use crate::decompress::{Decompress, Format, decompress};
 use crate::error::{Error, Result};
 use crate::landmark::Landmark;
+use crate::listing::{REPLACED_NAMES, too_large_a_table};
 use crate::tar::TarReader;
 use crate::workers::Workers;
 
@@ -204,16 +205,12 @@ impl Encoder<'_> {
         let (mut toc, mut toc_digest) = assembled.table.finish(Some(&assembled.tar_split.stored_digest))?;
         if !replaced.is_empty() {
             (toc, toc_digest) = assemble::without(toc, replaced, spool_directory, limits)?;
-            listed.refusal = listed.refusal.or(Some("it has several entries of the same name".into()));
+            listed.refusal = listed.refusal.or(Some(REPLACED_NAMES.into()));
         }
         if toc.size > limits.streamed_toc_size {
             return Err(Error::TocSize { size: toc.size, limit: limits.streamed_toc_size });
         }
-        if toc.size > limits.toc_size {
-            let refusal =
-                format!("its table of contents has {} bytes, more than {}", toc.size, limits.toc_size);
-            listed.refusal = listed.refusal.or(Some(refusal));
-        }
+        listed.refusal = listed.refusal.or_else(|| too_large_a_table(toc.size, limits));
         let contents = Contents { toc, toc_digest: toc_digest.clone(), tar_split: assembled.tar_split };
         let seal = self.codec.seal(contents, assembled.position, output)?;
         let mut lazy_annotations = seal.lazy;

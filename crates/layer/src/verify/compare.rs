@@ -13,7 +13,7 @@ use super::stream::Piece;
 use super::tar_split::TarSplitReader;
 use crate::blob::ReadAt;
 use crate::buffer::Buffer;
-use crate::listing::{self, Listing};
+use crate::listing::{self, Listing, REPLACED_NAMES};
 use crate::locate::{Location, OpenToc, expect_digest};
 use crate::tar::{Header, TarReader};
 use crate::tarsplit::Checksum;
@@ -39,6 +39,8 @@ pub(super) struct Comparison<'a> {
     /// The entry of the table that comes next, if it has been read.
     next: Option<Entry>,
     tar_split: Option<TarSplitReader<'a>>,
+    /// Why podman would refuse the layer, were everything else as it wants it.
+    refusal: Option<String>,
 }
 
 impl<'a> Comparison<'a> {
@@ -51,6 +53,7 @@ impl<'a> Comparison<'a> {
             toc: location.open_toc(blob, limits)?,
             next: None,
             tar_split: tar_split.transpose()?,
+            refusal: None,
         })
     }
 
@@ -60,10 +63,13 @@ impl<'a> Comparison<'a> {
         let mut tar = TarReader::new(feed, limits);
         let mut skipped = Skipped::default();
         let result = self.compare(&mut tar, &mut skipped);
+        let replaced = skipped.any();
         let same = |entry: &Entry, listed: &Entry| difference(entry, listed, location.podman).is_none();
         match (skipped.check(|| location.open_toc(blob, limits), same), result) {
             (Err(error), _) => Compared::Failed(error),
-            (Ok(_), Ok(())) => Compared::Passed,
+            (Ok(_), Ok(refusal)) => {
+                Compared::Passed { refusal: refusal.or_else(|| replaced.then(|| REPLACED_NAMES.into())) }
+            }
             (Ok(_), Err(_)) if tar.source().broken.get() => Compared::GaveUp,
             // What follows from an entry that has not been found says less than what is wrong with it.
             (Ok(Some(stuck)), Err(Error::Disagreement { .. })) => Compared::Failed(stuck),
@@ -71,11 +77,14 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    fn compare(mut self, tar: &mut TarReader<Feed>, skipped: &mut Skipped) -> Result<()> {
+    fn compare(mut self, tar: &mut TarReader<Feed>, skipped: &mut Skipped) -> Result<Option<String>> {
         let (mut raw, mut content) = (Buffer::default(), Buffer::default());
         let mut toc_in_tar = self.location.toc_in_tar();
         while let Some(header) = self.next_header(tar, &mut raw)? {
-            let Listing { entry: listed, path, .. } = listing::list(&header, self.limits)?;
+            let Listing { entry: listed, path, refusal, .. } = listing::list(&header, self.limits)?;
+            if let (None, Some(refusal)) = (&self.refusal, refusal) {
+                self.refusal = Some(format!("{refusal} ({})", listed.name));
+            }
             self.peek_listed()?;
             let field = match &self.next {
                 None if toc_in_tar && path == TAR_NAME => {
@@ -127,7 +136,8 @@ impl<'a> Comparison<'a> {
                 break;
             }
         }
-        self.tar_split.map_or(Ok(()), TarSplitReader::finish)
+        self.tar_split.map_or(Ok(()), TarSplitReader::finish)?;
+        Ok(self.refusal)
     }
 
     /// Reads up to the content of the next entry, leaving the bytes of the headers in `raw`.

@@ -6,7 +6,7 @@ use restow_testkit::plain::{self, PlainEntry};
 use restow_testkit::{End, Entry, Random, TarBuilder, TarOptions, mutate, random_tar};
 
 use super::*;
-use crate::path;
+use crate::{Hints, VerifyOptions, path, verify};
 
 /// The order that the documentation promises, found by recursion.
 struct Model<'a> {
@@ -106,6 +106,14 @@ fn any_layer_is_encoded_as_the_model_says_and_twice_is_once() {
         assert_eq!(encoded.moved, moved as u64, "seed {seed}");
         assert_eq!(encoded.source_diff_id, Digest::sha256(&tar), "seed {seed}");
         assert!(moved > 0 || layer.tar == tar, "seed {seed}");
+
+        // The verifier knows of podman what the encoder knows.
+        let options_of_verify = VerifyOptions {
+            hints: Hints::from_annotations(&encoded.lazy_annotations).unwrap(),
+            ..VerifyOptions::default()
+        };
+        let verified = verify(&blob, &options_of_verify, &Workers::new(1).unwrap()).unwrap();
+        assert_eq!(verified.content.unwrap().partial_annotations, encoded.partial_annotations, "seed {seed}");
 
         // The result is what its own tar encodes to, and moving what is in place changes nothing.
         let unmoved = Options { prioritized: Vec::new(), ..options.clone() };

@@ -14,80 +14,13 @@ use restow_testkit::Layer;
 use restow_testkit::TarBuilder;
 use serde_json::Value;
 
-/// A directory of its own, gone at the end, and the binary to run in it.
-struct Bench(tempfile::TempDir);
+use crate::support::Bench;
+use crate::support::finish;
 
-/// What a run left behind.
-#[derive(Debug)]
-struct Run {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
+mod support;
 
-impl Bench {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    /// Starts with a layout `src` that holds the image under the tag `v1`.
-    fn with(image: &Image) -> Self {
-        let bench = Self::new();
-        image.write_layout(&bench.path("src"), "v1").unwrap();
-        bench
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).unwrap();
-    }
-
-    fn command(&self, binary: &Path) -> Command {
-        let mut command = Command::new(binary);
-        command.current_dir(self.0.path()).env("XDG_CACHE_HOME", self.path("cache"));
-        command
-    }
-
-    /// Runs the binary with the words of the line as arguments.
-    fn run(&self, line: &str) -> Run {
-        finish(self.command(Path::new(env!("CARGO_BIN_EXE_restow"))).args(line.split_whitespace()))
-    }
-
-    /// Runs it and expects it to succeed.
-    fn ok(&self, line: &str) -> Run {
-        let run = self.run(line);
-        assert_eq!(run.code, Some(0), "{line}: {run:?}");
-        run
-    }
-
-    fn json(&self, line: &str) -> Value {
-        serde_json::from_str(&self.ok(line).stdout).unwrap()
-    }
-
-    fn index(&self, layout: &str) -> Value {
-        serde_json::from_slice(&fs::read(self.path(layout).join("index.json")).unwrap()).unwrap()
-    }
-
-    fn tags(&self, layout: &str) -> Vec<String> {
-        let index = self.index(layout);
-        let tag = |entry: &Value| {
-            entry["annotations"]["org.opencontainers.image.ref.name"].as_str().map(str::to_owned)
-        };
-        index["manifests"].as_array().unwrap().iter().filter_map(tag).collect()
-    }
-}
-
-fn finish(command: &mut Command) -> Run {
-    let output = command.output().unwrap();
-    Run {
-        code: output.status.code(),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
-}
+/// `restow convert`, and what `restow optimize` shares with it.
+mod convert;
 
 fn base() -> Layer {
     let tar = TarBuilder::new()
@@ -432,18 +365,6 @@ fn damaged_documents_under_the_right_digest_never_end_in_a_panic() {
         let damaged = image.with_root_bytes(bytes);
         let bench = Bench::with(&damaged);
         bench.is_sound(&format!("seed {seed}"));
-    }
-}
-
-impl Bench {
-    /// Optimizes `src`, which may fail; what comes out must verify, and nothing else may be left.
-    fn is_sound(&self, what: &str) {
-        let run = self.run("optimize src dst:v1 --zstdchunked --all-platforms");
-        match run.code {
-            Some(0) => drop(self.ok("verify dst:v1")),
-            Some(1) => assert!(!self.path("dst").exists(), "{what}: {run:?}"),
-            _ => panic!("{what}: {run:?}"),
-        }
     }
 }
 

@@ -1,0 +1,129 @@
+//! `restow convert`: give an image's layers another format.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use restow_analyze::Wishes;
+use restow_analyze::record;
+use restow_convert::Cancel;
+use restow_convert::MediaTypes;
+use restow_layer::Recompression;
+
+use crate::conversion::ConversionArguments;
+use crate::conversion::ImageArguments;
+use crate::conversion::Job;
+use crate::conversion::Target;
+use crate::failure::Usage;
+use crate::format::FormatArguments;
+
+const EXAMPLES: &str = "\
+Examples:
+  restow convert oci:app:v1 oci:app:v1-lazy --zstdchunked --zstdchunked-record-in first.json
+  restow convert oci:app:v1 oci:app:v1-zstd --zstd --zstd-compression-level 12
+  restow convert oci:app:v1 oci:app:v1-docker --gzip --docker";
+
+/// Give an image's layers another format, seekable or not, or the whole image other media types
+///
+/// What an earlier conversion left in the layers goes: tables of contents, landmarks, annotations. A layer in which no
+/// file was moved has its old DiffID again. The destination is replaced in one step, once all of it is written
+/// and verified. The digest of the new image goes to stdout, everything else to stderr.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    images: ImageArguments,
+    #[command(flatten)]
+    format: FormatArguments,
+    /// Move the files in this record of accesses to the front, in its order
+    ///
+    /// JSON lines, as ctr-remote writes them with --record-out. Where the image has changed since, files are
+    /// found again by their paths.
+    #[arg(long, value_name = "FILE")]
+    zstdchunked_record_in: Option<PathBuf>,
+    #[command(flatten)]
+    ordinary: OrdinaryArguments,
+    #[command(flatten)]
+    conversion: ConversionArguments,
+}
+
+#[derive(Debug, Args)]
+struct OrdinaryArguments {
+    /// Write ordinary zstd layers, in frames of 4 MiB
+    #[arg(long, conflicts_with = "seekable")]
+    zstd: bool,
+    /// How hard to compress, from 1 (fast) to 22 (small) [default: 3]
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=22))]
+    zstd_compression_level: Option<i32>,
+    /// Write ordinary gzip layers, in members of 4 MiB
+    #[arg(long, conflicts_with_all = ["seekable", "zstd"])]
+    gzip: bool,
+    /// How hard to compress, from 1 (fast) to 12 (small) [default: 6]
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=12))]
+    gzip_compression_level: Option<i32>,
+    /// Write layers that are not compressed
+    #[arg(long, conflicts_with_all = ["seekable", "zstd", "gzip"])]
+    uncompress: bool,
+    /// Make the whole image Docker's, whose layers are gzip or not compressed and have no annotations
+    #[arg(long, conflicts_with_all = ["seekable", "zstd", "oci"])]
+    docker: bool,
+}
+
+impl OrdinaryArguments {
+    fn recompression(&self) -> Option<Recompression> {
+        if self.zstd {
+            Some(Recompression::Zstd { level: self.zstd_compression_level.unwrap_or(3) })
+        } else if self.gzip {
+            Some(Recompression::Gzip { level: self.gzip_compression_level.unwrap_or(6) })
+        } else {
+            self.uncompress.then_some(Recompression::None)
+        }
+    }
+}
+
+impl Arguments {
+    /// Refuses a flag that means nothing without another one. The parser would let it pass where something contradicts
+    /// the other one.
+    fn check(&self) -> Result<(), Usage> {
+        let Self { ordinary, .. } = self;
+        for (flag, given, format, asked) in [
+            ("zstd-compression-level", ordinary.zstd_compression_level.is_some(), "zstd", ordinary.zstd),
+            ("gzip-compression-level", ordinary.gzip_compression_level.is_some(), "gzip", ordinary.gzip),
+            (
+                "zstdchunked-record-in",
+                self.zstdchunked_record_in.is_some(),
+                "zstdchunked",
+                self.format.codec().is_some(),
+            ),
+        ] {
+            if given && !asked {
+                return Err(Usage(format!("--{flag} means something with --{format} only")));
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<ExitCode> {
+    arguments.check()?;
+    let Arguments { images, format, ordinary, conversion, zstdchunked_record_in } = arguments;
+    let media_types = if ordinary.docker { MediaTypes::Docker } else { conversion.media_types() };
+    let target = match ordinary.recompression() {
+        Some(recompression) => Target::Ordinary(recompression),
+        None if format.codec().is_some() => {
+            let record = zstdchunked_record_in.as_deref().map(record::load).transpose()?;
+            let wishes = Wishes { record: record.unwrap_or_default(), ..Wishes::default() };
+            Target::Seekable { format, wishes }
+        }
+        None if media_types != MediaTypes::Keep => Target::Same,
+        None => {
+            return Err(Usage(
+                "what is the image to become? --zstdchunked, --zstd, --gzip and --uncompress say so of its layers, \
+                 --oci and --docker of its media types"
+                    .into(),
+            )
+            .into());
+        }
+    };
+    Job { images, arguments: conversion, target, media_types, cancel }.run()
+}

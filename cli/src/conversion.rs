@@ -1,0 +1,325 @@
+//! The conversion of an image from one place to another, and the flags that all commands share who convert.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use clap::Args;
+use clap::ValueEnum;
+use restow_analyze::Wishes;
+use restow_analyze::Workload;
+use restow_content::Overlay;
+use restow_convert as convert;
+use restow_convert::Cancel;
+use restow_convert::Conversion;
+use restow_convert::LayerConverter;
+use restow_convert::MediaTypes;
+use restow_convert::Memo;
+use restow_convert::NoMemo;
+use restow_convert::Observer as _;
+use restow_convert::Recompress;
+use restow_convert::Seekable;
+use restow_convert::Selected;
+use restow_layer::Depth;
+use restow_layer::EncodeOptions;
+use restow_layer::Recompression;
+use restow_layer::Workers;
+use restow_oci::Limits;
+use restow_registry::Layout;
+use restow_registry::Reference;
+use restow_registry::Source;
+use restow_registry::open_source;
+
+use crate::args::Format;
+use crate::args::JobsArguments;
+use crate::args::PlatformArguments;
+use crate::args::ProgressArguments;
+use crate::destination::Destination;
+use crate::format::FormatArguments;
+use crate::memo;
+use crate::memo::FileMemo;
+use crate::order::Planner;
+use crate::output;
+use crate::progress::Progress;
+use crate::readers::ReadersArguments;
+use crate::report::Summary;
+
+/// What is converted, and what it is called afterwards.
+#[derive(Debug, Args)]
+pub(crate) struct ImageArguments {
+    /// The image to read: oci:PATH[:TAG], oci-archive:FILE[:TAG], or a path
+    #[arg(value_name = "SRC")]
+    source: String,
+    /// Where to write it: oci:PATH[:TAG] or a path; several give one layout's image several tags
+    #[arg(value_name = "DST", required = true, num_args = 1..)]
+    destinations: Vec<String>,
+    /// A further tag for the new image in the layout of DST; may be given several times
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
+}
+
+/// How it is converted, whatever its layers become.
+#[derive(Debug, Args)]
+pub(crate) struct ConversionArguments {
+    #[command(flatten)]
+    readers: ReadersArguments,
+    // A heading holds for the arguments after it, too.
+    #[command(flatten, next_help_heading = "Images")]
+    platforms: PlatformArguments,
+    /// Keep the images for other platforms in the index, unconverted
+    #[arg(long, conflicts_with = "all_platforms")]
+    keep_other_platforms: bool,
+    /// Keep what says which image this one is about (`subject`), though it changes
+    #[arg(long)]
+    keep_subject: bool,
+    /// What to do about a layer that cannot be converted
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
+    unsupported: Unsupported,
+    /// Keep a layer as it is, once all of it is verified, if it has the format already and no files move in it
+    ///
+    /// It may be any tool's, with any chunk size and level. Annotations that were lost come back.
+    #[arg(long)]
+    reuse: bool,
+    /// Make Docker images OCI; those with layers that Docker's media types cannot describe become so anyway
+    #[arg(long)]
+    oci: bool,
+
+    #[command(flatten, next_help_heading = "Work")]
+    pub(crate) jobs: JobsArguments,
+    /// How each new layer is verified before it counts
+    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    verify: Verify,
+    /// Where temporary files go [default: the destination's directory]
+    ///
+    /// They hold compressed data: the layers in which files move to the front, and tables of contents that
+    /// outgrow memory.
+    #[arg(long, value_name = "DIR")]
+    tmp_dir: Option<PathBuf>,
+    /// Where to remember converted layers between runs [default: restow in the user's cache directory]
+    ///
+    /// What is remembered is a digest and some numbers, at most 64 KiB for each of at most 65,536 layers.
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Remember nothing and recall nothing: convert every layer
+    #[arg(long, conflicts_with = "cache_dir")]
+    no_cache: bool,
+
+    #[command(flatten, next_help_heading = "Output")]
+    progress: ProgressArguments,
+    /// What stdout holds: the digest of the new image, or a document about it and its layers
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Verify {
+    /// The finished layer is read back: each chunk and file, the DiffID, the table of contents
+    Full,
+    /// Each frame is decoded and compared as it is made; then as toc
+    Frames,
+    /// The table of contents is read back, and that each chunk's frame starts where it says; without one, as frames
+    #[default]
+    Toc,
+    /// Nothing
+    None,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Unsupported {
+    /// Fail
+    #[default]
+    Fail,
+    /// Keep it as it is, with a warning
+    Keep,
+}
+
+impl ConversionArguments {
+    /// Returns whose media types are asked for, but for Docker's.
+    pub(crate) fn media_types(&self) -> MediaTypes {
+        if self.oci { MediaTypes::Oci } else { MediaTypes::Keep }
+    }
+
+    fn memo(&self) -> Arc<dyn Memo> {
+        match self.cache() {
+            Some(directory) => Arc::new(FileMemo::new(&directory)),
+            None => Arc::new(NoMemo),
+        }
+    }
+
+    fn cache(&self) -> Option<PathBuf> {
+        let chosen = self.cache_dir.clone().or_else(memo::default_directory);
+        chosen.filter(|_| !self.no_cache)
+    }
+}
+
+/// What layers become.
+pub(crate) enum Target<'a> {
+    /// Seekable, in the order that the wishes decide.
+    Seekable { format: &'a FormatArguments, wishes: Wishes },
+    /// Ordinary ones.
+    Ordinary(Recompression),
+    /// What they are.
+    Same,
+}
+
+/// One image to convert, and how.
+pub(crate) struct Job<'a> {
+    pub(crate) images: &'a ImageArguments,
+    pub(crate) arguments: &'a ConversionArguments,
+    pub(crate) target: Target<'a>,
+    pub(crate) media_types: MediaTypes,
+    pub(crate) cancel: &'a Cancel,
+}
+
+impl Job<'_> {
+    /// Converts the image and tells what became of it.
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        let started = Instant::now();
+        let limits = Limits::default();
+        let progress = Progress::new(&self.arguments.progress);
+        self.arguments.readers.check()?;
+        let destination = Destination::parse(&self.images.destinations, &self.images.tag)?;
+        let source = open_source(&Reference::parse(&self.images.source)?, &limits)?;
+
+        let run = Run { job: &self, limits: &limits, progress: &progress, source: &source };
+        let images = run.select()?;
+        let workload = run.plan(&images)?;
+        let misses = workload.misses().to_vec();
+        let notices: Vec<_> = workload.notices().iter().map(ToString::to_string).collect();
+        for notice in &notices {
+            progress.warning(notice);
+        }
+
+        let layout = Layout::create(&destination.path, &limits)?;
+        let (conversion, uncopied) = match run.convert_into(&layout, workload.into_paths(), &destination.tags)
+        {
+            Ok(done) => done,
+            Err(error) => {
+                // The error says more than what could not be cleaned up after it.
+                let _ = layout.discard();
+                return Err(error);
+            }
+        };
+        for notice in &uncopied {
+            progress.warning(notice);
+        }
+        let outcome = Summary {
+            source: &source,
+            destination: &destination,
+            images: &images,
+            conversion: &conversion,
+            misses: &misses,
+            notices: notices.into_iter().chain(uncopied).collect(),
+            elapsed: started.elapsed(),
+        };
+        outcome.tell(&progress);
+        match self.arguments.format {
+            Format::Text => output::print(conversion.root.digest.as_str())?,
+            Format::Json => output::print_json(&outcome.document())?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// A job under way.
+struct Run<'a> {
+    job: &'a Job<'a>,
+    limits: &'a Limits,
+    progress: &'a Progress,
+    source: &'a Source,
+}
+
+impl Run<'_> {
+    fn select(&self) -> anyhow::Result<Vec<Selected>> {
+        let Source { provider, root, name } = self.source;
+        let platforms = self.job.arguments.platforms.choice();
+        let selection =
+            convert::select(&**provider, root, &platforms, self.limits).with_context(|| name.clone())?;
+        Ok(selection.images)
+    }
+
+    /// Orders the layers of the images by the wishes.
+    fn plan(&self, images: &[Selected]) -> anyhow::Result<Workload> {
+        let Target::Seekable { wishes, .. } = &self.job.target else { return Ok(Workload::default()) };
+        let planner = Planner {
+            provider: &*self.source.provider,
+            limits: self.limits,
+            threads: self.job.arguments.jobs.count(),
+            progress: self.progress,
+            cancel: self.job.cancel,
+        };
+        planner.plan(images, wishes).with_context(|| self.source.name.clone())
+    }
+
+    /// Converts the source and publishes the result.
+    fn convert_into(
+        &self,
+        layout: &Layout,
+        prioritized: convert::Prioritized,
+        tags: &[String],
+    ) -> anyhow::Result<(Conversion, Vec<String>)> {
+        let Source { provider, root, name } = self.source;
+        let store = Overlay::new(layout.store(), [&**provider]);
+        let converter = self.converter(layout, prioritized)?;
+        let conversion = convert::convert(&store, root, &*converter, &self.options(), self.progress)
+            .with_context(|| name.clone())?;
+        // From here on it is quick, and all or nothing.
+        self.job.cancel.check()?;
+        let notices = layout.publish(&store, &conversion.root, tags)?;
+        Ok((conversion, notices.iter().map(ToString::to_string).collect()))
+    }
+
+    fn converter(
+        &self,
+        layout: &Layout,
+        prioritized: convert::Prioritized,
+    ) -> anyhow::Result<Box<dyn LayerConverter>> {
+        let ConversionArguments { verify, reuse, jobs, tmp_dir, .. } = self.job.arguments;
+        let workers = || Workers::new(jobs.count().get());
+        Ok(match &self.job.target {
+            Target::Same => Box::new(convert::Keep),
+            Target::Ordinary(recompression) => {
+                let converter = Recompress::new(*recompression, self.limits.clone(), workers()?);
+                let converter = converter.check(matches!(verify, Verify::Frames | Verify::Toc));
+                Box::new(converter.read_back(*verify == Verify::Full).reuse(*reuse))
+            }
+            Target::Seekable { format, .. } => {
+                let codec = format.codec().context("no format is asked for")?;
+                let spool = tmp_dir.clone().unwrap_or_else(|| layout.path().to_owned());
+                let options = EncodeOptions {
+                    check_frames: *verify == Verify::Frames,
+                    limits: self.limits.clone(),
+                    ..format.options(spool)
+                };
+                let depth = match verify {
+                    Verify::Full => Some(Depth::Full),
+                    Verify::Frames | Verify::Toc => Some(Depth::Toc),
+                    Verify::None => None,
+                };
+                let converter = Seekable::new(codec, options, workers()?);
+                Box::new(converter.prioritize(prioritized).verify(depth).reuse(*reuse))
+            }
+        })
+    }
+
+    fn options(&self) -> convert::Options {
+        let arguments = self.job.arguments;
+        arguments.readers.apply(convert::Options {
+            platforms: arguments.platforms.choice(),
+            keep_other_platforms: arguments.keep_other_platforms,
+            keep_subject: arguments.keep_subject,
+            media_types: self.job.media_types,
+            unsupported: match arguments.unsupported {
+                Unsupported::Fail => convert::Unsupported::Fail,
+                Unsupported::Keep => convert::Unsupported::Keep,
+            },
+            jobs: arguments.jobs.count(),
+            limits: self.limits.clone(),
+            cancel: self.job.cancel.clone(),
+            memo: arguments.memo(),
+            ..convert::Options::default()
+        })
+    }
+}

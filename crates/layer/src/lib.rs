@@ -17,6 +17,7 @@ mod codec;
 mod decompress;
 mod encode;
 mod error;
+mod estargz;
 pub mod footer;
 #[cfg(test)]
 mod forge;
@@ -37,13 +38,15 @@ mod zstdchunked;
 
 pub use blob::ReadAt;
 pub use buffer::Buffer;
-pub use codec::{Codec, Contents, Seal};
+pub use codec::{Codec, Contents, Layout, Placement, Seal};
 pub use decompress::{Decompress, Format, decompress, sniff};
 pub use encode::{DEFAULT_CHUNK_SIZE, EncodeOptions, Encoded, encode};
 pub use error::{Error, Result};
+pub use estargz::{DEFAULT_LEVEL as ESTARGZ_DEFAULT_LEVEL, Estargz};
 pub use landmark::{Landmark, NO_PREFETCH as NO_PREFETCH_LANDMARK, PREFETCH as PREFETCH_LANDMARK};
 pub use locate::Hints;
 pub use reader::{File, Reader};
+pub use spool::TocBlob;
 pub use tar::{Header, Kind, TarReader, Time};
 pub use time::Timestamp;
 pub use verify::{Depth, Verified, VerifiedContent, VerifyOptions, verify};

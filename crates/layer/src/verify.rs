@@ -39,6 +39,9 @@ const WAITING_PIECES: usize = 8;
 /// Skippable frames that may follow the payload: as many as both dialects have, and some for others.
 const SKIPPABLE_FRAMES: usize = 16;
 
+/// How a gzip member starts: the magic number, and the only method there is.
+const GZIP_MEMBER: [u8; 3] = [0x1f, 0x8b, 8];
+
 /// The largest header of a zstd frame.
 const FRAME_HEADER: usize = 18;
 
@@ -199,17 +202,18 @@ impl Layer<'_> {
         Ok((facts, VerifiedContent { diff_id, uncompressed_size, tar_split }))
     }
 
-    /// Checks that a zstd frame starts where a chunk should, and that it has room for it if it says how much it holds.
-    /// It may hold more: stargz's tools put the padding and the next headers behind the chunk.
+    /// Checks that a member or a frame starts where a chunk should, and that a frame has room for it if it says how much
+    /// it holds. It may hold more: stargz's tools put the padding and the next headers behind the chunk.
     fn check_frame(&self, chunk: Option<Chunk>) -> Result<()> {
-        let Some(chunk) =
-            chunk.filter(|chunk| self.location.format == Format::Zstd && chunk.inner_offset == 0)
-        else {
-            return Ok(());
-        };
+        let Some(chunk) = chunk.filter(|chunk| chunk.inner_offset == 0) else { return Ok(()) };
         let mut header = [0; FRAME_HEADER];
         let length = self.blob.size().saturating_sub(chunk.offset).min(header.len() as u64) as usize;
         read_exact_at(self.blob, &mut header[..length], chunk.offset)?;
+        if self.location.format == Format::Gzip {
+            let offset = chunk.offset;
+            let nothing = || Error::Toc(format!("no member starts at byte {offset}, where a chunk should"));
+            return header.starts_with(&GZIP_MEMBER).then_some(()).ok_or_else(nothing);
+        }
         match zstd::zstd_safe::get_frame_content_size(&header[..length]) {
             Ok(size) if size.is_none_or(|size| size >= chunk.size) => Ok(()),
             Ok(Some(size)) => Err(Error::Toc(format!(

@@ -290,7 +290,7 @@ fn a_layer_is_laid_out_as_the_format_says() {
 
 #[test]
 fn bytes_do_not_depend_on_the_number_of_threads() {
-    let many = (0..400).map(|index| TarEntry::file(format!("many/{index}"), pattern(index * 41)));
+    let many = (0..150).map(|index| TarEntry::file(format!("many/{index}"), pattern(index * 41)));
     let tar = sample().entries(many).finish();
     for codec in codecs() {
         for options in [options(), prioritized(&["many/7", "usr/bin/alias"])] {
@@ -307,9 +307,9 @@ fn bytes_do_not_depend_on_the_number_of_threads() {
 #[test]
 fn moving_files_gives_what_encoding_the_moved_tar_gives() {
     let source =
-        sample().entries((0..300).map(|index| TarEntry::file(format!("z{index}"), pattern(index * 99))));
+        sample().entries((0..100).map(|index| TarEntry::file(format!("z{index}"), pattern(index * 99))));
     let source = source.finish();
-    let wanted = prioritized(&["z299", "usr/bin/alias", "z1"]);
+    let wanted = prioritized(&["z99", "usr/bin/alias", "z1"]);
     // A codec that adds no landmark of its own keeps the one that came with the tar.
     for codec in [Estargz::new(LEVEL).keep_diff_id(), Estargz::new(LEVEL).min_chunk_size(3000).keep_diff_id()]
     {
@@ -363,7 +363,7 @@ fn large_files_and_large_tails_pass_through() {
         .entry(TarEntry::file("big", pattern(9 << 20)))
         .file("small", "s")
         .finish_with(restow_testkit::End::Blocks(40_000));
-    for codec in codecs() {
+    for codec in [Estargz::new(LEVEL), Estargz::new(LEVEL).external_toc()] {
         for list in [&[][..], &["small"]] {
             let options = Options { chunk_size: DEFAULT_CHUNK_SIZE, ..prioritized(list) };
             let (mut encoded, blob) = run(codec, &tar, &options);

@@ -27,8 +27,9 @@ use crate::toc::Dialect;
 /// rules that place members, the spelling of the table, or the libraries that compress.
 const FORMAT_VERSION: u32 = 1;
 
-/// The level used when none is asked for.
-pub const DEFAULT_LEVEL: i32 = 6;
+/// The level used when none is asked for: the fastest whose layers are no larger than those of Go's level 9, which
+/// ctr-remote writes (205.3 MB against 208.4 MB of a 625 MB Debian image; level 4 gives 209.1 MB).
+pub const DEFAULT_LEVEL: i32 = 5;
 
 /// The highest level of the library that compresses the table, a stream where members are in memory.
 const MOST_STREAMED: u32 = 9;

@@ -57,6 +57,7 @@ synthetic: ## builds layers of 10 000 to 1 000 000 files and one of 4 GB in targ
 	python3 bench/synthetic.py target/synthetic
 
 bench: build image synthetic ## measures restow against gzip | zstd, skopeo and ctr-remote; writes the tables of bench/README.md
+	@.ci/need pigz
 	@bench/peers.sh target/peers
 	python3 bench/run.py $(RESTOW)
 

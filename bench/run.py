@@ -33,6 +33,7 @@ RUNS = int(os.environ.get("RUNS", "5"))
 CORES = len(os.sched_getaffinity(0))
 TICKS = os.sysconf("SC_CLK_TCK")
 PIPE = f"`gzip -dc \\| zstd -3 -T{CORES}`"
+PIGZ = f"`gzip -dc \\| pigz -9 -p {CORES}`"
 
 
 @dataclass
@@ -126,26 +127,30 @@ class Contender:
 
 
 class Pipe(Contender):
+    def __init__(self, name, work, compressor):
+        super().__init__(name, work)
+        self._compressor = compressor
+
     def prepare(self, image, out):
         out.mkdir()
 
     def command(self, image, out):
         blobs = [image / "blobs" / Path(*layer["digest"].split(":")) for layer in layers(image)]
         return ["bash", "-ec", "set -o pipefail; " + "; ".join(
-            f"gzip -dc <{blob} | zstd -q -3 -T{CORES} -o {out}/{number}" for number, blob in enumerate(blobs))]
+            f"gzip -dc <{blob} | {self._compressor} >{out}/{number}" for number, blob in enumerate(blobs))]
 
     def output(self, out):
         return sum(path.stat().st_size for path in out.iterdir())
 
 
 class Restow(Contender):
-    def __init__(self, name, work, program, *options, again=False):
+    def __init__(self, name, work, program, *options, layers="--zstdchunked", again=False):
         super().__init__(name, work)
-        self._program, self._options, self._again = program, options, again
+        self._program, self._options, self._again = program, (layers, *options), again
 
     def command(self, image, out):
-        return [self._program, "optimize", f"{image}:bench", f"{out}:bench", "--zstdchunked", "--no-optimize",
-                "--progress", "none", *self._options]
+        return [self._program, "optimize", f"{image}:bench", f"{out}:bench", "--no-optimize", "--progress", "none",
+                *self._options]
 
     def prepare(self, image, out):
         if self._again:
@@ -165,9 +170,9 @@ class Skopeo(Contender):
 class CtrRemote(Contender):
     """Client and daemon are measured together; the image is in the daemon's store before the clock starts."""
 
-    def __init__(self, name, work, daemon):
+    def __init__(self, name, work, daemon, *options):
         super().__init__(name, work)
-        self._daemon = daemon
+        self._daemon, self._options = daemon, options
         self._imported = None
 
     def measure(self, image, watch=False):
@@ -180,7 +185,7 @@ class CtrRemote(Contender):
         self.work.mkdir(exist_ok=True)
         root = self._daemon.directory / "root"
         before, cpu = bytes_below(root), self._cpu()
-        found = execute(self._daemon.command("image", "optimize", "--zstdchunked", "--oci", "--no-optimize",
+        found = execute(self._daemon.command("image", "optimize", *self._options, "--oci", "--no-optimize",
                                              "source:bench", "result:bench"), self.work, (self.work, root) if watch else ())
         found.cpu += self._cpu() - cpu
         found.memory += self._peak_memory()
@@ -251,7 +256,8 @@ def peers(work, stack):
                    "--showformat=${Package} ${Version}\n", "skopeo", "stargz-snapshotter", "containerd").stdout
     daemon = stack.enter_context(containerd(work / "containerd", program))
     return [Skopeo("skopeo, zstd:chunked", work / "skopeo", program),
-            CtrRemote("ctr-remote, `--zstdchunked`", work / "ctr-remote", daemon)], packages.strip().replace("\n", ", ")
+            CtrRemote("ctr-remote, `--zstdchunked`", work / "ctr-remote", daemon, "--zstdchunked"),
+            CtrRemote("ctr-remote, eStargz", work / "ctr-remote", daemon)], packages.strip().replace("\n", ", ")
 
 
 def main(restow):
@@ -259,13 +265,15 @@ def main(restow):
     with tempfile.TemporaryDirectory(prefix="bench-", dir=TARGET) as work, ExitStack() as stack:
         work = Path(work)
         others, versions = peers(work, stack)
-        pipe = Pipe(PIPE, work / "pipe")
+        pipe = Pipe(PIPE, work / "pipe", f"zstd -q -3 -T{CORES}")
+        pigz = Pipe(PIGZ, work / "pigz", f"pigz -9 -p {CORES}")
         ours = Restow("restow", work / "restow", restow)
         jobs = [Restow(f"restow `--jobs {count}`", work / "jobs", restow, "--jobs", str(count)) for count in (1, 2)]
+        estargz = Restow("restow, `--estargz`", work / "restow", restow, layers="--estargz")
         again = Restow("restow, onto its own result", work / "again", restow, again=True)
 
         image = TARGET / "image"
-        found = race([pipe, ours, *jobs, again, *others], image, RUNS)
+        found = race([pipe, ours, *jobs, again, pigz, estargz, *others], image, RUNS)
         source = sum(layer["size"] for layer in layers(image)) / 2**20
         report = (f"The image of `make image`: {len(layers(image))} layers, {source:.1f} MiB of gzip.\n\n"
                   + table(["program", *COLUMNS], [[name, *columns(one, found[PIPE])] for name, one in found.items()]))

@@ -7,7 +7,10 @@ use clap::Args;
 use clap::ValueEnum;
 use restow_layer as layer;
 use restow_layer::Codec;
+use restow_layer::DEFAULT_CHUNK_SIZE;
+use restow_layer::ESTARGZ_DEFAULT_LEVEL;
 use restow_layer::EncodeOptions;
+use restow_layer::Estargz;
 use restow_layer::ZstdChunked;
 
 use crate::args::parse_size;
@@ -16,7 +19,7 @@ use crate::args::parse_size;
 /// leave it as it is, one that cannot makes it required.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Format")]
-#[command(group(ArgGroup::new("seekable").args(["zstdchunked"])))]
+#[command(group(ArgGroup::new("seekable").args(["zstdchunked", "estargz"])))]
 pub(crate) struct FormatArguments {
     /// Write zstd:chunked layers, as containerd's stargz snapshotter reads them
     #[arg(long)]
@@ -29,9 +32,29 @@ pub(crate) struct FormatArguments {
     /// A chunk is what a reader fetches and verifies at once.
     #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = parse_chunk_size)]
     zstdchunked_chunk_size: u64,
+    /// Write eStargz layers: gzip, as containerd's stargz snapshotter reads them
+    #[arg(long)]
+    estargz: bool,
+    /// How hard to compress, from 1 (fast) to 12 (small)
+    #[arg(long, value_name = "LEVEL", default_value_t = ESTARGZ_DEFAULT_LEVEL,
+          value_parser = clap::value_parser!(i32).range(1..=12))]
+    estargz_compression_level: i32,
+    /// The most bytes of a file in one chunk, in bytes or as 64KiB, 4MiB; 0 is 4MiB
+    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = parse_estargz_chunk_size)]
+    estargz_chunk_size: u64,
+    /// Let chunks share a gzip member until it has this many bytes of the tar
+    ///
+    /// Many small files so become smaller; to read one, what comes before it in its member is fetched too. Readers
+    /// older than version 0.13 of the stargz snapshotter cannot open such layers.
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = parse_min_chunk_size)]
+    estargz_min_chunk_size: u64,
+    /// Accepted and without effect: --jobs says how many threads work, and the result does not depend on it
+    #[arg(long, value_name = "N")]
+    estargz_parallelism: Option<u32>,
     /// Whether to mark the end of the files that were moved to the front by an entry of its own
     ///
-    /// auto marks it where files were moved. An entry changes the layer's DiffID, and so do moved files.
+    /// auto marks it where files were moved, and in eStargz says so where none were, as that format wants it. An entry
+    /// changes the layer's DiffID, and so do moved files.
     #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
     landmark: Landmark,
 }
@@ -47,14 +70,20 @@ enum Landmark {
 impl FormatArguments {
     /// Returns the format that is asked for, if one is.
     pub(crate) fn codec(&self) -> Option<Box<dyn Codec>> {
-        self.zstdchunked
-            .then(|| Box::new(ZstdChunked::new(self.zstdchunked_compression_level)) as Box<dyn Codec>)
+        if self.zstdchunked {
+            Some(Box::new(ZstdChunked::new(self.zstdchunked_compression_level)))
+        } else if self.estargz {
+            let codec = Estargz::new(self.estargz_compression_level);
+            Some(Box::new(codec.min_chunk_size(self.estargz_min_chunk_size)))
+        } else {
+            None
+        }
     }
 
     /// Returns what the flags say of the bytes of a layer, with temporary files in `spool`.
     pub(crate) fn options(&self, spool: PathBuf) -> EncodeOptions {
         EncodeOptions {
-            chunk_size: self.zstdchunked_chunk_size,
+            chunk_size: if self.estargz { self.estargz_chunk_size } else { self.zstdchunked_chunk_size },
             landmark: match self.landmark {
                 Landmark::Auto => layer::Landmark::Auto,
                 Landmark::Always => layer::Landmark::Always,
@@ -70,4 +99,17 @@ impl FormatArguments {
 fn parse_chunk_size(text: &str) -> Result<u64, String> {
     let size = parse_size(text)?;
     if (4 << 10..=64 << 20).contains(&size) { Ok(size) } else { Err("expected 4KiB to 64MiB".into()) }
+}
+
+fn parse_estargz_chunk_size(text: &str) -> Result<u64, String> {
+    match parse_size(text)? {
+        0 => Ok(DEFAULT_CHUNK_SIZE),
+        _ => parse_chunk_size(text),
+    }
+}
+
+/// Parses the size of a member, which is held in memory with one more chunk.
+fn parse_min_chunk_size(text: &str) -> Result<u64, String> {
+    let size = parse_size(text)?;
+    if size <= 64 << 20 { Ok(size) } else { Err("expected at most 64MiB".into()) }
 }

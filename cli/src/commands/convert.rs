@@ -50,22 +50,22 @@ pub(crate) struct Arguments {
 #[derive(Debug, Args)]
 struct OrdinaryArguments {
     /// Write ordinary zstd layers, in frames of 4 MiB
-    #[arg(long, conflicts_with = "seekable")]
+    #[arg(long, conflicts_with_all = ["zstdchunked", "estargz"])]
     zstd: bool,
     /// How hard to compress, from 1 (fast) to 22 (small) [default: 3]
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=22))]
     zstd_compression_level: Option<i32>,
     /// Write ordinary gzip layers, in members of 4 MiB
-    #[arg(long, conflicts_with_all = ["seekable", "zstd"])]
+    #[arg(long, conflicts_with_all = ["zstdchunked", "estargz", "zstd"])]
     gzip: bool,
     /// How hard to compress, from 1 (fast) to 12 (small) [default: 6]
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=12))]
     gzip_compression_level: Option<i32>,
     /// Write layers that are not compressed
-    #[arg(long, conflicts_with_all = ["seekable", "zstd", "gzip"])]
+    #[arg(long, conflicts_with_all = ["zstdchunked", "estargz", "zstd", "gzip"])]
     uncompress: bool,
     /// Make the whole image Docker's, whose layers are gzip or not compressed and have no annotations
-    #[arg(long, conflicts_with_all = ["seekable", "zstd", "oci"])]
+    #[arg(long, conflicts_with_all = ["zstdchunked", "estargz", "zstd", "oci"])]
     docker: bool,
 }
 

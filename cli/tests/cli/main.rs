@@ -55,6 +55,33 @@ fn an_optimized_image_verifies_and_its_digest_is_all_that_stdout_holds() {
 }
 
 #[test]
+fn estargz_is_a_format_like_the_other() {
+    let bench = Bench::with(&image());
+    let optimize = |options: &str| {
+        let line = format!("optimize oci:src:v1 oci:out:v1 --estargz --platform linux/amd64 {options}");
+        bench.ok(&line).stdout
+    };
+    let digest = optimize("");
+    bench.ok("verify oci:out:v1");
+    assert_eq!(optimize("--estargz-parallelism 3 --estargz-chunk-size 0 --jobs 1 --no-cache"), digest);
+    for other in
+        ["--estargz-compression-level 12", "--estargz-chunk-size 4KiB", "--estargz-min-chunk-size 50000"]
+    {
+        assert_ne!(optimize(other), digest, "{other}");
+        bench.ok("verify oci:out:v1");
+    }
+    for (options, problem) in [
+        ("--estargz --zstdchunked", "cannot be used with"),
+        ("--estargz --estargz-compression-level 13", "not in 1..=12"),
+        ("--estargz --estargz-min-chunk-size 1GiB", "at most 64MiB"),
+    ] {
+        let run = bench.run(&format!("optimize oci:src:v1 oci:out:v1 {options}"));
+        assert_eq!(run.code, Some(2));
+        assert!(run.stderr.contains(problem), "{}", run.stderr);
+    }
+}
+
+#[test]
 fn the_binary_called_optimize_optimizes() {
     let bench = Bench::with(&image());
     let optimize = bench.path("optimize");

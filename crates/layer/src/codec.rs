@@ -2,12 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::io::{Read, Write};
+use std::io::{self, Cursor, Read, Write};
+use std::path::PathBuf;
 
-use restow_oci::{Digest, MediaType};
+use restow_oci::{Digest, Digester, MediaType};
 
 use crate::error::Result;
-use crate::spool::Packed;
+use crate::spool::{Packed, TocBlob};
+use crate::tar::{BLOCK, plain_header};
+use crate::toc::{Dialect, TAR_NAME};
+
+/// Two zero blocks end an archive.
+const END: u64 = 2 * BLOCK as u64;
 
 /// How a format compresses the frames of a layer and what it puts behind them.
 ///
@@ -20,6 +26,9 @@ pub trait Codec: Debug + Send + Sync {
     /// Names everything that decides its bytes: the format, the version of its output, its options.
     fn identity(&self) -> String;
 
+    /// Returns how it lays a layer out.
+    fn layout(&self) -> Layout;
+
     /// Appends a frame that holds `bytes` and nothing else.
     fn compress(&self, bytes: &[u8], out: &mut Vec<u8>) -> Result<()>;
 
@@ -27,7 +36,33 @@ pub trait Codec: Debug + Send + Sync {
     fn decompress(&self, frame: &[u8], out: &mut [u8]) -> Result<()>;
 
     /// Writes what follows the frames, which end at `position` of the blob.
-    fn seal(&self, contents: Contents, position: u64, out: &mut dyn Write) -> Result<Seal>;
+    fn seal(&self, contents: &mut Contents, position: u64, out: &mut dyn Write) -> Result<Seal>;
+}
+
+/// How a format lays a layer out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// What shares a frame.
+    pub placement: Placement,
+    /// How the table of contents is spelled.
+    pub dialect: Dialect,
+    /// Whether the table is the last file of the tar, before the end of the archive.
+    pub toc_in_tar: bool,
+    /// Whether a layer has a landmark even if nothing was moved, unless it is to have none.
+    pub landmark: bool,
+}
+
+/// What shares a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// A chunk has a frame of its own; so have the headers and the padding between two.
+    Apart,
+    /// A chunk begins a frame, and what follows it up to the next chunk goes into it as well.
+    Along {
+        /// How many bytes of the tar a frame has at least before another chunk begins the next one. A landmark always
+        /// begins one.
+        least: u64,
+    },
 }
 
 /// What a codec seals a layer with.
@@ -37,8 +72,19 @@ pub struct Contents {
     pub(crate) toc: Packed,
     /// The digest of its JSON.
     pub(crate) toc_digest: Digest,
-    /// The tar-split stream.
-    pub(crate) tar_split: Packed,
+    /// The tar-split stream, unless the dialect has no use for it.
+    pub(crate) tar_split: Option<Packed>,
+    /// The tar so far.
+    pub(crate) tar: Tar,
+    /// Where temporary files are made.
+    pub(crate) spool_directory: PathBuf,
+}
+
+/// The digest and the size in bytes of a tar that may not be complete.
+#[derive(Debug)]
+pub(crate) struct Tar {
+    pub(crate) digester: Digester,
+    pub(crate) size: u64,
 }
 
 impl Contents {
@@ -56,15 +102,49 @@ impl Contents {
     pub fn toc(&mut self) -> Result<impl Read + '_> {
         self.toc.read()
     }
+
+    /// Returns a tar of the table alone.
+    pub fn toc_tar(&mut self) -> Result<impl Read + '_> {
+        toc_tar(&mut self.toc)
+    }
+
+    /// Returns the table as the last file of the layer's tar, and the end of the archive. What is read of it counts as
+    /// part of the tar.
+    pub fn tar_end(&mut self) -> Result<impl Read + '_> {
+        Ok(Counted { bytes: toc_tar(&mut self.toc)?, tar: &mut self.tar })
+    }
+}
+
+fn toc_tar(toc: &mut Packed) -> Result<impl Read + '_> {
+    let padding = toc.size.wrapping_neg() % BLOCK as u64;
+    let header = plain_header(TAR_NAME, toc.size);
+    Ok(Cursor::new(header).chain(toc.read()?).chain(io::repeat(0).take(padding + END)))
+}
+
+struct Counted<'a, R> {
+    bytes: R,
+    tar: &'a mut Tar,
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.bytes.read(buffer)?;
+        self.tar.digester.update(&buffer[..length]);
+        self.tar.size += length as u64;
+        Ok(length)
+    }
 }
 
 /// What the end of a layer says to those who find it by its descriptor.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Seal {
     /// Bytes written behind the frames.
     pub size: u64,
     /// Annotations by which containerd's readers find and verify the table.
     pub lazy: BTreeMap<String, String>,
-    /// Annotations by which podman's reader does. Never both on one descriptor: podman refuses that.
+    /// Annotations by which podman's reader does, if the format has something for it. Never both on one descriptor:
+    /// podman refuses that.
     pub partial: BTreeMap<String, String>,
+    /// The table of contents, where it is a blob of its own.
+    pub toc_blob: Option<TocBlob>,
 }

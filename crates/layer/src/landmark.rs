@@ -1,6 +1,6 @@
 //! The entry that tells a reader how far to fetch ahead (eStargz specification, "Prioritized Files and Landmark Files").
 
-use crate::tar::BLOCK;
+use crate::tar::{BLOCK, plain_header};
 
 /// The landmark that ends the region of prioritised files.
 pub const PREFETCH: &str = ".prefetch.landmark";
@@ -24,19 +24,7 @@ pub enum Landmark {
     Never,
 }
 
-/// Returns the header block of a landmark: a regular file of one byte, everything else zero.
+/// Returns the header block of a landmark.
 pub(crate) fn header(name: &str) -> [u8; BLOCK] {
-    let mut block = [0u8; BLOCK];
-    block[..name.len()].copy_from_slice(name.as_bytes());
-    block[100..107].copy_from_slice(b"0000000");
-    block[108..115].copy_from_slice(b"0000000");
-    block[116..123].copy_from_slice(b"0000000");
-    block[124..135].copy_from_slice(b"00000000001");
-    block[136..147].copy_from_slice(b"00000000000");
-    block[148..156].copy_from_slice(b"        ");
-    block[156] = b'0';
-    block[257..265].copy_from_slice(b"ustar\x0000");
-    let checksum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
-    block[148..155].copy_from_slice(format!("{checksum:06o}\0").as_bytes());
-    block
+    plain_header(name, CONTENT.len() as u64)
 }

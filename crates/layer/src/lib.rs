@@ -18,6 +18,7 @@ mod codec;
 mod decompress;
 mod encode;
 mod error;
+mod estargz;
 pub mod footer;
 #[cfg(test)]
 mod forge;
@@ -40,14 +41,16 @@ mod zstdchunked;
 
 pub use blob::ReadAt;
 pub use buffer::Buffer;
-pub use codec::{Codec, Contents, Seal};
+pub use codec::{Codec, Contents, Layout, Placement, Seal};
 pub use decompress::{Decompress, Format, decompress, diff_id, sniff};
 pub use encode::{DEFAULT_CHUNK_SIZE, EncodeOptions, Encoded, encode};
 pub use error::{Error, Result};
+pub use estargz::{DEFAULT_LEVEL as ESTARGZ_DEFAULT_LEVEL, Estargz};
 pub use landmark::{Landmark, NO_PREFETCH as NO_PREFETCH_LANDMARK, PREFETCH as PREFETCH_LANDMARK};
 pub use locate::Hints;
 pub use reader::{File, Reader};
 pub use recompress::{Recompressed, Recompression, recompress};
+pub use spool::TocBlob;
 pub use tar::{Header, Kind, TarReader, Time};
 pub use time::Timestamp;
 pub use verify::{Depth, Verified, VerifiedContent, VerifyOptions, verify};

@@ -163,6 +163,9 @@ fn role(path: &str, kind: EntryKind) -> Result<Role, String> {
     Ok(role)
 }
 
+/// Why podman reads no eStargz in part.
+pub(crate) const WHOLE_FORMAT: &str = "it is in a format that podman fetches as a whole";
+
 /// Why podman refuses a layer in which a name comes twice.
 pub(crate) const REPLACED_NAMES: &str = "it has several entries of the same name";
 

@@ -40,6 +40,13 @@ struct Stored {
     size: u64,
 }
 
+impl Stored {
+    fn new(directory: &Path) -> Self {
+        let file = tempfile::spooled_tempfile_in(IN_MEMORY, directory);
+        Self { file, digest: Digester::sha256(), size: 0 }
+    }
+}
+
 impl Write for Stored {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write(bytes)?;
@@ -56,9 +63,7 @@ impl Write for Stored {
 impl Packer {
     /// Starts a zstd frame; what outgrows memory goes to an unnamed file in `directory`.
     pub(crate) fn new(directory: &Path) -> Result<Self> {
-        let file = tempfile::spooled_tempfile_in(IN_MEMORY, directory);
-        let stored = Stored { file, digest: Digester::sha256(), size: 0 };
-        let encoder = Encoder::new(stored, LEVEL).map_err(Error::Spool)?;
+        let encoder = Encoder::new(Stored::new(directory), LEVEL).map_err(Error::Spool)?;
         Ok(Self { encoder, size: 0 })
     }
 
@@ -89,6 +94,48 @@ impl Packed {
     pub(crate) fn read_stored(&mut self) -> Result<impl Read + '_> {
         self.file.seek(SeekFrom::Start(0)).map_err(Error::Spool)?;
         Ok(&mut self.file)
+    }
+}
+
+/// A table of contents in a blob of its own, waiting to be stored.
+pub struct TocBlob(Stored);
+
+impl TocBlob {
+    /// Stores what `fill` writes; what outgrows memory goes to an unnamed file in `directory`.
+    pub(crate) fn write(directory: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<Self> {
+        let mut stored = Stored::new(directory);
+        fill(&mut stored)?;
+        Ok(Self(stored))
+    }
+
+    /// Returns the size in bytes.
+    pub fn size(&self) -> u64 {
+        self.0.size
+    }
+
+    /// Returns the sha256 digest.
+    pub fn digest(&self) -> Digest {
+        self.0.digest.current()
+    }
+
+    /// Returns the bytes from the start.
+    pub fn read(&mut self) -> Result<impl Read + '_> {
+        self.0.file.seek(SeekFrom::Start(0)).map_err(Error::Spool)?;
+        Ok(&mut self.0.file)
+    }
+}
+
+impl PartialEq for TocBlob {
+    fn eq(&self, other: &Self) -> bool {
+        (self.size(), self.digest()) == (other.size(), other.digest())
+    }
+}
+
+impl Eq for TocBlob {}
+
+impl std::fmt::Debug for TocBlob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TocBlob").field("size", &self.size()).field("digest", &self.digest()).finish()
     }
 }
 

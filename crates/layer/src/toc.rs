@@ -22,7 +22,8 @@ pub use self::parse::Parser;
 pub(crate) use self::parse::Text;
 pub use self::plan::Chunk;
 pub(crate) use self::plan::Plan;
-pub(crate) use self::write::{Dialect, Writer, write_string};
+pub use self::write::Dialect;
+pub(crate) use self::write::{Writer, write_string};
 use crate::time::Timestamp;
 
 /// The name of the table inside the tar archive that carries it in eStargz.

@@ -29,7 +29,7 @@ use self::stream::{Piece, Stream};
 use crate::blob::{ReadAt, read_exact_at};
 use crate::decompress::Format;
 use crate::footer::{self, SKIPPABLE_HEADER};
-use crate::listing::too_large_a_table;
+use crate::listing::{WHOLE_FORMAT, too_large_a_table};
 use crate::locate::{Hints, Location, TocFacts, check_digest, expect_digest};
 use crate::toc::{Chunk, Entry, EntryKind, Plan};
 use crate::workers::Workers;
@@ -40,6 +40,9 @@ const WAITING_PIECES: usize = 8;
 
 /// Skippable frames that may follow the payload: as many as both dialects have, and some for others.
 const SKIPPABLE_FRAMES: usize = 16;
+
+/// How a gzip member starts: the magic number, and the only method there is.
+const GZIP_MEMBER: [u8; 3] = [0x1f, 0x8b, 8];
 
 /// The largest header of a zstd frame.
 const FRAME_HEADER: usize = 18;
@@ -227,24 +230,25 @@ impl Layer<'_> {
         let tar_split = self.check_tar_split(&facts)?;
         let refusal = refusal.or_else(|| too_large_a_table(location.toc_size(), podman));
         let partial_annotations = match location.partial_annotations(blob)? {
-            _ if location.format == Format::Gzip => Err("it is gzip".into()),
+            _ if location.format == Format::Gzip => Err(WHOLE_FORMAT.into()),
             Some(annotations) if tar_split => refusal.map_or(Ok(annotations), Err),
             _ => Err("it has no tar-split stream that its table of contents vouches for".into()),
         };
         Ok((facts, VerifiedContent { diff_id, uncompressed_size, tar_split, partial_annotations }))
     }
 
-    /// Checks that a zstd frame starts where a chunk should, and that it has room for it if it says how much it holds.
-    /// It may hold more: stargz's tools put the padding and the next headers behind the chunk.
+    /// Checks that a member or a frame starts where a chunk should, and that a frame has room for it if it says how much
+    /// it holds. It may hold more: stargz's tools put the padding and the next headers behind the chunk.
     fn check_frame(&self, chunk: Option<Chunk>) -> Result<()> {
-        let Some(chunk) =
-            chunk.filter(|chunk| self.location.format == Format::Zstd && chunk.inner_offset == 0)
-        else {
-            return Ok(());
-        };
+        let Some(chunk) = chunk.filter(|chunk| chunk.inner_offset == 0) else { return Ok(()) };
         let mut header = [0; FRAME_HEADER];
         let length = self.blob.size().saturating_sub(chunk.offset).min(header.len() as u64) as usize;
         read_exact_at(self.blob, &mut header[..length], chunk.offset)?;
+        if self.location.format == Format::Gzip {
+            let offset = chunk.offset;
+            let nothing = || Error::Toc(format!("no member starts at byte {offset}, where a chunk should"));
+            return header.starts_with(&GZIP_MEMBER).then_some(()).ok_or_else(nothing);
+        }
         match zstd::zstd_safe::get_frame_content_size(&header[..length]) {
             Ok(size) if size.is_none_or(|size| size >= chunk.size) => Ok(()),
             Ok(Some(size)) => Err(Error::Toc(format!(

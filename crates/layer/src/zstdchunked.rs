@@ -17,9 +17,10 @@ use std::ops::Range;
 use restow_oci::{MediaType, annotations};
 use zstd::zstd_safe::{CCtx, CParameter, DCtx};
 
-use crate::codec::{Codec, Contents, Seal};
+use crate::codec::{Codec, Contents, Layout, Placement, Seal};
 use crate::error::{Error, Result};
 use crate::footer::{self, Position};
+use crate::toc::Dialect;
 
 /// The version of the bytes this codec writes for given content and options. It changes whenever they do: with the
 /// rules that cut frames, the spelling of the table, or the zstd library.
@@ -52,7 +53,7 @@ pub struct ZstdChunked {
 
 impl ZstdChunked {
     /// Compresses at `level`, 1 to 22.
-    pub fn new(level: i32) -> Self {
+    pub const fn new(level: i32) -> Self {
         Self { level }
     }
 
@@ -91,6 +92,10 @@ impl Codec for ZstdChunked {
         )
     }
 
+    fn layout(&self) -> Layout {
+        Layout { placement: Placement::Apart, dialect: Dialect::Superset, toc_in_tar: false, landmark: false }
+    }
+
     fn compress(&self, bytes: &[u8], out: &mut Vec<u8>) -> Result<()> {
         out.reserve(zstd::zstd_safe::compress_bound(bytes.len()));
         let start = out.len() as u64;
@@ -118,8 +123,9 @@ impl Codec for ZstdChunked {
         Ok(())
     }
 
-    fn seal(&self, contents: Contents, position: u64, out: &mut dyn Write) -> Result<Seal> {
-        let Contents { mut toc, toc_digest, mut tar_split } = contents;
+    fn seal(&self, contents: &mut Contents, position: u64, out: &mut dyn Write) -> Result<Seal> {
+        let Contents { toc, toc_digest, tar_split, .. } = contents;
+        let tar_split = tar_split.as_mut().ok_or(Error::NotSeekable)?;
         let toc_position = Position {
             offset: position + footer::SKIPPABLE_HEADER,
             size: toc.stored_size,
@@ -147,6 +153,7 @@ impl Codec for ZstdChunked {
                 (annotations::PODMAN_MANIFEST_POSITION.into(), toc_position.toc_annotation()),
                 (annotations::PODMAN_TARSPLIT_POSITION.into(), split_position.tar_split_annotation()),
             ]),
+            toc_blob: None,
         })
     }
 }

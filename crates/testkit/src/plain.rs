@@ -69,6 +69,15 @@ pub fn names(tar: &[u8]) -> Vec<String> {
     walk(tar).map(|(entry, _)| entry.name()).collect()
 }
 
+/// Returns the stored bytes of each entry in order.
+///
+/// # Panics
+///
+/// If the tar is not well formed.
+pub fn contents(tar: &[u8]) -> Vec<&[u8]> {
+    walk(tar).map(|(_, content)| content).collect()
+}
+
 /// Returns the content of the last entry with exactly this path.
 ///
 /// # Panics

@@ -20,6 +20,8 @@ use restow_layer::Codec;
 use restow_layer::Contents;
 use restow_layer::Depth;
 use restow_layer::EncodeOptions;
+use restow_layer::Estargz;
+use restow_layer::Layout;
 use restow_layer::Seal;
 use restow_layer::Workers;
 use restow_layer::ZSTD_CHUNKED_DEFAULT_LEVEL;
@@ -51,6 +53,11 @@ pub(crate) fn seekable(workers: usize) -> Seekable {
     let directory = tempfile::env::temp_dir();
     let codec = ZstdChunked::new(ZSTD_CHUNKED_DEFAULT_LEVEL);
     Seekable::new(Box::new(codec), EncodeOptions::new(directory), Workers::new(workers).unwrap())
+}
+
+fn estargz() -> Seekable {
+    let encoding = EncodeOptions::new(tempfile::env::temp_dir());
+    Seekable::new(Box::new(Estargz::new(6)), encoding, Workers::new(2).unwrap())
 }
 
 fn first(manifest: &Digest, position: usize, path: &str) -> Prioritized {
@@ -108,13 +115,49 @@ fn layers_become_seekable_and_keep_their_tar() {
 }
 
 #[test]
+fn layers_become_estargz_and_the_image_oci() {
+    let image = ImageBuilder::new().docker().layer(Layer::gzip(tar("one"))).layer(Layer::zstd(tar("two")));
+    let image = image.build();
+    let store = store(&image);
+    let conversion = convert_all(&store, &image.root, &estargz()).unwrap();
+    let manifest = document(&store, &conversion.root);
+    assert_eq!(manifest["mediaType"], "application/vnd.oci.image.manifest.v1+json");
+    let config = follow(&store, &manifest, "/config");
+    for (position, name) in ["one", "two"].into_iter().enumerate() {
+        let layer = &manifest["layers"][position];
+        assert_eq!(layer["mediaType"], "application/vnd.oci.image.layer.v1.tar+gzip");
+        let tar = plain::gunzip(blob(&store, &manifest, &format!("/layers/{position}"))).unwrap();
+        assert_eq!(plain::names(&tar), [".no.prefetch.landmark", name, "stargz.index.json"]);
+        let toc = Digest::sha256(plain::content(&tar, "stargz.index.json").unwrap());
+        assert_eq!(layer["annotations"][annotations::STARGZ_TOC_DIGEST], toc.as_str());
+        let size = tar.len().to_string();
+        assert_eq!(layer["annotations"][annotations::STARGZ_UNCOMPRESSED_SIZE], size);
+        assert_eq!(config["rootfs"]["diff_ids"][position], Digest::sha256(&tar).as_str());
+    }
+}
+
+#[test]
 fn a_second_conversion_changes_nothing() {
     for seed in 0..8 {
         let image = random_image(seed);
         let store = store(&image);
-        let once = convert_all(&store, &image.root, &seekable(2)).unwrap().root;
-        let twice = convert_all(&store, &once, &seekable(2)).unwrap().root;
-        assert_eq!(once, twice, "seed {seed}");
+        for converter in [seekable(2), estargz()] {
+            let once = convert_all(&store, &image.root, &converter).unwrap().root;
+            let twice = convert_all(&store, &once, &converter).unwrap().root;
+            assert_eq!(once, twice, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn from_one_format_to_another_and_back_nothing_is_left_of_the_first() {
+    for seed in 0..8 {
+        let image = random_image(seed);
+        let store = store(&image);
+        let zstd = convert_all(&store, &image.root, &seekable(2)).unwrap().root;
+        let gzip = convert_all(&store, &image.root, &estargz()).unwrap().root;
+        assert_eq!(convert_all(&store, &zstd, &estargz()).unwrap().root, gzip, "seed {seed}");
+        assert_eq!(convert_all(&store, &gzip, &seekable(2)).unwrap().root, zstd, "seed {seed}");
     }
 }
 
@@ -246,7 +289,16 @@ impl Codec for Lying {
         self.0.decompress(frame, out)
     }
 
-    fn seal(&self, contents: Contents, position: u64, out: &mut dyn Write) -> restow_layer::Result<Seal> {
+    fn layout(&self) -> Layout {
+        self.0.layout()
+    }
+
+    fn seal(
+        &self,
+        contents: &mut Contents,
+        position: u64,
+        out: &mut dyn Write,
+    ) -> restow_layer::Result<Seal> {
         self.0.seal(contents, position, out)
     }
 }

@@ -1,14 +1,15 @@
 //! Puts frames into a blob in order, and writes down what was put where.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufReader, Write};
 use std::path::Path;
 
 use restow_oci::{Digest, Digester, Limits};
 
-use super::batch::{Facts, Frames, Item, Start};
+use super::batch::{Framed, Frames, Item, Start};
 use super::diff::Diff;
 use super::names::Names;
+use crate::codec::Tar;
 use crate::error::{Error, Result};
 use crate::listing::Role;
 use crate::spool::{Packed, Packer};
@@ -22,7 +23,7 @@ pub(super) struct Assembler<'a> {
     position: u64,
     diff: Diff,
     toc: Table,
-    tar_split: TarSplit,
+    tar_split: Option<TarSplit>,
     current: Option<File>,
     names: Names,
     listed: Listed,
@@ -45,11 +46,10 @@ pub(super) struct Listed {
 pub(super) struct Assembled {
     pub(super) position: u64,
     pub(super) source_diff_id: Digest,
-    pub(super) diff_id: Digest,
-    pub(super) tar_size: u64,
+    pub(super) tar: Tar,
     pub(super) table: Table,
     pub(super) names: Names,
-    pub(super) tar_split: Packed,
+    pub(super) tar_split: Option<Packed>,
     pub(super) listed: Listed,
 }
 
@@ -66,25 +66,28 @@ struct File {
 struct Chunk {
     offset: u64,
     end: u64,
+    inner_offset: u64,
     size: u64,
     digest: Digest,
     zeros: bool,
 }
 
 impl<'a> Assembler<'a> {
-    /// Writes to `output`; the first `moved` entries are those to be fetched first.
+    /// Writes to `output`, and the table as `spelling` says; the first `moved` entries are those to be fetched first.
     pub(super) fn new(
         output: &'a mut (dyn Write + Send),
+        spelling: Spelling,
         spool_directory: &Path,
         moved: u64,
         diff: Diff,
     ) -> Result<Self> {
+        let tar_split = spelling.dialect == Dialect::Superset;
         Ok(Self {
             output,
             position: 0,
             diff,
-            toc: Table::new(spool_directory)?,
-            tar_split: TarSplit::new(spool_directory)?,
+            toc: Table::new(spelling, spool_directory)?,
+            tar_split: tar_split.then(|| TarSplit::new(spool_directory)).transpose()?,
             current: None,
             names: Names::default(),
             listed: Listed::default(),
@@ -106,19 +109,18 @@ impl<'a> Assembler<'a> {
             match item {
                 Item::Entry { range, start } => {
                     self.finish_entry()?;
-                    self.tar_split.segment(&bytes.filled()[range])?;
+                    self.segment(&bytes.filled()[range])?;
                     self.names.add(&start.listing, start.header.offset);
                     self.current = Some(File::new(start));
                 }
                 Item::Chunk { range, .. } => {
-                    let (frame, facts) = chunks.next().ok_or(Error::NotSeekable)?;
-                    let place = start + frame.start as u64..start + frame.end as u64;
+                    let framed = chunks.next().ok_or(Error::NotSeekable)?;
                     let file = self.current.as_mut().ok_or(Error::NotSeekable)?;
-                    file.add(&bytes.filled()[range], place, facts);
+                    file.add(&bytes.filled()[range], start, framed);
                 }
                 Item::Trailing { range, .. } => {
                     self.finish_entry()?;
-                    self.tar_split.segment(&bytes.filled()[range])?;
+                    self.segment(&bytes.filled()[range])?;
                 }
             }
         }
@@ -128,22 +130,27 @@ impl<'a> Assembler<'a> {
     /// Ends the frames.
     pub(super) fn finish(mut self) -> Result<Assembled> {
         self.finish_entry()?;
-        let (source_diff_id, diff_id, tar_size) = self.diff.finish();
+        let (source_diff_id, tar) = self.diff.finish();
         Ok(Assembled {
             position: self.position,
             source_diff_id,
-            diff_id,
-            tar_size,
+            tar,
             table: self.toc,
             names: self.names,
-            tar_split: self.tar_split.finish()?,
+            tar_split: self.tar_split.map(TarSplit::finish).transpose()?,
             listed: self.listed,
         })
     }
 
+    fn segment(&mut self, bytes: &[u8]) -> Result<()> {
+        self.tar_split.as_mut().map_or(Ok(()), |tar_split| tar_split.segment(bytes))
+    }
+
     fn finish_entry(&mut self) -> Result<()> {
         let Some(file) = self.current.take() else { return Ok(()) };
-        self.tar_split.file(&file.start.listing.entry.name, file.size, file.checksum)?;
+        if let Some(tar_split) = &mut self.tar_split {
+            tar_split.file(&file.start.listing.entry.name, file.size, file.checksum)?;
+        }
         let listed = &mut self.listed;
         listed.entries += 1;
         listed.chunks += file.chunks.len() as u64;
@@ -167,7 +174,9 @@ impl File {
         Self { start, digest: None, checksum: Checksum::default(), size: 0, chunks: Vec::new() }
     }
 
-    fn add(&mut self, bytes: &[u8], place: std::ops::Range<u64>, facts: Facts) {
+    /// Adds a chunk of a batch whose frames start at byte `start` of the blob.
+    fn add(&mut self, bytes: &[u8], start: u64, framed: Framed) {
+        let Framed { frame, inner_offset, facts } = framed;
         let whole = self.start.header.size == bytes.len() as u64;
         if !whole && self.start.digest.is_none() {
             self.digest.get_or_insert_with(Digester::sha256).update(bytes);
@@ -177,8 +186,9 @@ impl File {
             if self.chunks.is_empty() { facts.checksum } else { self.checksum.then(facts.checksum, length) };
         self.size += length;
         self.chunks.push(Chunk {
-            offset: place.start,
-            end: place.end,
+            offset: start + frame.start as u64,
+            end: start + frame.end as u64,
+            inner_offset,
             size: length,
             digest: facts.digest,
             zeros: facts.zeros,
@@ -196,8 +206,17 @@ impl File {
     }
 }
 
+/// How a table of contents is spelled.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Spelling {
+    pub(super) dialect: Dialect,
+    /// The size of a full chunk.
+    pub(super) chunk_size: u64,
+}
+
 /// The table of contents, growing.
 pub(super) struct Table {
+    spelling: Spelling,
     packer: Packer,
     digest: Digester,
     writer: Writer,
@@ -206,11 +225,12 @@ pub(super) struct Table {
 }
 
 impl Table {
-    fn new(spool_directory: &Path) -> Result<Self> {
+    fn new(spelling: Spelling, spool_directory: &Path) -> Result<Self> {
         Ok(Self {
+            spelling,
             packer: Packer::new(spool_directory)?,
             digest: Digester::sha256(),
-            writer: Writer::new(Dialect::Superset),
+            writer: Writer::new(spelling.dialect),
             text: Vec::new(),
             owners: Owners::default(),
         })
@@ -221,30 +241,45 @@ impl Table {
         let mut entry = file.start.listing.entry;
         self.owners.shorten(&mut entry);
         let name = entry.name.clone();
-        let in_parts = file.chunks.len() > 1;
+        let count = file.chunks.len();
         if entry.kind == EntryKind::Regular {
             entry.digest = Some(digest);
         }
         if let (Some(first), Some(last)) = (file.chunks.first(), file.chunks.last()) {
             entry.end_offset = last.end;
-            describe(&mut entry, first, in_parts);
+            self.describe(&mut entry, first, count == 1, count > 1);
         }
         self.writer.entry(&entry, &mut self.text);
         let mut chunk_offset = 0;
-        for pair in file.chunks.windows(2) {
+        for (index, pair) in file.chunks.windows(2).enumerate() {
             let [previous, chunk] = pair else { continue };
             chunk_offset += previous.size;
             let mut entry =
                 Entry { name: name.clone(), kind: EntryKind::Chunk, chunk_offset, ..Entry::default() };
-            describe(&mut entry, chunk, in_parts);
+            self.describe(&mut entry, chunk, index + 2 == count, true);
             self.writer.entry(&entry, &mut self.text);
         }
         self.flush()
     }
 
+    fn describe(&self, entry: &mut Entry, chunk: &Chunk, last: bool, in_parts: bool) {
+        entry.offset = chunk.offset;
+        entry.inner_offset = chunk.inner_offset;
+        entry.chunk_digest = Some(chunk.digest.clone());
+        let sized = match self.spelling.dialect {
+            Dialect::Superset => in_parts,
+            // What is left out reaches to the end of the file (estargz.go, `appendTar`).
+            Dialect::Stargz => !last || chunk.size >= self.spelling.chunk_size,
+        };
+        if sized {
+            entry.chunk_size = chunk.size;
+        }
+        entry.zeros = in_parts && chunk.zeros;
+    }
+
     /// Ends the document, and returns its digest with it.
     pub(super) fn finish(mut self, tar_split_digest: Option<&Digest>) -> Result<(Packed, Digest)> {
-        let writer = std::mem::replace(&mut self.writer, Writer::new(Dialect::Superset));
+        let writer = std::mem::replace(&mut self.writer, Writer::new(self.spelling.dialect));
         writer.finish(tar_split_digest, &mut self.text);
         self.flush()?;
         Ok((self.packer.finish()?, self.digest.finish()))
@@ -261,11 +296,12 @@ impl Table {
 /// Copies a table of contents without the entries at the given positions, and their chunks.
 pub(super) fn without(
     mut table: Packed,
-    positions: &std::collections::BTreeSet<u32>,
+    positions: &BTreeSet<u32>,
+    spelling: Spelling,
     spool_directory: &Path,
     limits: &Limits,
 ) -> Result<(Packed, Digest)> {
-    let mut copy = Table::new(spool_directory)?;
+    let mut copy = Table::new(spelling, spool_directory)?;
     let mut parser = Parser::new(BufReader::new(table.read()?), limits)?;
     let mut said = Owners::default();
     let mut next = 0;
@@ -286,15 +322,6 @@ pub(super) fn without(
         }
     }
     copy.finish(parser.finish()?.as_ref())
-}
-
-fn describe(entry: &mut Entry, chunk: &Chunk, in_parts: bool) {
-    entry.offset = chunk.offset;
-    entry.chunk_digest = Some(chunk.digest.clone());
-    if in_parts {
-        entry.chunk_size = chunk.size;
-        entry.zeros = chunk.zeros;
-    }
 }
 
 /// The names last given for each number: a table repeats them only when they change.

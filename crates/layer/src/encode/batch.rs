@@ -1,8 +1,9 @@
 //! Consecutive tar bytes that one worker compresses, and how they are cut into frames.
 //!
-//! A payload chunk is a frame. Header bytes, padding among them, join into a frame until a payload follows or
-//! [`RUN`] bytes are full. A batch ends, and with it a frame, at the first item after [`BATCH`] bytes (or when
-//! [`DROPPED`] bytes were left out). All of this is decided by the tar's bytes and the chunk size alone.
+//! The cutter has settled which chunks have a frame of their own and which begin or continue one ([`Place`]). Around
+//! chunks that have one, header bytes, padding among them, join into a frame until a payload follows or [`RUN`] bytes
+//! are full; else they go into the frame that is open. The end of a batch ends a frame. All of this is decided by the
+//! tar's bytes and the options alone.
 
 use std::fs::File;
 use std::ops::Range;
@@ -48,9 +49,20 @@ pub(super) enum Item {
     /// An entry begins: padding of the one before, and header blocks.
     Entry { range: Range<usize>, start: Box<Start> },
     /// A chunk of the content of the entry before.
-    Chunk { range: Range<usize>, stored: Option<Stored> },
+    Chunk { range: Range<usize>, place: Place, stored: Option<Stored> },
     /// What no header follows, of which the first `padding` bytes still belong to the entry before.
     Trailing { range: Range<usize>, padding: usize },
+}
+
+/// Where a chunk goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Into a frame of its own.
+    Alone,
+    /// To the beginning of a frame.
+    First,
+    /// Into the frame that is open.
+    Inside,
 }
 
 /// The beginning of an entry.
@@ -84,8 +96,18 @@ pub(super) struct Frames {
     pub(super) batch: Batch,
     /// The frames, one after another.
     pub(super) compressed: Vec<u8>,
-    /// For each chunk of the batch in order: where its frame lies in `compressed`, and its facts.
-    pub(super) chunks: Vec<(Range<usize>, Facts)>,
+    /// The chunks of the batch in order.
+    pub(super) chunks: Vec<Framed>,
+}
+
+/// A chunk whose frame is made.
+#[derive(Debug)]
+pub(super) struct Framed {
+    /// Where the frame lies.
+    pub(super) frame: Range<usize>,
+    /// How many uncompressed bytes of the frame come before the chunk.
+    pub(super) inner_offset: u64,
+    pub(super) facts: Facts,
 }
 
 /// How the frames of a batch are made.
@@ -97,15 +119,18 @@ pub(super) struct Press<'a> {
     pub(super) headers: Headers,
     /// Whether every new frame is decoded and compared with what it was made of.
     pub(super) check: bool,
-    /// Where chunks wait that were compressed before.
-    pub(super) stored: Option<&'a File>,
+    /// Where chunks wait that were compressed before, and the codec they were compressed with. A chunk that has a frame
+    /// of its own keeps the one that waits.
+    pub(super) stored: Option<(&'a File, &'a dyn Codec)>,
 }
 
 /// What a worker is to do about header bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Headers {
-    /// Compress them into frames.
-    Compress,
+    /// Compress them into frames of [`RUN`] bytes.
+    Runs,
+    /// Put them into the frame that is open.
+    Along,
     /// Leave them out: the layer is put together anew later.
     Leave,
 }
@@ -132,44 +157,30 @@ impl Batch {
             press,
             compressed: std::mem::take(&mut self.compressed),
             decoded: press.check.then(|| press.workers.memory()),
+            open: 0..0,
+            chunks: Vec::new(),
+            closed: 0,
         };
-        let mut chunks = Vec::new();
-        let mut run = 0..0;
-        let items = std::mem::take(&mut self.items);
-        for item in &items {
+        let bytes = &mut self.bytes;
+        for item in &self.items {
             let range = item.range();
-            let Item::Chunk { stored, .. } = item else {
-                run = if run.is_empty() { range } else { run.start..range.end };
-                if run.len() >= RUN {
-                    frames.headers(&self.bytes.filled()[std::mem::take(&mut run)])?;
+            let Item::Chunk { place, stored, .. } = item else {
+                frames.open.end = range.end;
+                if press.headers == Headers::Runs && frames.open.len() >= RUN {
+                    frames.close(bytes)?;
                 }
                 continue;
             };
-            frames.headers(&self.bytes.filled()[std::mem::take(&mut run)])?;
-            let start = frames.compressed.len();
-            let facts = match stored {
-                Some(stored) => {
-                    frames.fetch(stored, &mut self.bytes.filled_mut()[range])?;
-                    stored.facts.clone()
-                }
-                None => {
-                    let bytes = &self.bytes.filled()[range];
-                    frames.add(bytes)?;
-                    Facts {
-                        digest: Digest::sha256(bytes),
-                        checksum: Checksum::of(bytes),
-                        zeros: bytes.iter().all(|byte| *byte == 0),
-                    }
-                }
-            };
-            chunks.push((start..frames.compressed.len(), facts));
+            if *place != Place::Inside {
+                frames.close(bytes)?;
+            }
+            frames.chunk(*place, range, stored.as_ref(), bytes)?;
         }
-        frames.headers(&self.bytes.filled()[run])?;
-        self.items = items;
+        frames.close(bytes)?;
         if let Some(memory) = frames.decoded {
             press.workers.recycle(memory);
         }
-        Ok(Frames { batch: self, compressed: frames.compressed, chunks })
+        Ok(Frames { batch: self, compressed: frames.compressed, chunks: frames.chunks })
     }
 }
 
@@ -179,11 +190,62 @@ struct NewFrames<'a> {
     compressed: Vec<u8>,
     /// Where new frames are decoded to, if they are checked.
     decoded: Option<Memory>,
+    /// The bytes of the frame that is open.
+    open: Range<usize>,
+    chunks: Vec<Framed>,
+    /// How many of the chunks are in frames that are closed.
+    closed: usize,
 }
 
 impl NewFrames<'_> {
-    fn headers(&mut self, bytes: &[u8]) -> Result<()> {
-        if bytes.is_empty() || self.press.headers == Headers::Leave { Ok(()) } else { self.add(bytes) }
+    /// Adds a chunk to the open frame, which is empty unless the chunk goes inside one.
+    fn chunk(
+        &mut self,
+        place: Place,
+        range: Range<usize>,
+        stored: Option<&Stored>,
+        bytes: &mut Buffer,
+    ) -> Result<()> {
+        let inner_offset = (range.start - self.open.start) as u64;
+        self.open.end = range.end;
+        let facts = match stored {
+            Some(stored) => {
+                let start = self.compressed.len();
+                self.fetch(stored, &mut bytes.filled_mut()[range.clone()])?;
+                if place == Place::Alone {
+                    let frame = start..self.compressed.len();
+                    self.chunks.push(Framed { frame, inner_offset, facts: stored.facts.clone() });
+                    self.finish();
+                    return Ok(());
+                }
+                self.compressed.truncate(start);
+                stored.facts.clone()
+            }
+            None => Facts::of(&bytes.filled()[range]),
+        };
+        self.chunks.push(Framed { frame: 0..0, inner_offset, facts });
+        if place == Place::Alone { self.close(bytes) } else { Ok(()) }
+    }
+
+    /// Makes the frame that is open, if there is something in it.
+    fn close(&mut self, bytes: &Buffer) -> Result<()> {
+        let headers = self.closed == self.chunks.len();
+        if self.open.is_empty() || (headers && self.press.headers == Headers::Leave) {
+            self.finish();
+            return Ok(());
+        }
+        let start = self.compressed.len();
+        self.add(&bytes.filled()[self.open.clone()])?;
+        for chunk in &mut self.chunks[self.closed..] {
+            chunk.frame = start..self.compressed.len();
+        }
+        self.finish();
+        Ok(())
+    }
+
+    fn finish(&mut self) {
+        self.open = self.open.end..self.open.end;
+        self.closed = self.chunks.len();
     }
 
     /// Appends a frame made of `bytes`.
@@ -203,10 +265,21 @@ impl NewFrames<'_> {
     /// Appends a frame that was made before, and decodes it into `bytes`.
     fn fetch(&mut self, stored: &Stored, bytes: &mut [u8]) -> Result<()> {
         let missing = || Error::Spool(std::io::ErrorKind::NotFound.into());
+        let (file, codec) = self.press.stored.ok_or_else(missing)?;
         let start = self.compressed.len();
         self.compressed.resize(start + stored.length as usize, 0);
         let frame = &mut self.compressed[start..];
-        self.press.stored.ok_or_else(missing)?.read_exact_at(frame, stored.offset).map_err(Error::Spool)?;
-        self.press.codec.decompress(frame, bytes)
+        file.read_exact_at(frame, stored.offset).map_err(Error::Spool)?;
+        codec.decompress(frame, bytes)
+    }
+}
+
+impl Facts {
+    fn of(bytes: &[u8]) -> Self {
+        Self {
+            digest: Digest::sha256(bytes),
+            checksum: Checksum::of(bytes),
+            zeros: bytes.iter().all(|byte| *byte == 0),
+        }
     }
 }

@@ -1,11 +1,16 @@
-//! Cuts a tar stream into batches.
+//! Cuts a tar stream into batches, and settles which chunks begin a frame.
+//!
+//! A batch ends at the first item after [`BATCH`] bytes. Where chunks take along what follows them, it ends before the
+//! first chunk after [`BATCH`] bytes that begins a frame, or after as many bytes of headers alone. When [`DROPPED`] bytes
+//! were left out, it ends at once.
 
 use std::io::Read;
 
 use restow_oci::{Digest, Limits};
 
-use super::batch::{BATCH, Batch, DROPPED, Item, Start, Stored};
+use super::batch::{BATCH, Batch, DROPPED, Item, Place, Start, Stored};
 use crate::buffer::Buffer;
+use crate::codec::{Layout, Placement};
 use crate::error::{Error, Result};
 use crate::landmark::{self, Landmark};
 use crate::listing::{self, Listing, Role};
@@ -27,15 +32,36 @@ pub(super) struct Cutter<'a> {
     send: Send<'a>,
     workers: &'a Workers,
     limits: &'a Limits,
+    pub(super) layout: Layout,
     /// The end of the bytes that have been named.
     named: usize,
     /// How many bytes of the source the batch leaves out.
     dropped: usize,
+    /// Where the frame that is open starts, if chunks take along what follows them.
+    frame: usize,
+    /// Where the last chunk ended.
+    chunk_end: usize,
+    /// Whether the last entry is a landmark.
+    landmark: bool,
+    /// Where the chunk goes that has begun.
+    place: Place,
 }
 
 impl<'a> Cutter<'a> {
-    pub(super) fn new(limits: &'a Limits, workers: &'a Workers, send: Send<'a>) -> Self {
-        Self { batch: Batch::new(workers.memory()), send, workers, limits, named: 0, dropped: 0 }
+    pub(super) fn new(layout: Layout, limits: &'a Limits, workers: &'a Workers, send: Send<'a>) -> Self {
+        Self {
+            batch: Batch::new(workers.memory()),
+            send,
+            workers,
+            limits,
+            layout,
+            named: 0,
+            dropped: 0,
+            frame: 0,
+            chunk_end: 0,
+            landmark: false,
+            place: Place::Alone,
+        }
     }
 
     /// Returns where tar bytes are to be appended.
@@ -51,21 +77,42 @@ impl<'a> Cutter<'a> {
 
     fn listed(&mut self, header: Header, listing: Listing, digest: Option<Digest>) -> Result<()> {
         let range = self.named..self.batch.bytes.len();
+        self.landmark = matches!(listing.role, Role::Landmark | Role::NoPrefetchLandmark);
         self.push(Item::Entry { range, start: Box::new(Start { header, listing, digest }) })
+    }
+
+    /// Gets ready for a chunk that is appended next.
+    pub(super) fn begin_chunk(&mut self) -> Result<()> {
+        let Placement::Along { least } = self.layout.placement else { return Ok(()) };
+        let open = (self.batch.bytes.len() - self.frame) as u64;
+        self.place = Place::Inside;
+        if open > 0 && (open >= least || self.landmark) {
+            if self.batch.bytes.len() >= BATCH {
+                self.send()?;
+            }
+            self.place = Place::First;
+            self.frame = self.batch.bytes.len();
+        }
+        Ok(())
     }
 
     /// Names the chunk that was appended.
     pub(super) fn chunk(&mut self) -> Result<()> {
+        self.push_chunk(None)
+    }
+
+    fn push_chunk(&mut self, stored: Option<Stored>) -> Result<()> {
         let range = self.named..self.batch.bytes.len();
-        self.push(Item::Chunk { range, stored: None })
+        self.chunk_end = range.end;
+        self.push(Item::Chunk { range, place: self.place, stored })
     }
 
     /// Makes room for a chunk of `size` bytes that is decoded from the frame file.
     pub(super) fn stored_chunk(&mut self, size: usize, stored: Stored) -> Result<()> {
+        self.begin_chunk()?;
         self.batch.bytes.room(size);
         self.batch.bytes.advance(size);
-        let range = self.named..self.batch.bytes.len();
-        self.push(Item::Chunk { range, stored: Some(stored) })
+        self.push_chunk(Some(stored))
     }
 
     /// Names what was appended after the last entry, of which the first `padding` bytes belong to that entry.
@@ -82,6 +129,7 @@ impl<'a> Cutter<'a> {
         self.batch.inserted.push(start..self.batch.bytes.len());
         let header = TarReader::new(&block[..], self.limits).next(&mut Buffer::default())?;
         self.entry(header.ok_or(Error::NotSeekable)?, None)?;
+        self.begin_chunk()?;
         let start = self.batch.bytes.len();
         self.batch.bytes.append(&landmark::CONTENT);
         self.batch.inserted.push(start..self.batch.bytes.len());
@@ -119,20 +167,25 @@ impl<'a> Cutter<'a> {
         if !item.range().is_empty() {
             self.batch.items.push(item);
         }
-        if self.batch.bytes.len() < BATCH { Ok(()) } else { self.send() }
+        let full = match self.layout.placement {
+            Placement::Apart => self.batch.bytes.len() >= BATCH,
+            Placement::Along { .. } => self.batch.bytes.len() - self.chunk_end >= BATCH,
+        };
+        if full { self.send() } else { Ok(()) }
     }
 
     fn send(&mut self) -> Result<()> {
         let batch = std::mem::replace(&mut self.batch, Batch::new(self.workers.memory()));
         // Frames may be as large as what they are made of.
         let memory = batch.bytes.len() * 2 + self.dropped;
-        (self.named, self.dropped) = (0, 0);
+        (self.named, self.dropped, self.frame, self.chunk_end) = (0, 0, 0, 0);
         (self.send)(batch, memory)
     }
 }
 
 /// Cuts a whole tar. Bytes stay as they are, except that a table of contents of eStargz is left out, and landmarks
-/// as `landmark` says; `None` keeps them all.
+/// as `landmark` says; `None` keeps them all. Where another table comes last in the tar, the end of the archive is left
+/// out too.
 pub(super) fn cut<R: Read>(
     tar: &mut TarReader<R>,
     chunk_size: u64,
@@ -149,7 +202,10 @@ pub(super) fn cut<R: Read>(
     loop {
         let start = cutter.bytes().len();
         let Some(mut header) = tar.next(cutter.bytes())? else {
-            return end(tar, cutter, start + padding, changed);
+            return match cutter.layout.toc_in_tar {
+                true => open_end(tar, cutter, start + padding),
+                false => end(tar, cutter, start + padding, changed),
+            };
         };
         let listing = listing::list(&header, cutter.limits)?;
         if landmark.map_or(listing.role == Role::Toc, |landmark| listing.role.leaves(landmark)) {
@@ -159,11 +215,15 @@ pub(super) fn cut<R: Read>(
             padding = 0;
             continue;
         }
-        padding = header.size.wrapping_neg() as usize % BLOCK;
+        let size = header.size;
+        padding = size.wrapping_neg() as usize % BLOCK;
         // Some may have been kept from before entries that are left out.
         header.padding += start - cutter.named;
         cutter.listed(header, listing, None)?;
-        while tar.read_payload(cutter.bytes(), chunk_size.max(1))? > 0 {
+        let mut left = size;
+        while left > 0 {
+            cutter.begin_chunk()?;
+            left -= tar.read_payload(cutter.bytes(), chunk_size.max(1))?;
             cutter.chunk()?;
         }
     }
@@ -197,4 +257,24 @@ fn end<R: Read>(tar: &mut TarReader<R>, cutter: &mut Cutter<'_>, padded: usize, 
         cutter.trailing(0)?;
     }
     Ok(())
+}
+
+/// Completes the padding of the last entry, which should end at byte `padded` of the batch, and leaves out the rest:
+/// another entry follows.
+fn open_end<R: Read>(tar: &mut TarReader<R>, cutter: &mut Cutter<'_>, padded: usize) -> Result<()> {
+    let found = cutter.bytes().len();
+    if found < padded {
+        cutter.insert_zeros(padded - found);
+    } else {
+        cutter.drop_after(padded)?;
+    }
+    let padding = cutter.bytes().len() - cutter.named;
+    cutter.trailing(padding)?;
+    loop {
+        let start = cutter.bytes().len();
+        if tar.read_trailing(cutter.bytes(), TRAILING)? == 0 {
+            return Ok(());
+        }
+        cutter.drop_after(start)?;
+    }
 }

@@ -3,6 +3,7 @@
 use restow_oci::{Digest, Digester};
 
 use super::batch::Batch;
+use crate::codec::Tar;
 
 /// Hashes the source and the result of an encoding, together for as long as they are the same bytes.
 pub(super) struct Diff {
@@ -56,11 +57,10 @@ impl Diff {
         }
     }
 
-    /// Returns the digests of source and result, and the result's size.
-    pub(super) fn finish(self) -> (Digest, Digest, u64) {
-        let source = self.source.finish();
-        let result = self.result.map_or_else(|| source.clone(), Digester::finish);
-        (source, result, self.size)
+    /// Returns the digest of the source, and the result as far as it has come.
+    pub(super) fn finish(self) -> (Digest, Tar) {
+        let digester = self.result.unwrap_or_else(|| self.source.clone());
+        (self.source.finish(), Tar { digester, size: self.size })
     }
 }
 
@@ -80,10 +80,10 @@ mod tests {
         batch.dropped.push((2, b"old".to_vec()));
         batch.dropped.push((7, b"end".to_vec()));
         diff.add(&batch);
-        let (source, result, size) = diff.finish();
+        let (source, result) = diff.finish();
         assert_eq!(source, Digest::sha256(b"commonABoldCDend"));
-        assert_eq!(result, Digest::sha256(b"commonABnewCD"));
-        assert_eq!(size, 13);
+        assert_eq!(result.digester.finish(), Digest::sha256(b"commonABnewCD"));
+        assert_eq!(result.size, 13);
     }
 
     #[test]
@@ -93,7 +93,7 @@ mod tests {
         batch.bytes.append(b"same");
         diff.add(&batch);
         assert!(diff.result.is_none());
-        let (source, result, _) = diff.finish();
-        assert_eq!(source, result);
+        let (source, result) = diff.finish();
+        assert_eq!(source, result.digester.finish());
     }
 }

@@ -22,18 +22,21 @@ use std::path::PathBuf;
 
 use restow_oci::{Digest, Limits, annotations};
 
-use self::assemble::{Assembled, Assembler};
+use self::assemble::{Assembled, Assembler, Spelling};
 use self::batch::{Headers, Press};
 use self::cut::Cutter;
 use self::diff::Diff;
 use self::reorder::Collector;
-use crate::codec::{Codec, Contents};
+use crate::codec::{Codec, Contents, Layout, Placement};
 use crate::decompress::{Decompress, Format, decompress};
 use crate::error::{Error, Result};
 use crate::landmark::Landmark;
-use crate::listing::{REPLACED_NAMES, too_large_a_table};
+use crate::listing::{REPLACED_NAMES, WHOLE_FORMAT, too_large_a_table};
+use crate::spool::TocBlob;
 use crate::tar::TarReader;
+use crate::toc::Dialect;
 use crate::workers::Workers;
+use crate::zstdchunked::ZstdChunked;
 
 /// Bytes of a file in one chunk, which is what a reader fetches and verifies at once, unless asked otherwise.
 pub const DEFAULT_CHUNK_SIZE: u64 = 4 << 20;
@@ -71,7 +74,7 @@ impl EncodeOptions {
 }
 
 /// A layer that has been written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Encoded {
     /// The compression the source had.
     pub source_format: Format,
@@ -87,7 +90,7 @@ pub struct Encoded {
     pub toc_digest: Digest,
     /// What containerd's readers find the table by, the prefetch size among it.
     pub lazy_annotations: BTreeMap<String, String>,
-    /// What podman's reader finds the table by, or why it would refuse the layer.
+    /// What podman's reader finds the table by, or why there is no such thing or it would refuse the layer.
     pub partial_annotations: Result<BTreeMap<String, String>, String>,
     /// Tar entries.
     pub entries: u64,
@@ -99,6 +102,8 @@ pub struct Encoded {
     pub missing: Vec<String>,
     /// Bytes from the start of the blob that are worth fetching first.
     pub prefetch_size: u64,
+    /// The table of contents, where the format puts it into a blob of its own.
+    pub toc_blob: Option<TocBlob>,
 }
 
 /// Encodes the layer in `source`, compressed in any supported way, into `output`.
@@ -113,20 +118,51 @@ pub fn encode(
     workers: &Workers,
 ) -> Result<Encoded> {
     let tar = TarReader::new(decompress(source, &options.limits)?, &options.limits);
-    let encoder = Encoder { codec, options, workers };
+    let layout = codec.layout();
+    let landmark = match options.landmark {
+        Landmark::Auto if layout.landmark => Landmark::Always,
+        landmark => landmark,
+    };
+    let encoder = Encoder { codec, layout, landmark, options, workers };
     if options.prioritized.is_empty() { encoder.stream(tar, output) } else { encoder.reorder(tar, output) }
 }
 
+/// How chunks wait for their order where their frames are made anew: a quarter of the time that gzip takes goes into it.
+const WAITING: ZstdChunked = ZstdChunked::new(1);
+
+/// How a layer is laid out between two passes.
+const WAITING_LAYOUT: Layout =
+    Layout { placement: Placement::Apart, dialect: Dialect::Superset, toc_in_tar: false, landmark: false };
+
 struct Encoder<'a> {
     codec: &'a dyn Codec,
+    layout: Layout,
+    landmark: Landmark,
     options: &'a EncodeOptions,
     workers: &'a Workers,
 }
 
 impl Encoder<'_> {
-    fn press<'a>(&'a self, headers: Headers, stored: Option<&'a File>) -> Press<'a> {
-        let Self { codec, workers, options } = *self;
+    /// Returns how the frames of the result are made.
+    fn press<'a>(&'a self, stored: Option<(&'a File, &'a dyn Codec)>) -> Press<'a> {
+        let Self { codec, workers, options, .. } = *self;
+        let headers = match self.layout.placement {
+            Placement::Apart => Headers::Runs,
+            Placement::Along { .. } => Headers::Along,
+        };
         Press { codec, workers, headers, check: options.check_frames, stored }
+    }
+
+    /// Returns the codec of the chunks that wait between two passes.
+    fn waiting(&self) -> &dyn Codec {
+        match self.layout.placement {
+            Placement::Apart => self.codec,
+            Placement::Along { .. } => &WAITING,
+        }
+    }
+
+    fn spelling(&self) -> Spelling {
+        Spelling { dialect: self.layout.dialect, chunk_size: self.options.chunk_size }
     }
 
     /// Encodes in the order of the source, in one pass.
@@ -135,15 +171,15 @@ impl Encoder<'_> {
         mut tar: TarReader<Decompress<R>>,
         output: &mut (dyn Write + Send),
     ) -> Result<Encoded> {
-        let Options { chunk_size, landmark, limits, spool_directory, .. } = self.options;
-        let mut assembler = Assembler::new(&mut *output, spool_directory, 0, Diff::new())?;
+        let Options { chunk_size, limits, spool_directory, .. } = self.options;
+        let mut assembler = Assembler::new(&mut *output, self.spelling(), spool_directory, 0, Diff::new())?;
         self.workers.run(
             |send| {
-                let mut cutter = Cutter::new(limits, self.workers, send);
-                cut::cut(&mut tar, *chunk_size, Some(*landmark), &mut cutter)?;
+                let mut cutter = Cutter::new(self.layout, limits, self.workers, send);
+                cut::cut(&mut tar, *chunk_size, Some(self.landmark), &mut cutter)?;
                 cutter.finish()
             },
-            |batch| batch.compress(self.press(Headers::Compress, None)),
+            |batch| batch.compress(self.press(None)),
             |frames| assembler.add(frames).map(|memory| self.workers.recycle(memory)),
         )?;
         let assembled = assembler.finish()?;
@@ -156,15 +192,16 @@ impl Encoder<'_> {
         mut tar: TarReader<Decompress<R>>,
         output: &mut (dyn Write + Send),
     ) -> Result<Encoded> {
-        let Options { chunk_size, landmark, limits, spool_directory, prioritized, .. } = self.options;
+        let Options { chunk_size, limits, spool_directory, prioritized, .. } = self.options;
+        let waiting = Press { codec: self.waiting(), headers: Headers::Leave, ..self.press(None) };
         let mut collector = Collector::new(spool_directory)?;
         self.workers.run(
             |send| {
-                let mut cutter = Cutter::new(limits, self.workers, send);
+                let mut cutter = Cutter::new(WAITING_LAYOUT, limits, self.workers, send);
                 cut::cut(&mut tar, *chunk_size, None, &mut cutter)?;
                 cutter.finish()
             },
-            |batch| batch.compress(self.press(Headers::Leave, None)),
+            |batch| batch.compress(waiting),
             |frames| collector.add(frames).map(|memory| self.workers.recycle(memory)),
         )?;
         let collected = collector.finish()?;
@@ -174,14 +211,15 @@ impl Encoder<'_> {
 
         let frames = collected.frames.try_clone().map_err(Error::Spool)?;
         let moved = order.len() as u64;
-        let mut assembler = Assembler::new(&mut *output, spool_directory, moved, Diff::of_result())?;
+        let mut assembler =
+            Assembler::new(&mut *output, self.spelling(), spool_directory, moved, Diff::of_result())?;
         self.workers.run(
             |send| {
-                let mut cutter = Cutter::new(limits, self.workers, send);
-                collected.replay(&order, *landmark, limits, &mut cutter)?;
+                let mut cutter = Cutter::new(self.layout, limits, self.workers, send);
+                collected.replay(&order, self.landmark, limits, &mut cutter)?;
                 cutter.finish()
             },
-            |batch| batch.compress(self.press(Headers::Compress, Some(&frames))),
+            |batch| batch.compress(self.press(Some((&frames, waiting.codec)))),
             |frames| assembler.add(frames).map(|memory| self.workers.recycle(memory)),
         )?;
         let assembled = assembler.finish()?;
@@ -202,25 +240,37 @@ impl Encoder<'_> {
         assembled.names.check()?;
         let replaced = assembled.names.replaced();
         let mut listed = assembled.listed;
-        let (mut toc, mut toc_digest) = assembled.table.finish(Some(&assembled.tar_split.stored_digest))?;
+        let tar_split = assembled.tar_split;
+        let (mut toc, mut toc_digest) =
+            assembled.table.finish(tar_split.as_ref().map(|tar_split| &tar_split.stored_digest))?;
         if !replaced.is_empty() {
-            (toc, toc_digest) = assemble::without(toc, replaced, spool_directory, limits)?;
+            (toc, toc_digest) = assemble::without(toc, replaced, self.spelling(), spool_directory, limits)?;
             listed.refusal = listed.refusal.or(Some(REPLACED_NAMES.into()));
         }
         if toc.size > limits.streamed_toc_size {
             return Err(Error::TocSize { size: toc.size, limit: limits.streamed_toc_size });
         }
         listed.refusal = listed.refusal.or_else(|| too_large_a_table(toc.size, limits));
-        let contents = Contents { toc, toc_digest: toc_digest.clone(), tar_split: assembled.tar_split };
-        let seal = self.codec.seal(contents, assembled.position, output)?;
+        let mut contents = Contents {
+            toc,
+            toc_digest: toc_digest.clone(),
+            tar_split,
+            tar: assembled.tar,
+            spool_directory: spool_directory.clone(),
+        };
+        let seal = self.codec.seal(&mut contents, assembled.position, output)?;
+        let tar = contents.tar;
+        if seal.partial.is_empty() {
+            listed.refusal = Some(WHOLE_FORMAT.into());
+        }
         let mut lazy_annotations = seal.lazy;
-        lazy_annotations.insert(annotations::STARGZ_UNCOMPRESSED_SIZE.into(), assembled.tar_size.to_string());
+        lazy_annotations.insert(annotations::STARGZ_UNCOMPRESSED_SIZE.into(), tar.size.to_string());
         lazy_annotations.insert(annotations::STARGZ_PREFETCH.into(), listed.prefetch_size.to_string());
         Ok(Encoded {
             source_format,
             source_diff_id: assembled.source_diff_id,
-            diff_id: assembled.diff_id,
-            uncompressed_size: assembled.tar_size,
+            diff_id: tar.digester.finish(),
+            uncompressed_size: tar.size,
             size: assembled.position + seal.size,
             toc_digest,
             lazy_annotations,
@@ -230,6 +280,7 @@ impl Encoder<'_> {
             moved,
             missing,
             prefetch_size: listed.prefetch_size,
+            toc_blob: seal.toc_blob,
         })
     }
 }

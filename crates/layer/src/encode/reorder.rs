@@ -1,10 +1,11 @@
 //! Moves files to the front without ever holding the tar.
 //!
-//! The first pass compresses every chunk, once, into a file of frames, and writes down each entry's header bytes,
-//! compressed too. Then all names are known, and the new order with them. The second pass reads entries in that
-//! order: chunks are taken from the file of frames as they are (and decoded, for the DiffID of the new order needs
-//! their bytes), header bytes are joined and compressed anew. It cuts batches by the rules of the first, so the
-//! result is what encoding the reordered tar would give.
+//! The first pass compresses every chunk into a file of frames, and writes down each entry's header bytes, compressed
+//! too. Then all names are known, and the new order with them. The second pass reads entries in that order and decodes
+//! the chunks, for the DiffID of the new order needs their bytes. Where a chunk has a frame of its own, its frame is
+//! taken as it is: it is compressed once. Where headers share it, it is made anew, and the file holds frames of a codec
+//! that is quick. Header bytes are always compressed anew. The second pass cuts batches by the rules of the first, so
+//! the result is what encoding the reordered tar would give.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -13,7 +14,7 @@ use std::path::Path;
 
 use restow_oci::{Digest, Digester, Limits};
 
-use super::batch::{Facts, Frames, Item, Stored};
+use super::batch::{Facts, Framed, Frames, Item, Stored};
 use super::cut::Cutter;
 use super::diff::Diff;
 use super::names::Names;
@@ -105,7 +106,7 @@ impl Collector {
                     self.size = start.header.size;
                 }
                 Item::Chunk { .. } => {
-                    let (frame, facts) = chunks.next().ok_or(Error::NotSeekable)?;
+                    let Framed { frame, facts, .. } = chunks.next().ok_or(Error::NotSeekable)?;
                     let record = self.current.as_mut().ok_or(Error::NotSeekable)?;
                     let stored =
                         Stored { offset: start + frame.start as u64, length: frame.len() as u64, facts };
@@ -150,7 +151,7 @@ impl Collector {
 
     pub(super) fn finish(mut self) -> Result<Collected> {
         self.finish_entry()?;
-        let (source_diff_id, _, _) = self.diff.finish();
+        let (source_diff_id, _) = self.diff.finish();
         Ok(Collected {
             frames: self.frames,
             records: self.records.finish()?,
@@ -213,6 +214,9 @@ impl Collected {
             }
             position += 1;
         }
+        if writer.cutter.layout.toc_in_tar {
+            return writer.open_end();
+        }
         let size = self.trailing.size;
         writer.trailing(self.trailing.read()?, size, changed)
     }
@@ -271,6 +275,13 @@ impl Replay<'_, '_> {
         self.cutter.bytes().append(&self.owed);
         self.owed.clear();
         self.expected = 0;
+    }
+
+    /// Completes the padding of the last entry: another one follows.
+    fn open_end(mut self) -> Result<()> {
+        let padding = self.expected;
+        self.complete();
+        self.cutter.trailing(padding)
     }
 
     fn trailing(mut self, mut trailing: impl Read, size: u64, changed: bool) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Whole layers: written, then read by plain decoders and by the rules of the format.
 
 mod blob;
+mod estargz;
 mod golden;
 mod inspect;
 mod order;
@@ -27,10 +28,18 @@ fn prioritized(paths: &[&str]) -> EncodeOptions {
 static TWO_WORKERS: LazyLock<Workers> = LazyLock::new(|| Workers::new(2).unwrap());
 
 fn run_with(source: &[u8], options: &EncodeOptions, threads: usize) -> Result<(Encoded, Vec<u8>)> {
-    let codec = ZstdChunked::new(3);
+    run_codec(&ZstdChunked::new(3), source, options, threads)
+}
+
+fn run_codec(
+    codec: &dyn Codec,
+    source: &[u8],
+    options: &EncodeOptions,
+    threads: usize,
+) -> Result<(Encoded, Vec<u8>)> {
     let mut blob = Vec::new();
     let workers = if threads == 2 { &TWO_WORKERS } else { &Workers::new(threads)? };
-    let encoded = encode(source, &mut blob, &codec, options, workers)?;
+    let encoded = encode(source, &mut blob, codec, options, workers)?;
     assert_eq!(encoded.size, blob.len() as u64);
     Ok((encoded, blob))
 }

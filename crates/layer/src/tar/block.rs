@@ -153,6 +153,23 @@ fn binary(field: &[u8]) -> Option<i64> {
     ((value < 0) == negative).then_some(value)
 }
 
+/// Returns the header block of a regular file of `size` bytes below 8 GiB, everything else about it zero.
+pub(crate) fn plain_header(name: &str, size: u64) -> [u8; BLOCK] {
+    let mut block = [0u8; BLOCK];
+    block[..name.len()].copy_from_slice(name.as_bytes());
+    block[100..107].copy_from_slice(b"0000000");
+    block[108..115].copy_from_slice(b"0000000");
+    block[116..123].copy_from_slice(b"0000000");
+    block[124..135].copy_from_slice(format!("{size:011o}").as_bytes());
+    block[136..147].copy_from_slice(b"00000000000");
+    block[148..156].copy_from_slice(b"        ");
+    block[156] = b'0';
+    block[257..265].copy_from_slice(b"ustar\x0000");
+    let checksum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+    block[148..155].copy_from_slice(format!("{checksum:06o}\0").as_bytes());
+    block
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

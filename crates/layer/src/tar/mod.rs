@@ -12,6 +12,7 @@ use std::io::Read;
 
 use restow_oci::Limits;
 
+pub(crate) use self::block::plain_header;
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 

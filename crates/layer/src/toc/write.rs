@@ -9,7 +9,7 @@ use crate::time::Timestamp;
 
 /// For whom a table is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Dialect {
+pub enum Dialect {
     /// What eStargz tools write: indented by tabs, times in whole seconds. The digest of the table is part of such
     /// layers, so the bytes are those of Go's `json.MarshalIndent`.
     Stargz,

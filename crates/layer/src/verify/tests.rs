@@ -557,6 +557,11 @@ fn the_table_alone_can_be_checked() {
         let error = verify(&changed.seal(), &options, &workers()).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
+    let mut forged = gzip();
+    verify(&forged.seal(), &options, &workers()).unwrap();
+    forged.entry("d/small").offset += 1;
+    let error = verify(&forged.seal(), &options, &workers()).unwrap_err().to_string();
+    assert!(error.contains("no member starts at byte"), "{error}");
 }
 
 #[test]

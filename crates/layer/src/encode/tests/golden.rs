@@ -8,8 +8,8 @@ use restow_testkit::{plain, testdata};
 use serde_json::Value;
 
 use super::*;
-use crate::Timestamp;
-use crate::toc::{Entry, EntryKind, Parser};
+use crate::toc::{Entry, EntryKind, Parser, TAR_NAME};
+use crate::{Estargz, Timestamp};
 
 /// A layer of one of the golden images, with its annotations.
 struct Golden {
@@ -38,10 +38,13 @@ impl Golden {
     }
 
     fn entries(&self, annotation: &str) -> Vec<Entry> {
-        let toc = self.part(annotation);
-        let mut parser = Parser::new(&toc[..], &Limits::default()).unwrap();
-        std::iter::from_fn(|| parser.next_entry().unwrap()).collect()
+        entries(&self.part(annotation))
     }
+}
+
+fn entries(toc: &[u8]) -> Vec<Entry> {
+    let mut parser = Parser::new(toc, &Limits::default()).unwrap();
+    std::iter::from_fn(|| parser.next_entry().unwrap()).collect()
 }
 
 fn encode_golden(layer: &Golden, options: Options) -> Layer {
@@ -140,6 +143,55 @@ fn layers_of_other_tools_are_encoded_like_any_other() {
             assert_eq!(names, expected, "{image}, layer {position}");
             let unchanged = expected.len() == plain::names(&source).len();
             assert_eq!(ours.tar == source, unchanged, "{image}, layer {position}");
+        }
+    }
+}
+
+/// Returns the table in the tar of an eStargz layer, or of a table's own blob.
+fn table(gzip: &[u8]) -> Vec<u8> {
+    plain::content(&plain::gunzip(gzip).unwrap(), TAR_NAME).unwrap().to_vec()
+}
+
+#[test]
+fn our_estargz_says_what_theirs_says() {
+    let codec = Estargz::new(6);
+    let record = ["data/one", "bin/tool-hard", "app/main"].map(String::from).to_vec();
+    let options = || Options { prioritized: Vec::new(), ..golden_options() };
+    let with_list = || Options { prioritized: record.clone(), ..golden_options() };
+    for (image, tables, codec, options) in [
+        ("estargz", None, codec, options()),
+        ("estargz-prioritized", None, codec, with_list()),
+        (
+            "estargz-minchunk",
+            None,
+            codec.min_chunk_size(50_000),
+            Options { chunk_size: 1_000_000, ..options() },
+        ),
+        ("estargz-externaltoc", Some("estargz-externaltoc-esgztoc"), codec.external_toc(), options()),
+        ("estargz-keepdiffid", Some("estargz-keepdiffid-esgztoc"), codec.keep_diff_id(), options()),
+    ] {
+        for (source, theirs) in golden("src").iter().zip(golden(image)) {
+            let (mut encoded, blob) = run_codec(&codec, &source.blob, &options, 2).unwrap();
+            let ours = estargz::inspect(&mut encoded, &blob, &options, estargz::least(&codec)).entries;
+            let digest = Digest::sha256(&theirs.blob);
+            let theirs = match tables {
+                None => table(&theirs.blob),
+                Some(tables) => {
+                    let own = |table: &&Golden| {
+                        table.annotations["containerd.io/snapshot/stargz/layer.digest"] == digest.as_str()
+                    };
+                    table(&golden(tables).iter().find(own).unwrap().blob)
+                }
+            };
+            let theirs = entries(&theirs);
+            let anywhere = |entries: &[Entry]| -> Vec<Entry> {
+                let one = |entry: &Entry| Entry { offset: 0, inner_offset: 0, ..entry.clone() };
+                entries.iter().map(one).collect()
+            };
+            assert_eq!(anywhere(&ours), anywhere(&theirs), "{image}");
+            let shared = |entries: &[Entry]| entries.iter().any(|entry| entry.inner_offset > 0);
+            assert_eq!(shared(&ours), shared(&theirs), "{image}");
+            assert_eq!(encoded.diff_id == encoded.source_diff_id, image == "estargz-keepdiffid", "{image}");
         }
     }
 }

@@ -4,7 +4,8 @@ use restow_testkit::compress::{gzip, zstd};
 use restow_testkit::{Entry, TarBuilder};
 
 use super::*;
-use crate::path;
+use crate::toc::EntryKind;
+use crate::{Estargz, path};
 use crate::{NO_PREFETCH_LANDMARK as NO_PREFETCH, PREFETCH_LANDMARK as PREFETCH};
 
 /// The cases of stargz-snapshotter's sort test, by its names. Where nothing is said about landmarks it writes one in
@@ -260,6 +261,14 @@ fn files_are_sorted_as_the_reference_sorts_them() {
                 let name = format!("{tar_prefix}bar/baz.txt");
                 assert_eq!(restow_testkit::plain::content(&layer.tar, &name).unwrap(), b"new");
             }
+            // In the other format, which has a landmark in every layer, the same.
+            let log: Vec<String> = case.log.iter().map(|path| path.to_string()).collect();
+            let options = Options { prioritized: log, ..options() };
+            let (mut encoded, blob) = run_codec(&Estargz::new(6), &tar, &options, 2).unwrap();
+            let table = estargz::inspect(&mut encoded, &blob, &options, 0).entries;
+            let table = table.iter().filter(|entry| entry.kind != EntryKind::Chunk);
+            assert!(table.map(|entry| path::clean(&entry.name)).eq(names), "{}", case.name);
+            assert_eq!(encoded.missing, case.missing, "{}", case.name);
         }
     }
 }

@@ -9,14 +9,14 @@ use super::*;
 use crate::{Hints, VerifyOptions, path, verify};
 
 /// The order that the documentation promises, found by recursion.
-struct Model<'a> {
+pub(super) struct Model<'a> {
     entries: &'a [PlainEntry],
     last: BTreeMap<String, usize>,
     order: Vec<usize>,
 }
 
 impl<'a> Model<'a> {
-    fn new(entries: &'a [PlainEntry]) -> Self {
+    pub(super) fn new(entries: &'a [PlainEntry]) -> Self {
         let last =
             entries.iter().enumerate().map(|(index, entry)| (path::clean(&entry.name()), index)).collect();
         Self { entries, last, order: Vec::new() }
@@ -47,7 +47,7 @@ impl<'a> Model<'a> {
     }
 
     /// Returns the entries as they should come, and how many of them are moved.
-    fn expect(mut self, prioritized: &[String]) -> (Vec<PlainEntry>, usize) {
+    pub(super) fn expect(mut self, prioritized: &[String]) -> (Vec<PlainEntry>, usize) {
         for path in prioritized.iter().map(|path| path::clean(path)) {
             if let Some(index) = self.last.get(&path).copied() {
                 self.place(&path, index);
@@ -66,7 +66,7 @@ impl<'a> Model<'a> {
     }
 }
 
-fn list(random: &mut Random, entries: &[PlainEntry]) -> Vec<String> {
+pub(super) fn list(random: &mut Random, entries: &[PlainEntry]) -> Vec<String> {
     let count = random.below(12);
     (0..count)
         .map(|_| match random.below(8) {
@@ -99,7 +99,8 @@ fn any_layer_is_encoded_as_the_model_says_and_twice_is_once() {
             Err(error) => panic!("seed {seed}: {error}"),
         };
         encoded_layers += 1;
-        assert!(run_with(&tar, &options, 2).unwrap() == (encoded.clone(), blob.clone()), "seed {seed}");
+        let (again, again_blob) = run_with(&tar, &options, 2).unwrap();
+        assert!(again == encoded && again_blob == blob, "seed {seed}");
         let layer = inspect(&encoded, &blob, chunk_size as usize);
         let (expected, moved) = Model::new(&entries).expect(&options.prioritized);
         assert_eq!(plain::list(&layer.tar), expected, "seed {seed}");

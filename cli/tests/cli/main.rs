@@ -22,6 +22,9 @@ mod support;
 /// `restow convert`, and what `restow optimize` shares with it.
 mod convert;
 
+/// `restow ls`, `restow cat`, `restow toc-digest`, and what `inspect` and `verify` make of other tools' layers.
+mod files;
+
 fn base() -> Layer {
     let tar = TarBuilder::new()
         .dir("usr/")

@@ -90,6 +90,12 @@ impl Arguments {
             ("zstd-compression-level", ordinary.zstd_compression_level.is_some(), "zstd", ordinary.zstd),
             ("gzip-compression-level", ordinary.gzip_compression_level.is_some(), "gzip", ordinary.gzip),
             (
+                "zstdchunked-readers",
+                self.conversion.readers.is_given(),
+                "zstdchunked",
+                self.format.codec().is_some(),
+            ),
+            (
                 "zstdchunked-record-in",
                 self.zstdchunked_record_in.is_some(),
                 "zstdchunked",

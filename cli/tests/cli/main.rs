@@ -126,6 +126,28 @@ fn listed_files_come_first_through_links_and_misses_are_named() {
 }
 
 #[test]
+fn an_order_is_made_once() {
+    let bench = Bench::with(&image());
+    bench.write("list", "app/main\nno/such\n");
+    let run = |flags: &str| bench.ok(&format!("{OPTIMIZE} --prefetch-list list --progress plain {flags}"));
+    let listing = "listing the files of ";
+    let first = run("");
+    assert!(first.stderr.contains(listing), "{}", first.stderr);
+    let second = run("");
+    assert!(!second.stderr.contains(listing), "{}", second.stderr);
+    assert!(second.stderr.contains("1 path to put first not found: no/such"), "{}", second.stderr);
+    assert_eq!(second.stdout, first.stdout);
+    assert!(run("--no-cache").stderr.contains(listing));
+    // Another list, and a damaged memory.
+    bench.write("list", "app/data\n");
+    assert!(run("").stderr.contains(listing));
+    for file in fs::read_dir(bench.path("cache/restow/plans")).unwrap() {
+        fs::write(file.unwrap().path(), "{").unwrap();
+    }
+    assert!(run("").stderr.contains(listing));
+}
+
+#[test]
 fn a_record_of_another_build_is_matched_by_path_with_a_notice() {
     let bench = Bench::with(&image());
     let old = restow_oci::Digest::sha256(b"before");

@@ -49,13 +49,13 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Args)]
 struct OrdinaryArguments {
-    /// Write ordinary zstd layers, in frames of 4 MiB
+    /// Write ordinary zstd layers, in frames of 8 MiB
     #[arg(long, conflicts_with = "seekable")]
     zstd: bool,
     /// How hard to compress, from 1 (fast) to 22 (small) [default: 3]
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=22))]
     zstd_compression_level: Option<i32>,
-    /// Write ordinary gzip layers, in members of 4 MiB
+    /// Write ordinary gzip layers, in members of 8 MiB
     #[arg(long, conflicts_with_all = ["seekable", "zstd"])]
     gzip: bool,
     /// How hard to compress, from 1 (fast) to 12 (small) [default: 6]

@@ -136,8 +136,8 @@ class Bench:
     bystander: Path
     began: float = field(default_factory=time.time)
 
-    def convert(self, source, destination, *options, **how):
-        done = run(self.restow, "optimize", source, destination, "--zstdchunked", "--progress", "none", *options, **how)
+    def convert(self, source, destination, *options, command=("optimize", "--zstdchunked"), **how):
+        done = run(self.restow, *command, source, destination, "--progress", "none", *options, **how)
         digest = done.stdout.strip()
         root = Image(destination).root()["digest"]
         require(digest == root, f"stdout says {digest}, but the tag of {destination} is {root}")
@@ -245,6 +245,42 @@ def order(shape, option, result):
                 require(landmarks == LANDMARKS[1:], f"layer {position} has the landmarks {landmarks}")
 
 
+def ordinary(bench, shape):
+    """Converts one image to layers that are not seekable, from the source and back from zstd:chunked."""
+    seekable = f"{bench.work}/results/{shape.name}-plain:result"
+    # skopeo does not find a Docker document at the top of a layout.
+    for name, flags in (("gzip", ("--gzip", "--oci")), ("zstd", ("--zstd", "--oci")),
+                        ("plain-tar", ("--uncompress", "--oci"))):
+        case = f"{shape.name} {name}"
+        result = Image(f"{bench.work}/results/{shape.name}-{name}:result")
+        digest = None
+        with bench.report.check(f"{case}: restow converts it and verifies the result"):
+            digest = bench.convert(shape.reference, result.reference, *shape.arguments, command=("convert", *flags))
+            run(bench.restow, "verify", result.reference)
+        if not digest:
+            continue
+        with bench.report.check(f"{case}: the same with one worker, and by way of zstd:chunked"):
+            options = (*shape.arguments, "--no-cache")
+            for number, (source, more) in enumerate(((shape.reference, ("--jobs", "1")), (seekable, ()))):
+                other = Image(f"{bench.work}/results/{shape.name}-{name}-{number}:result")
+                bench.convert(source, other.reference, *options, *more, command=("convert", *flags))
+                for platform in shape.platforms:
+                    before, after = result.manifest(platform)["layers"], other.manifest(platform)["layers"]
+                    digests = [[layer["digest"] for layer in layers] for layers in (before, after)]
+                    require(digests[0] == digests[1], f"layers were {digests[0]}, are {digests[1]}")
+        with bench.report.check(f"{case}: skopeo copies it with digests kept"):
+            skopeo(bench, result)
+        for platform in shape.platforms:
+            with bench.report.check(f"{case}: umoci unpacks equal trees, DiffIDs stay ({platform['architecture']})"):
+                source = shape.original or shape.reference
+                trees.require_equal(bench.unpacked(source, platform), bench.unpacked(result.reference, platform),
+                                    bench.began)
+                if shape.keeps_diff_ids:
+                    diff_ids = [Image(image).config(platform)["rootfs"]["diff_ids"]
+                                for image in (source, result.reference)]
+                    require(diff_ids[0] == diff_ids[1], f"DiffIDs were {diff_ids[0]}, are {diff_ids[1]}")
+
+
 def same_everywhere(bench, shape, prefetch):
     elsewhere = bench.work / "else where"
     elsewhere.mkdir(exist_ok=True)
@@ -337,6 +373,7 @@ def main(restow, lazyread):
                 judge(bench, shape, "plain", ())
                 judge(bench, shape, "prioritized", ("--prefetch-list", prefetch))
                 judge(bench, shape, "landmark", ("--landmark", "always"))
+                ordinary(bench, shape)
         same_everywhere(bench, made[0], work / "awkward.prefetch")
         killed(bench, old=busybox, kept=made[2], new=shapes.bulk(work / "bulk"))
     print(f"interop: {report.passed} passed, {report.failed} failed")

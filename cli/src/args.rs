@@ -9,10 +9,13 @@ use clap::ValueEnum;
 use restow_convert::Platforms;
 use restow_oci::Platform;
 
+use crate::commands::cat;
 use crate::commands::completions;
 use crate::commands::convert;
 use crate::commands::inspect;
+use crate::commands::ls;
 use crate::commands::optimize;
+use crate::commands::toc_digest;
 use crate::commands::verify;
 use crate::commands::version;
 
@@ -42,6 +45,9 @@ pub(crate) enum Command {
     Optimize(Box<optimize::Arguments>),
     Convert(Box<convert::Arguments>),
     Inspect(inspect::Arguments),
+    Ls(ls::Arguments),
+    Cat(cat::Arguments),
+    TocDigest(toc_digest::Arguments),
     Verify(verify::Arguments),
     Version(version::Arguments),
     Completions(completions::Arguments),

@@ -9,7 +9,6 @@ use anyhow::Context as _;
 use clap::Args;
 use clap::ValueEnum;
 use restow_analyze::Wishes;
-use restow_analyze::Workload;
 use restow_content::Overlay;
 use restow_convert as convert;
 use restow_convert::Cancel;
@@ -40,6 +39,8 @@ use crate::destination::Destination;
 use crate::format::FormatArguments;
 use crate::memo;
 use crate::memo::FileMemo;
+use crate::memo::Slots;
+use crate::order::Plan;
 use crate::order::Planner;
 use crate::output;
 use crate::progress::Progress;
@@ -64,7 +65,7 @@ pub(crate) struct ImageArguments {
 #[derive(Debug, Args)]
 pub(crate) struct ConversionArguments {
     #[command(flatten)]
-    readers: ReadersArguments,
+    pub(crate) readers: ReadersArguments,
     // A heading holds for the arguments after it, too.
     #[command(flatten, next_help_heading = "Images")]
     platforms: PlatformArguments,
@@ -97,9 +98,10 @@ pub(crate) struct ConversionArguments {
     /// outgrow memory.
     #[arg(long, value_name = "DIR")]
     tmp_dir: Option<PathBuf>,
-    /// Where to remember converted layers between runs [default: restow in the user's cache directory]
+    /// Where to remember things between runs [default: restow in the user's cache directory]
     ///
-    /// What is remembered is a digest and some numbers, at most 64 KiB for each of at most 65,536 layers.
+    /// Of a converted layer, a digest and some numbers are remembered, at most 64 KiB for each of at most 65,536 layers;
+    /// of an image, the order of its files, at most 1 MiB for each of at most 256 images.
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
     /// Remember nothing and recall nothing: convert every layer
@@ -185,16 +187,13 @@ impl Job<'_> {
 
         let run = Run { job: &self, limits: &limits, progress: &progress, source: &source };
         let images = run.select()?;
-        let workload = run.plan(&images)?;
-        let misses = workload.misses().to_vec();
-        let notices: Vec<_> = workload.notices().iter().map(ToString::to_string).collect();
+        let Plan { paths, misses, notices } = run.plan(&images)?;
         for notice in &notices {
             progress.warning(notice);
         }
 
         let layout = Layout::create(&destination.path, &limits)?;
-        let (conversion, uncopied) = match run.convert_into(&layout, workload.into_paths(), &destination.tags)
-        {
+        let (conversion, uncopied) = match run.convert_into(&layout, paths, &destination.tags) {
             Ok(done) => done,
             Err(error) => {
                 // The error says more than what could not be cleaned up after it.
@@ -241,14 +240,15 @@ impl Run<'_> {
     }
 
     /// Orders the layers of the images by the wishes.
-    fn plan(&self, images: &[Selected]) -> anyhow::Result<Workload> {
-        let Target::Seekable { wishes, .. } = &self.job.target else { return Ok(Workload::default()) };
+    fn plan(&self, images: &[Selected]) -> anyhow::Result<Plan> {
+        let Target::Seekable { wishes, .. } = &self.job.target else { return Ok(Plan::default()) };
         let planner = Planner {
             provider: &*self.source.provider,
             limits: self.limits,
             threads: self.job.arguments.jobs.count(),
             progress: self.progress,
             cancel: self.job.cancel,
+            memo: self.job.arguments.cache().as_deref().map(Slots::of_plans),
         };
         planner.plan(images, wishes).with_context(|| self.source.name.clone())
     }

@@ -1,4 +1,4 @@
-//! Converted layers remembered between runs, in the user's cache directory.
+//! What is remembered between runs, in the user's cache directory: converted layers, and orders of files.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -11,19 +11,25 @@ use restow_convert::Memory;
 use restow_oci::Digest;
 use serde::Deserialize;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-/// A result larger than this is not worth keeping, and a file larger than this was not written here.
-const MAX_SIZE: u64 = 64 << 10;
-
-/// A file for each remembered layer.
+/// A file for each thing remembered.
 ///
-/// The name is the start of the key's digest, so there are never more than 65,536 files of 64 KiB: a layer
-/// whose name is taken replaces the one before, which costs a conversion at worst. The whole key is inside.
+/// The name is the start of the key's digest, so there are never more files than such names, each of a limited size: a
+/// thing whose name is taken replaces the one before, which costs some work at worst. The whole key is inside.
 /// What cannot be read or parsed is not there; what cannot be written is not kept.
 #[derive(Debug)]
-pub(crate) struct FileMemo {
+pub(crate) struct Slots {
     directory: PathBuf,
+    /// Hexadecimal digits of a name.
+    digits: usize,
+    /// What is larger is not worth keeping, and was not written here.
+    limit: u64,
 }
+
+/// Converted layers, up to 65,536 files of 64 KiB.
+#[derive(Debug)]
+pub(crate) struct FileMemo(Slots);
 
 /// Returns where the user's caches are: `$XDG_CACHE_HOME/restow` or `~/.cache/restow`, if there is a home.
 #[expect(clippy::disallowed_methods, reason = "the command line is where the environment is read")]
@@ -34,35 +40,50 @@ pub(crate) fn default_directory() -> Option<PathBuf> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Slot<K, M> {
+struct Slot<K, T> {
     key: K,
-    layer: M,
+    value: T,
 }
 
-impl FileMemo {
-    pub(crate) fn new(cache: &Path) -> Self {
-        Self { directory: cache.join("layers") }
+impl Slots {
+    /// Returns the memory of plans, up to 256 files of 1 MiB.
+    pub(crate) fn of_plans(cache: &Path) -> Self {
+        Self { directory: cache.join("plans"), digits: 2, limit: 1 << 20 }
     }
 
     fn path(&self, key: &str) -> PathBuf {
         let digest = Digest::sha256(key.as_bytes());
-        self.directory.join(&digest.encoded()[..4]).with_extension("json")
+        self.directory.join(&digest.encoded()[..self.digits]).with_extension("json")
+    }
+
+    pub(crate) fn recall<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
+        let mut bytes = Vec::new();
+        File::open(self.path(key)).ok()?.take(self.limit + 1).read_to_end(&mut bytes).ok()?;
+        let slot: Slot<String, T> = serde_json::from_slice(&bytes).ok()?;
+        (slot.key == key).then_some(slot.value)
+    }
+
+    pub(crate) fn remember<T: Serialize>(&self, key: &str, value: &T) {
+        let Ok(bytes) = serde_json::to_vec(&Slot { key, value }) else { return };
+        if bytes.len() as u64 <= self.limit && publish::create_directory(&self.directory).is_ok() {
+            let _ = publish::write(&self.path(key), &bytes);
+        }
+    }
+}
+
+impl FileMemo {
+    pub(crate) fn new(cache: &Path) -> Self {
+        Self(Slots { directory: cache.join("layers"), digits: 4, limit: 64 << 10 })
     }
 }
 
 impl Memo for FileMemo {
     fn recall(&self, key: &str) -> Option<Memory> {
-        let mut bytes = Vec::new();
-        File::open(self.path(key)).ok()?.take(MAX_SIZE + 1).read_to_end(&mut bytes).ok()?;
-        let slot: Slot<String, Memory> = serde_json::from_slice(&bytes).ok()?;
-        (slot.key == key).then_some(slot.layer)
+        self.0.recall(key)
     }
 
     fn remember(&self, key: &str, memory: &Memory) {
-        let Ok(bytes) = serde_json::to_vec(&Slot { key, layer: memory }) else { return };
-        if bytes.len() as u64 <= MAX_SIZE && publish::create_directory(&self.directory).is_ok() {
-            let _ = publish::write(&self.path(key), &bytes);
-        }
+        self.0.remember(key, memory);
     }
 }
 
@@ -93,7 +114,7 @@ mod tests {
         memo.remember("key", &second);
         assert_eq!(memo.recall("key"), Some(second.clone()));
 
-        let path = memo.path("key");
+        let path = memo.0.path("key");
         let bytes = std::fs::read(&path).unwrap();
         // Another key of the same name.
         std::fs::write(

@@ -7,15 +7,21 @@ use clap::Args;
 use restow_analyze as analyze;
 use restow_analyze::Reading;
 use restow_analyze::Wishes;
-use restow_analyze::Workload;
 use restow_analyze::list;
 use restow_analyze::record;
 use restow_content::Provider;
 use restow_convert::Cancel;
+use restow_convert::Prioritized;
 use restow_convert::Selected;
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+use restow_oci::Kind;
 use restow_oci::Limits;
 use restow_oci::Manifest;
+use serde::Deserialize;
+use serde::Serialize;
 
+use crate::memo::Slots;
 use crate::output;
 use crate::progress::Progress;
 
@@ -52,6 +58,17 @@ impl OrderArguments {
     }
 }
 
+/// Which files come first in which layer, and what there is to say about it.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// The paths, by manifest and position of the layer.
+    pub(crate) paths: Prioritized,
+    /// Wishes that no file fulfils, with the manifest that lacks it.
+    pub(crate) misses: Vec<(Digest, String)>,
+    /// What the user should know.
+    pub(crate) notices: Vec<String>,
+}
+
 /// Orders the layers of images.
 pub(crate) struct Planner<'a> {
     pub(crate) provider: &'a dyn Provider,
@@ -59,13 +76,15 @@ pub(crate) struct Planner<'a> {
     pub(crate) threads: NonZeroUsize,
     pub(crate) progress: &'a Progress,
     pub(crate) cancel: &'a Cancel,
+    /// Plans made in earlier runs.
+    pub(crate) memo: Option<Slots>,
 }
 
 impl Planner<'_> {
     /// Orders the layers of the images by the wishes.
-    pub(crate) fn plan(&self, images: &[Selected], wishes: &Wishes) -> anyhow::Result<Workload> {
+    pub(crate) fn plan(&self, images: &[Selected], wishes: &Wishes) -> anyhow::Result<Plan> {
         if wishes.is_empty() {
-            return Ok(Workload::default());
+            return Ok(Plan::default());
         }
         let read = |image: &Selected| {
             let bytes = restow_content::read(self.provider, &image.descriptor, self.limits.manifest_size)?;
@@ -80,6 +99,15 @@ impl Planner<'_> {
                 layers: manifest.layers(),
             })
             .collect();
+        // What is not for distribution counts as empty where it is not there, and it may come.
+        let settled =
+            |layer: &Descriptor| !matches!(layer.media_type.kind(), Kind::Layer { distributable: false, .. });
+        let memo = self.memo.as_ref().filter(|_| manifests.iter().all(|one| one.layers.iter().all(settled)));
+        let key = key(wishes, &manifests);
+        let recalled = memo.and_then(|memo| memo.recall::<Remembered>(&key)).and_then(Remembered::into_plan);
+        if let Some(plan) = recalled {
+            return Ok(plan);
+        }
         let reading = Reading {
             provider: self.provider,
             limits: self.limits,
@@ -89,7 +117,61 @@ impl Planner<'_> {
         let workload = analyze::plan(wishes, &manifests, |manifest| {
             self.progress.step(&format!("listing the files of {}", output::short(manifest.digest)));
             reading.tree(manifest.layers)
-        });
-        Ok(workload?)
+        })?;
+        let plan = Plan {
+            misses: workload.misses().iter().map(|miss| (miss.manifest.clone(), miss.path.clone())).collect(),
+            notices: workload.notices().iter().map(ToString::to_string).collect(),
+            paths: workload.into_paths(),
+        };
+        if let Some(memo) = memo {
+            memo.remember(&key, &Remembered::new(&plan));
+        }
+        Ok(plan)
+    }
+}
+
+/// The version of the rules by which wishes become an order. Plans made by others are made anew.
+const RULES: u32 = 1;
+
+/// Names all that decides a plan.
+fn key(wishes: &Wishes, manifests: &[analyze::Manifest<'_>]) -> String {
+    let wishes = Digest::sha256(format!("{wishes:?}").as_bytes());
+    let manifests: Vec<_> = manifests.iter().map(|manifest| manifest.digest.as_str()).collect();
+    format!("rules={RULES} {wishes} {}", manifests.join(" "))
+}
+
+/// A plan as it is kept.
+#[derive(Serialize, Deserialize)]
+struct Remembered {
+    paths: Vec<(String, usize, Vec<String>)>,
+    misses: Vec<(String, String)>,
+    notices: Vec<String>,
+}
+
+impl Remembered {
+    fn new(plan: &Plan) -> Self {
+        let paths = plan.paths.iter();
+        let misses = plan.misses.iter();
+        Self {
+            paths: paths
+                .map(|((manifest, layer), paths)| (manifest.to_string(), *layer, paths.clone()))
+                .collect(),
+            misses: misses.map(|(manifest, path)| (manifest.to_string(), path.clone())).collect(),
+            notices: plan.notices.clone(),
+        }
+    }
+
+    /// Returns the plan, unless it is garbled.
+    fn into_plan(self) -> Option<Plan> {
+        let digest = |text: &str| Digest::parse(text).ok();
+        let paths = self.paths.into_iter();
+        let misses = self.misses.into_iter();
+        Some(Plan {
+            paths: paths
+                .map(|(manifest, layer, paths)| Some(((digest(&manifest)?, layer), paths)))
+                .collect::<Option<_>>()?,
+            misses: misses.map(|(manifest, path)| Some((digest(&manifest)?, path))).collect::<Option<_>>()?,
+            notices: self.notices,
+        })
     }
 }

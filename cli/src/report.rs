@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use restow_analyze::Miss;
 use restow_convert::Conversion;
 use restow_convert::ImageReport;
 use restow_convert::LayerReport;
@@ -31,7 +30,7 @@ pub(crate) struct Summary<'a> {
     pub(crate) images: &'a [Selected],
     pub(crate) conversion: &'a Conversion,
     /// Wishes that no file fulfilled.
-    pub(crate) misses: &'a [Miss],
+    pub(crate) misses: &'a [(Digest, String)],
     /// What was told beside the conversion's own warnings.
     pub(crate) notices: Vec<String>,
     /// How long all of it took.
@@ -107,7 +106,7 @@ impl Summary<'_> {
 
     /// Returns the manifest and path of what was to come first and is not there, whoever noticed.
     fn misses(&self) -> Vec<(&str, &str)> {
-        let unresolved = self.misses.iter().map(|miss| (miss.manifest.as_str(), miss.path.as_str()));
+        let unresolved = self.misses.iter().map(|(manifest, path)| (manifest.as_str(), path.as_str()));
         let layers = self.conversion.layers.iter();
         let unmoved = layers.flat_map(|layer| {
             layer.statistics.missing.iter().map(|path| (layer.manifest.as_str(), path.as_str()))

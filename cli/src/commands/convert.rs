@@ -49,13 +49,13 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Args)]
 struct OrdinaryArguments {
-    /// Write ordinary zstd layers, in frames of 4 MiB
+    /// Write ordinary zstd layers, in frames of 8 MiB
     #[arg(long, conflicts_with_all = ["zstdchunked", "estargz"])]
     zstd: bool,
     /// How hard to compress, from 1 (fast) to 22 (small) [default: 3]
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=22))]
     zstd_compression_level: Option<i32>,
-    /// Write ordinary gzip layers, in members of 4 MiB
+    /// Write ordinary gzip layers, in members of 8 MiB
     #[arg(long, conflicts_with_all = ["zstdchunked", "estargz", "zstd"])]
     gzip: bool,
     /// How hard to compress, from 1 (fast) to 12 (small) [default: 6]
@@ -89,6 +89,12 @@ impl Arguments {
         for (flag, given, format, asked) in [
             ("zstd-compression-level", ordinary.zstd_compression_level.is_some(), "zstd", ordinary.zstd),
             ("gzip-compression-level", ordinary.gzip_compression_level.is_some(), "gzip", ordinary.gzip),
+            (
+                "zstdchunked-readers",
+                self.conversion.readers.is_given(),
+                "zstdchunked",
+                self.format.codec().is_some(),
+            ),
             (
                 "zstdchunked-record-in",
                 self.zstdchunked_record_in.is_some(),

@@ -4,15 +4,11 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
-use restow_convert as convert;
 use restow_convert::Platforms;
-use restow_convert::Selected;
-use restow_oci::Config;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Kind;
 use restow_oci::Limits;
-use restow_oci::Manifest;
 use restow_oci::MediaType;
 use restow_oci::Platform;
 use restow_registry::Reference;
@@ -22,6 +18,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::args::Format;
+use crate::image::Image;
 use crate::output;
 use crate::output::Table;
 use crate::seekable::LayerBlob;
@@ -48,53 +45,20 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let limits = Limits::default();
     let source = open_source(&Reference::parse(&arguments.reference)?, &limits)?;
-    let platforms = match (arguments.platform.as_slice(), arguments.toc) {
-        // A layer is asked for by its position in one image, so one is chosen as elsewhere.
-        ([], Some(_)) => Platforms::Prefer(Platform::host()),
-        ([], None) => Platforms::All,
-        (platforms, _) => Platforms::Only(platforms.to_vec()),
+    if let Some(position) = arguments.toc {
+        print_toc(&source, &Image::one(&source, &arguments.platform, &limits)?, position, &limits)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let platforms = match arguments.platform.as_slice() {
+        [] => Platforms::All,
+        platforms => Platforms::Only(platforms.to_vec()),
     };
-    let selection = convert::select(&*source.provider, &source.root, &platforms, &limits);
-    let images = selection.with_context(|| source.name.clone())?.images;
-    let images = images.iter().map(|image| Image::read(&source, image, &limits));
-    let images = images.collect::<anyhow::Result<Vec<_>>>().with_context(|| source.name.clone())?;
-    match (arguments.toc, arguments.format) {
-        (Some(position), _) => print_toc(&source, &images, position, &limits)?,
-        (None, Format::Text) => output::print(&tables(&source, &images, &limits))?,
-        (None, Format::Json) => output::print_json(&document(&source, &images, &limits))?,
+    let images = Image::all(&source, &platforms, &limits)?;
+    match arguments.format {
+        Format::Text => output::print(&tables(&source, &images, &limits))?,
+        Format::Json => output::print_json(&document(&source, &images, &limits))?,
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// An image and its documents.
-struct Image {
-    descriptor: Descriptor,
-    platform: Option<Platform>,
-    manifest: Manifest,
-    /// Of its layers, where the config is one that knows.
-    diff_ids: Vec<Digest>,
-}
-
-impl Image {
-    fn read(source: &Source, image: &Selected, limits: &Limits) -> anyhow::Result<Self> {
-        let read = |descriptor, limit| restow_content::read(&*source.provider, descriptor, limit);
-        let name = || format!("manifest {}", image.descriptor.digest);
-        let manifest =
-            Manifest::parse(read(&image.descriptor, limits.manifest_size)?, limits).with_context(name)?;
-        let diff_ids = match manifest.config().media_type.kind() {
-            Kind::Config => {
-                let bytes = read(manifest.config(), limits.config_size).with_context(name)?;
-                Config::parse(bytes, limits).with_context(name)?.diff_ids().to_vec()
-            }
-            _ => Vec::new(),
-        };
-        Ok(Self {
-            descriptor: image.descriptor.clone(),
-            platform: image.platform.clone(),
-            manifest,
-            diff_ids,
-        })
-    }
 }
 
 /// What is told of a layer.
@@ -190,15 +154,8 @@ fn document(source: &Source, images: &[Image], limits: &Limits) -> Value {
     })
 }
 
-fn print_toc(source: &Source, images: &[Image], position: usize, limits: &Limits) -> anyhow::Result<()> {
-    let [image] = images else {
-        anyhow::bail!("{}: {} images are meant, choose one with --platform", source.name, images.len());
-    };
-    let layers = image.manifest.layers();
-    let count = output::count(layers.len(), "layer");
-    let layer = layers
-        .get(position)
-        .with_context(|| format!("{}: there is no layer {position}, only {count}", source.name))?;
+fn print_toc(source: &Source, image: &Image, position: usize, limits: &Limits) -> anyhow::Result<()> {
+    let layer = image.layer(source, position)?;
     let json = LayerBlob::open(&*source.provider, layer).and_then(|blob| {
         let toc = blob.toc(limits)?;
         serde_json::from_slice::<Value>(&toc).context("the table of contents is not JSON")

@@ -1,10 +1,13 @@
 //! One file for each command. To add one: a file here, a variant of [`Command`], a line in [`run`].
 
+pub(crate) mod cat;
 pub(crate) mod completions;
 pub(crate) mod convert;
 pub(crate) mod inspect;
+pub(crate) mod ls;
 mod man;
 pub(crate) mod optimize;
+pub(crate) mod toc_digest;
 pub(crate) mod verify;
 pub(crate) mod version;
 
@@ -20,6 +23,9 @@ pub(crate) fn run(command: Command, cancel: &Cancel) -> anyhow::Result<ExitCode>
         Command::Optimize(arguments) => optimize::run(&arguments, cancel),
         Command::Convert(arguments) => convert::run(&arguments, cancel),
         Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Ls(arguments) => ls::run(&arguments),
+        Command::Cat(arguments) => cat::run(&arguments),
+        Command::TocDigest(arguments) => toc_digest::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Version(arguments) => version::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),

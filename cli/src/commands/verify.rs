@@ -27,6 +27,7 @@ use serde_json::json;
 use crate::args::Format;
 use crate::args::JobsArguments;
 use crate::failure;
+use crate::files::is_absent;
 use crate::output;
 use crate::output::Table;
 use crate::parallel;
@@ -291,10 +292,6 @@ impl Verifier<'_> {
         }
         Ok(compressed.finish()?)
     }
-}
-
-fn is_absent(error: &anyhow::Error) -> bool {
-    error.downcast_ref().is_some_and(restow_content::Error::is_not_found)
 }
 
 fn table(parts: &[(&Part, Finding)]) -> Table {

@@ -117,6 +117,10 @@ fn flags_that_contradict_each_other_are_told_so_in_a_sentence() {
             "--zstdchunked-record-in x --zstd",
             "error: --zstdchunked-record-in means something with --zstdchunked only",
         ),
+        (
+            "--gzip --zstdchunked-readers both",
+            "error: --zstdchunked-readers means something with --zstdchunked only\n",
+        ),
         ("--gzip --gzip-compression-level 13", "13 is not in 1..=12"),
         ("--zstd --zstd-compression-level 0", "0 is not in 1..=22"),
     ] {

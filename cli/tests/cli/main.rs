@@ -22,6 +22,9 @@ mod support;
 /// `restow convert`, and what `restow optimize` shares with it.
 mod convert;
 
+/// `restow ls`, `restow cat`, `restow toc-digest`, and what `inspect` and `verify` make of other tools' layers.
+mod files;
+
 fn base() -> Layer {
     let tar = TarBuilder::new()
         .dir("usr/")
@@ -147,6 +150,28 @@ fn listed_files_come_first_through_links_and_misses_are_named() {
     // The source's order is kept whatever else is given, and with it the config.
     let document = bench.json(&format!("{OPTIMIZE} --prefetch-list list --no-optimize --format json"));
     assert!(document["layers"].as_array().unwrap().iter().all(|layer| layer["diffIdKept"] == true));
+}
+
+#[test]
+fn an_order_is_made_once() {
+    let bench = Bench::with(&image());
+    bench.write("list", "app/main\nno/such\n");
+    let run = |flags: &str| bench.ok(&format!("{OPTIMIZE} --prefetch-list list --progress plain {flags}"));
+    let listing = "listing the files of ";
+    let first = run("");
+    assert!(first.stderr.contains(listing), "{}", first.stderr);
+    let second = run("");
+    assert!(!second.stderr.contains(listing), "{}", second.stderr);
+    assert!(second.stderr.contains("1 path to put first not found: no/such"), "{}", second.stderr);
+    assert_eq!(second.stdout, first.stdout);
+    assert!(run("--no-cache").stderr.contains(listing));
+    // Another list, and a damaged memory.
+    bench.write("list", "app/data\n");
+    assert!(run("").stderr.contains(listing));
+    for file in fs::read_dir(bench.path("cache/restow/plans")).unwrap() {
+        fs::write(file.unwrap().path(), "{").unwrap();
+    }
+    assert!(run("").stderr.contains(listing));
 }
 
 #[test]

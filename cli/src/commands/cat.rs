@@ -1,0 +1,55 @@
+//! `restow cat`: the content of one file of an image.
+
+use std::io;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+use restow_oci::Limits;
+use restow_oci::Platform;
+use restow_registry::Reference;
+use restow_registry::open_source;
+
+use crate::args::JobsArguments;
+use crate::files::Files;
+use crate::image::Image;
+
+/// Print a file of an image, without unpacking it
+///
+/// PATH is followed through links, as in a container. From a seekable layer nothing but the chunks of the file is read,
+/// and every chunk is verified before it is printed; any other layer is read and verified as a whole.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The image: oci:PATH[:TAG], oci-archive:FILE[:TAG], or a path
+    #[arg(value_name = "REF")]
+    reference: String,
+    /// The file
+    #[arg(value_name = "PATH")]
+    path: String,
+    /// Take the image for this platform
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = Platform::parse)]
+    platform: Option<Platform>,
+    #[command(flatten)]
+    jobs: JobsArguments,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let limits = Limits::default();
+    let source = open_source(&Reference::parse(&arguments.reference)?, &limits)?;
+    let image = Image::one(&source, arguments.platform.as_slice(), &limits)?;
+    let layers = image.manifest.layers();
+    let copy = || {
+        let files = Files::read(&*source.provider, layers, &limits, arguments.jobs.count())?;
+        let file = files.find(&arguments.path)?;
+        files.copy(&file, &mut io::stdout().lock())
+    };
+    match copy() {
+        // A reader that has left (`restow cat … | head`) is no error.
+        Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
+        result => result.with_context(|| source.name.clone()).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

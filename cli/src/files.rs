@@ -1,0 +1,312 @@
+//! The files of an image as a container sees them: layers merged, and what they delete gone.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::io::Write;
+use std::num::NonZeroUsize;
+
+use anyhow::Context as _;
+use restow_analyze::Entry;
+use restow_analyze::Tree;
+use restow_content::Provider;
+use restow_content::VerifiedReader;
+use restow_layer::Buffer;
+use restow_layer::Header;
+use restow_layer::Kind;
+use restow_layer::Reader;
+use restow_layer::TarReader;
+use restow_layer::Timestamp;
+use restow_layer::decompress;
+use restow_layer::path;
+use restow_layer::toc;
+use restow_layer::toc::EntryKind;
+use restow_oci::Descriptor;
+use restow_oci::Limits;
+
+use crate::parallel;
+use crate::seekable::LayerBlob;
+
+/// As many hard links as one may take to a file.
+const MAX_LINKS: usize = 40;
+
+/// Content is read in pieces of this size.
+const STEP: u64 = 1 << 20;
+
+/// The files of an image.
+pub(crate) struct Files<'a> {
+    provider: &'a dyn Provider,
+    limits: &'a Limits,
+    tree: Tree,
+    layers: Vec<Layer<'a>>,
+}
+
+/// A layer whose names are known.
+enum Layer<'a> {
+    /// By a table of contents that the descriptor vouches for.
+    Seekable(Box<Reader<LayerBlob>>),
+    /// By a tar that was read to its end and verified. With each entry, where it starts.
+    Tar(&'a Descriptor, HashMap<Box<str>, (Stat, u64)>),
+}
+
+/// What is known of a file besides its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub(crate) kind: Kind,
+    pub(crate) size: u64,
+    pub(crate) mode: i64,
+    pub(crate) uid: i64,
+    pub(crate) gid: i64,
+    pub(crate) modified: Option<Timestamp>,
+    /// The target of a symbolic link, or the name that a hard link repeats.
+    pub(crate) target: String,
+    pub(crate) device: (i64, i64),
+}
+
+/// A file and where it comes from.
+pub(crate) struct File {
+    pub(crate) path: String,
+    /// The position of the layer that provides it; nothing for a directory that no layer has an entry for.
+    pub(crate) layer: Option<usize>,
+    /// What it is; of a hard link, what it leads to.
+    pub(crate) stat: Option<Stat>,
+    /// The name that a hard link repeats.
+    pub(crate) hard_link: Option<String>,
+}
+
+impl<'a> Files<'a> {
+    /// Learns the names in all layers, several at a time.
+    pub(crate) fn read(
+        provider: &'a dyn Provider,
+        layers: &'a [Descriptor],
+        limits: &'a Limits,
+        threads: NonZeroUsize,
+    ) -> anyhow::Result<Self> {
+        let places: Vec<_> = layers.iter().enumerate().collect();
+        let read = parallel::map(&places, threads, |(position, layer)| {
+            Layer::read(provider, layer, limits)
+                .with_context(|| format!("layer {position}, {}", layer.digest))
+        });
+        let read = read.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+        let (entries, layers): (Vec<_>, Vec<_>) = read.into_iter().unzip();
+        Ok(Self { provider, limits, tree: Tree::new(entries), layers })
+    }
+
+    /// Follows a path through symbolic links to what is there.
+    pub(crate) fn find(&self, path: &str) -> anyhow::Result<File> {
+        let cleaned = path::clean(path);
+        match self.tree.follow(&cleaned).and_then(|mut touched| touched.pop()) {
+            Some((layer, path)) => self.file(Some(layer), path),
+            // A directory may be known by what is in it only; the root needs no entry at all.
+            None if cleaned.is_empty() || self.below(&cleaned).next().is_some() => self.file(None, cleaned),
+            None => anyhow::bail!("there is no {}", path.escape_debug()),
+        }
+    }
+
+    /// Lists what is in a directory, or everything below it, in the order of the names.
+    pub(crate) fn list(&self, directory: &str, recursive: bool) -> anyhow::Result<Vec<File>> {
+        let mut found = BTreeMap::new();
+        for (layer, path) in self.below(directory) {
+            let start = if directory.is_empty() { 0 } else { directory.len() + 1 };
+            for (slash, _) in path[start..].match_indices('/') {
+                found.entry(&path[..start + slash]).or_insert(None);
+                if !recursive {
+                    break;
+                }
+            }
+            if recursive || !path[start..].contains('/') {
+                found.insert(path, Some(layer));
+            }
+        }
+        found.into_iter().map(|(path, layer)| self.file(layer, path.to_owned())).collect()
+    }
+
+    fn below(&self, directory: &str) -> impl Iterator<Item = (usize, &str)> {
+        self.tree.visible(move |path| {
+            directory.is_empty() && !path.is_empty()
+                || path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
+        })
+    }
+
+    fn file(&self, layer: Option<usize>, path: String) -> anyhow::Result<File> {
+        let Some(place) = layer else { return Ok(File { path, layer, stat: None, hard_link: None }) };
+        let stat = self.layers[place].stat(&path);
+        let hard_link =
+            stat.as_ref().filter(|stat| stat.kind == Kind::Hardlink).map(|stat| stat.target.clone());
+        let stat = match &hard_link {
+            Some(_) => self.target(place, &path).and_then(|(place, path)| self.layers[place].stat(&path)),
+            None => stat,
+        };
+        Ok(File { path, layer, stat, hard_link })
+    }
+
+    /// Follows hard links to the layer and name of what they repeat, in the same layer if it is there.
+    fn target(&self, mut layer: usize, path: &str) -> Option<(usize, String)> {
+        let mut path = path.to_owned();
+        for _ in 0..MAX_LINKS {
+            let stat = self.layers[layer].stat(&path)?;
+            if stat.kind != Kind::Hardlink {
+                return Some((layer, path));
+            }
+            path = path::clean(&stat.target);
+            if self.layers[layer].stat(&path).is_none() {
+                layer = self.tree.resolve(&path)?;
+            }
+        }
+        None
+    }
+
+    /// Writes the content of a regular file. Every byte has been verified before it is written.
+    pub(crate) fn copy(&self, file: &File, output: &mut dyn Write) -> anyhow::Result<()> {
+        let name = file.path.escape_debug();
+        let place = file.layer.with_context(|| format!("{name} is a directory"))?;
+        let place = self.target(place, &file.path);
+        let (layer, path) = place.with_context(|| format!("{name} is a hard link that leads nowhere"))?;
+        let name = path.escape_debug();
+        match self.layers[layer].stat(&path) {
+            Some(Stat { kind: Kind::Regular, .. }) => {}
+            Some(Stat { kind: Kind::Directory, .. }) | None => anyhow::bail!("{name} is a directory"),
+            Some(Stat { kind: Kind::Symlink, target, .. }) => {
+                anyhow::bail!("{name} is a link to {}, which is not there", target.escape_debug())
+            }
+            Some(Stat { kind: Kind::Sparse, .. }) => {
+                anyhow::bail!("{name} is a sparse file, whose map is not read")
+            }
+            Some(_) => anyhow::bail!("{name} is not a regular file"),
+        }
+        match &self.layers[layer] {
+            Layer::Seekable(reader) => {
+                let node = reader.lookup(&path).context("the table of contents has lost an entry")?;
+                for chunk in node.chunks() {
+                    output.write_all(&reader.read_chunk(&chunk)?)?;
+                }
+                Ok(())
+            }
+            Layer::Tar(descriptor, entries) => {
+                let (_, offset) = entries.get(path.as_str()).context("the tar has lost an entry")?;
+                self.copy_from_tar(descriptor, *offset, output)
+            }
+        }
+    }
+
+    fn copy_from_tar(&self, layer: &Descriptor, offset: u64, output: &mut dyn Write) -> anyhow::Result<()> {
+        let blob = VerifiedReader::new(self.provider.open(layer)?, layer)?;
+        let mut tar = TarReader::new(decompress(blob, self.limits)?, self.limits);
+        let mut raw = Buffer::default();
+        while let Some(header) = tar.next(&mut raw)? {
+            raw.truncate(0);
+            while tar.read_payload(&mut raw, STEP)? > 0 {
+                if header.offset == offset {
+                    output.write_all(raw.filled())?;
+                }
+                raw.truncate(0);
+            }
+            if header.offset == offset {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("the layer has changed while it was read")
+    }
+}
+
+impl<'a> Layer<'a> {
+    fn read(
+        provider: &dyn Provider,
+        descriptor: &'a Descriptor,
+        limits: &Limits,
+    ) -> anyhow::Result<(Vec<Entry>, Self)> {
+        let restow_oci::Kind::Layer { distributable, .. } = descriptor.media_type.kind() else {
+            return Ok((Vec::new(), Layer::Tar(descriptor, HashMap::new())));
+        };
+        let blob = match LayerBlob::open(provider, descriptor) {
+            Err(error) if !distributable && is_absent(&error) => {
+                return Ok((Vec::new(), Layer::Tar(descriptor, HashMap::new())));
+            }
+            blob => blob,
+        };
+        // Whatever is wrong with a table, the tar says what is there.
+        let hints = blob.as_ref().ok().map(|blob| blob.hints().clone());
+        let vouched = hints.filter(|hints| hints.toc_digest.is_some() || hints.stored_toc_digest.is_some());
+        if let (Ok(blob), Some(hints)) = (blob, vouched)
+            && let Ok(reader) = Reader::open(blob, &hints, limits)
+        {
+            let entries = reader.toc().entries().map(|node| Stat::of_entry(&node).entry(&node.name));
+            return Ok((entries.collect(), Layer::Seekable(Box::new(reader))));
+        }
+        let blob = VerifiedReader::new(provider.open(descriptor)?, descriptor)?;
+        let mut tar = TarReader::new(decompress(blob, limits)?, limits);
+        let mut raw = Buffer::default();
+        let (mut entries, mut stats) = (Vec::new(), HashMap::new());
+        while let Some(header) = tar.next(&mut raw)? {
+            let (name, stat) = (header.display_name(), Stat::of_header(&header));
+            entries.push(stat.entry(&name));
+            stats.insert(path::clean(&name).into_boxed_str(), (stat, header.offset));
+            raw.truncate(0);
+            while tar.read_payload(&mut raw, STEP)? > 0 {
+                raw.truncate(0);
+            }
+        }
+        raw.truncate(0);
+        // To the end, because only there is the digest compared.
+        while tar.read_trailing(&mut raw, STEP)? > 0 {
+            raw.truncate(0);
+        }
+        Ok((entries, Layer::Tar(descriptor, stats)))
+    }
+
+    fn stat(&self, path: &str) -> Option<Stat> {
+        match self {
+            Layer::Seekable(reader) => reader.lookup(path).map(|node| Stat::of_entry(&node)),
+            Layer::Tar(_, stats) => stats.get(path).map(|(stat, _)| stat.clone()),
+        }
+    }
+}
+
+impl Stat {
+    fn of_entry(entry: &toc::Entry) -> Self {
+        Self {
+            kind: match entry.kind {
+                EntryKind::Dir => Kind::Directory,
+                EntryKind::Regular | EntryKind::Chunk => Kind::Regular,
+                EntryKind::Symlink => Kind::Symlink,
+                EntryKind::Hardlink => Kind::Hardlink,
+                EntryKind::Char => Kind::Character,
+                EntryKind::Block => Kind::Block,
+                EntryKind::Fifo => Kind::Fifo,
+            },
+            size: entry.size,
+            mode: entry.mode,
+            uid: entry.uid,
+            gid: entry.gid,
+            modified: entry.modified,
+            target: entry.link_name.clone(),
+            device: (entry.device_major, entry.device_minor),
+        }
+    }
+
+    fn of_header(header: &Header) -> Self {
+        Self {
+            kind: header.kind,
+            size: header.size,
+            mode: header.mode,
+            uid: header.uid,
+            gid: header.gid,
+            modified: Timestamp::new(header.modified.seconds, header.modified.nanoseconds),
+            target: String::from_utf8_lossy(&header.link_name).into_owned(),
+            device: (header.device_major, header.device_minor),
+        }
+    }
+
+    fn entry(&self, name: &str) -> Entry {
+        let kind = match self.kind {
+            Kind::Directory => restow_analyze::Kind::Directory,
+            Kind::Symlink => restow_analyze::Kind::Symlink(self.target.as_str().into()),
+            _ => restow_analyze::Kind::Other,
+        };
+        Entry::new(name, kind)
+    }
+}
+
+/// Tells whether the error is that a blob is not there.
+pub(crate) fn is_absent(error: &anyhow::Error) -> bool {
+    error.downcast_ref().is_some_and(restow_content::Error::is_not_found)
+}

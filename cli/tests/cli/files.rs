@@ -1,0 +1,302 @@
+use std::fs;
+use std::path::Path;
+
+use restow_layer::footer;
+use restow_oci::Digest;
+use restow_testkit::Entry;
+use restow_testkit::Image;
+use restow_testkit::ImageBuilder;
+use restow_testkit::IndexBuilder;
+use restow_testkit::Layer;
+use restow_testkit::TarBuilder;
+use restow_testkit::testdata;
+use serde_json::Value;
+
+use crate::support::Bench;
+
+/// Three layers, of which the upper ones delete, replace and hide.
+fn layered() -> Image {
+    let base = TarBuilder::new()
+        .entry(Entry::dir("./"))
+        .dir("usr/")
+        .dir("usr/bin/")
+        .symlink("bin", "usr/bin")
+        .entry(Entry::file("usr/bin/tool", "#!tool").mode(0o4755).owner(7, 8))
+        .hardlink("usr/bin/alias", "usr/bin/tool")
+        .symlink("usr/bin/absolute", "/usr/bin/tool")
+        .symlink("dangling", "nowhere")
+        .file("gone", "deleted above")
+        .file("implied/only/by/file", "deep")
+        .dir("opaque/")
+        .file("opaque/old", "hidden above")
+        .character("null", 1, 3)
+        .file("replaced", "old")
+        .file("name\nwith a line break", "odd")
+        .finish();
+    let middle = TarBuilder::new()
+        .file(".wh.gone", "")
+        .dir("opaque/")
+        .file("opaque/.wh..wh..opq", "")
+        .file("opaque/new", "seen")
+        .file("replaced", "new")
+        .finish();
+    let top = TarBuilder::new().dir("app/").file("app/data", vec![9; 100_000]).finish();
+    ImageBuilder::new().layer(Layer::gzip(base)).layer(Layer::zstd(middle)).layer(Layer::plain(top)).build()
+}
+
+/// The image as it is, and with layers that have a table of contents.
+fn bench() -> Bench {
+    let bench = Bench::with(&layered());
+    bench.ok(
+        "optimize oci:src:v1 oci:lazy:v1 --zstdchunked --zstdchunked-chunk-size 4KiB --platform linux/amd64",
+    );
+    bench
+}
+
+#[test]
+fn files_are_listed_as_a_container_sees_them() {
+    let bench = bench();
+    let all = bench.json("ls oci:src:v1 / -r --format json");
+    let paths: Vec<_> = all.as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap()).collect();
+    assert_eq!(
+        paths,
+        [
+            "app",
+            "app/data",
+            "bin",
+            "dangling",
+            "implied",
+            "implied/only",
+            "implied/only/by",
+            "implied/only/by/file",
+            "name\nwith a line break",
+            "null",
+            "opaque",
+            "opaque/new",
+            "replaced",
+            "usr",
+            "usr/bin",
+            "usr/bin/absolute",
+            "usr/bin/alias",
+            "usr/bin/tool"
+        ]
+    );
+    let find = |path: &str| all.as_array().unwrap().iter().find(|file| file["path"] == path).unwrap();
+    for (path, layer, kind) in [
+        ("app/data", 2, "file"),
+        ("bin", 0, "symlink"),
+        ("replaced", 1, "file"),
+        ("null", 0, "character device"),
+        ("opaque", 1, "directory"),
+    ] {
+        assert_eq!(
+            (find(path)["layer"].as_u64(), find(path)["type"].as_str()),
+            (Some(layer), Some(kind)),
+            "{path}"
+        );
+    }
+    assert_eq!(find("usr/bin/alias")["linkTo"], "usr/bin/tool");
+    assert_eq!(find("usr/bin/alias")["size"], 6);
+    assert_eq!(find("bin")["target"], "usr/bin");
+    assert_eq!(find("implied/only")["layer"], Value::Null);
+    assert_eq!(find("null")["device"], serde_json::json!([1, 3]));
+
+    for line in ["ls oci:REF / -r", "ls oci:REF", "ls oci:REF usr/bin", "ls oci:REF /bin", "ls oci:REF null"]
+    {
+        let of = |layout: &str| bench.ok(&line.replace("REF", layout)).stdout;
+        assert_eq!(of("src:v1"), of("lazy:v1"), "{line}");
+    }
+    let table = bench.ok("ls oci:lazy:v1 /bin").stdout;
+    let lines: Vec<_> =
+        table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(lines.len(), 4);
+    assert!(
+        lines[1].starts_with("lrw") && lines[1].ends_with("usr/bin/absolute -> /usr/bin/tool"),
+        "{table}"
+    );
+    assert!(lines[2].ends_with("usr/bin/alias link to usr/bin/tool"), "{table}");
+    assert!(lines[3].starts_with("-rwsr-xr-x 7:8 6 "), "{table}");
+    assert!(bench.ok("ls oci:src:v1").stdout.contains("name\\nwith a line break"));
+    for path in ["gone", "opaque/old", "no/such", "usr/bin/tool/x"] {
+        let run = bench.run(&format!("ls oci:lazy:v1 {path}"));
+        assert_eq!(run.code, Some(1), "{run:?}");
+        assert_eq!(run.stderr, format!("error: oci:lazy:v1: there is no {path}\n"));
+    }
+}
+
+#[test]
+fn a_file_is_printed_through_links_from_any_layer() {
+    let bench = bench();
+    for (path, expected) in [
+        ("usr/bin/tool", Ok("#!tool")),
+        ("/bin/tool", Ok("#!tool")),
+        ("bin/alias", Ok("#!tool")),
+        ("./bin/../bin/absolute", Ok("#!tool")),
+        ("replaced", Ok("new")),
+        ("opaque/new", Ok("seen")),
+        ("implied/only/by/file", Ok("deep")),
+        ("gone", Err("there is no gone")),
+        ("dangling", Err("dangling is a link to nowhere, which is not there")),
+        ("implied/only", Err("implied/only is a directory")),
+        ("bin", Err("usr/bin is a directory")),
+        ("null", Err("null is not a regular file")),
+    ] {
+        for reference in ["oci:src:v1", "oci:lazy:v1"] {
+            let run = bench.run(&format!("cat {reference} {path}"));
+            let found = match run.code {
+                Some(0) => Ok(run.stdout.as_str()),
+                _ => Err(run.stderr.trim_end()),
+            };
+            let expected = expected.map_err(|problem| format!("error: {reference}: {problem}"));
+            assert_eq!(found, expected.as_deref().map_err(String::as_str), "{reference} {path}");
+        }
+    }
+    assert_eq!(bench.ok("cat lazy app/data").stdout.len(), 100_000);
+}
+
+#[test]
+fn only_the_chunks_of_the_file_are_read_and_none_is_printed_unverified() {
+    let files =
+        TarBuilder::new().file("first", vec![1; 5000]).file("second", "whole").file("third", vec![3; 5000]);
+    let bench = Bench::with(&ImageBuilder::new().layer(Layer::gzip(files.finish())).build());
+    let run = bench.json(
+        "optimize src lazy --zstdchunked --zstdchunked-chunk-size 4KiB --platform linux/amd64 --format json",
+    );
+    let digest = run["layers"][0]["destination"]["digest"].as_str().unwrap();
+    let toc = bench.json("inspect lazy --toc 0");
+    let entries = toc["entries"].as_array().unwrap();
+    // The second chunk of the first file.
+    let offset = entries[1]["offset"].as_u64().unwrap() as usize;
+    let path = bench.path("lazy/blobs").join(digest.replace(':', "/"));
+    let mut blob = fs::read(&path).unwrap();
+    blob[offset + 8] ^= 0xff;
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, blob).unwrap();
+
+    assert_eq!(bench.ok("cat lazy second").stdout, "whole");
+    assert_eq!(bench.ok("cat lazy third").stdout.len(), 5000);
+    let run = bench.run("cat lazy first");
+    assert_eq!((run.code, run.stdout.len()), (Some(1), 4096), "{run:?}");
+}
+
+#[test]
+fn layers_of_other_tools_are_read_alike() {
+    let bench = Bench::new();
+    let golden = |name: &str| testdata("golden").join(name).display().to_string();
+    let listing = |name: &str| {
+        let mut files = bench.json(&format!("ls {} -r --format json", golden(name)));
+        for file in files.as_array_mut().unwrap() {
+            // eStargz knows no fractions of a second.
+            let time =
+                file["modified"].as_str().map(|time| time.split(['.', 'Z']).next().unwrap().to_owned());
+            file["modified"] = time.into();
+        }
+        files
+    };
+    let source = listing("src");
+    for name in [
+        "podman-zstdchunked",
+        "zstdchunked",
+        "zstdchunked-prioritized",
+        "estargz",
+        "estargz-minchunk",
+        "estargz-prioritized",
+        "estargz-externaltoc",
+        "estargz-keepdiffid",
+    ] {
+        let found = listing(name);
+        let names = |files: &Value| -> Vec<String> {
+            files.as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(names(&found), names(&source), "{name}");
+        for (found, file) in found.as_array().unwrap().iter().zip(source.as_array().unwrap()) {
+            for key in ["type", "layer", "mode", "uid", "gid", "size", "target"] {
+                assert_eq!(found[key], file[key], "{name}: {key} of {file}");
+            }
+            if file["type"] == "file" && !file["path"].as_str().unwrap().contains(char::is_whitespace) {
+                let cat = |image: &str| {
+                    bench.run(&format!("cat {} {}", golden(image), file["path"].as_str().unwrap()))
+                };
+                assert_eq!(cat(name).stdout, cat("src").stdout, "{name}: {file}");
+            }
+        }
+        bench.ok(&format!("verify {}", golden(name)));
+    }
+}
+
+/// Returns the footer as it was before it had a subfield: an empty gzip member with the offset in its extra field.
+fn legacy_footer(toc_offset: u64) -> Vec<u8> {
+    let header = [0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 0xff, 22, 0];
+    let empty = [1, 0, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0];
+    [&header, format!("{toc_offset:016x}STARGZ").as_bytes(), &empty].concat()
+}
+
+#[test]
+fn tables_of_contents_are_found_by_any_footer() {
+    let bench = Bench::new();
+    let golden = |name: &str| testdata("golden").join(name).display().to_string();
+    let document = bench.json(&format!("inspect {} --format json", golden("estargz")));
+    let layer = &document["images"][0]["layers"][0];
+    let digest = layer["annotations"]["containerd.io/snapshot/stargz/toc.digest"].as_str().unwrap();
+    assert_eq!(bench.ok(&format!("toc-digest {} --layer 0", golden("estargz"))).stdout.trim_end(), digest);
+
+    // The same layer with the footer of old, and no annotation.
+    let path =
+        Path::new(&golden("estargz")).join("blobs").join(layer["digest"].as_str().unwrap().replace(':', "/"));
+    let blob = fs::read(path).unwrap();
+    let Some(footer::Footer::Gzip { toc_offset, start }) =
+        footer::parse(&blob[blob.len() - footer::TAIL..], blob.len() as u64).unwrap()
+    else {
+        panic!("no footer");
+    };
+    let legacy = [&blob[..start as usize], &legacy_footer(toc_offset)].concat();
+    let diff_id = layer["diffId"].as_str().unwrap();
+    let gzip = "application/vnd.oci.image.layer.v1.tar+gzip";
+    let old = ImageBuilder::new()
+        .layer(Layer::blob(gzip, &legacy).diff_id(diff_id))
+        .layer(Layer::gzip(TarBuilder::new().file("a", "b").finish()))
+        .build();
+    old.write_layout(&bench.path("old"), "v1").unwrap();
+    assert_eq!(
+        bench.ok("toc-digest old").stdout,
+        format!(
+            "0 {} {digest}\n1 {} -\n",
+            Digest::sha256(&legacy),
+            old.document()["layers"][1]["digest"].as_str().unwrap()
+        )
+    );
+    assert_eq!(
+        bench.json("inspect old --toc 0"),
+        bench.json(&format!("inspect {} --toc 0", golden("estargz")))
+    );
+    let verified = bench.ok("verify old").stdout;
+    assert!(verified.contains("estargz") && verified.contains("TOC"), "{verified}");
+
+    let run = bench.run("toc-digest old --layer 1");
+    assert_eq!((run.code, &*run.stderr), (Some(1), "error: oci:old: layer 1 has no table of contents\n"));
+    let run = bench.run("toc-digest old --layer 2");
+    assert_eq!(run.stderr, "error: oci:old: there is no layer 2, only 2 layers\n");
+    let run = bench.run(&format!("inspect {} --toc 0", golden("estargz-externaltoc")));
+    assert!(run.stderr.contains("the table of contents is in another image"), "{}", run.stderr);
+    // A table that is not the one that the manifest vouches for.
+    let wrong = Digest::sha256(b"another");
+    let lying = Layer::blob(gzip, &blob)
+        .diff_id(diff_id)
+        .annotation("containerd.io/snapshot/stargz/toc.digest", wrong.as_str());
+    ImageBuilder::new().layer(lying).build().write_layout(&bench.path("lying"), "v1").unwrap();
+    let run = bench.run("toc-digest lying --layer 0");
+    assert!(run.stderr.contains(wrong.as_str()) && run.code == Some(1), "{run:?}");
+}
+
+#[test]
+fn one_image_of_an_index_is_looked_into() {
+    let arm = ImageBuilder::new()
+        .platform("linux/arm64")
+        .layer(Layer::gzip(TarBuilder::new().file("who", "arm").finish()))
+        .build();
+    let amd = ImageBuilder::new().layer(Layer::gzip(TarBuilder::new().file("who", "amd").finish())).build();
+    let bench = Bench::with(&IndexBuilder::new().image(&amd).image(&arm).build());
+    assert_eq!(bench.ok("cat src who --platform linux/arm64").stdout, "arm");
+    assert_eq!(bench.ok("cat src who --platform linux/amd64").stdout, "amd");
+    assert_eq!(bench.run("ls src --platform linux/s390x").code, Some(1));
+}

@@ -32,6 +32,12 @@ pub(crate) struct FormatArguments {
     /// A chunk is what a reader fetches and verifies at once.
     #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = parse_chunk_size)]
     zstdchunked_chunk_size: u64,
+    /// Where the chunks of a file end
+    ///
+    /// content ends them where podman does, so that it finds what a changed file has in common with one it holds, and
+    /// fetches the rest only; layers become larger by it.
+    #[arg(long, value_enum, value_name = "HOW", default_value_t, requires = "zstdchunked")]
+    zstdchunked_chunking: Chunking,
     /// Write eStargz layers: gzip, as containerd's stargz snapshotter reads them
     #[arg(long)]
     estargz: bool,
@@ -60,6 +66,15 @@ pub(crate) struct FormatArguments {
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Chunking {
+    /// After --zstdchunked-chunk-size
+    #[default]
+    Fixed,
+    /// Where the content says, after 64 KiB on average and --zstdchunked-chunk-size at the latest
+    Content,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum Landmark {
     #[default]
     Auto,
@@ -84,6 +99,10 @@ impl FormatArguments {
     pub(crate) fn options(&self, spool: PathBuf) -> EncodeOptions {
         EncodeOptions {
             chunk_size: if self.estargz { self.estargz_chunk_size } else { self.zstdchunked_chunk_size },
+            chunking: match self.zstdchunked_chunking {
+                Chunking::Fixed => layer::Chunking::Fixed,
+                Chunking::Content => layer::Chunking::Content,
+            },
             landmark: match self.landmark {
                 Landmark::Auto => layer::Landmark::Auto,
                 Landmark::Always => layer::Landmark::Always,

@@ -193,12 +193,12 @@ impl LayerConverter for Seekable {
     }
 
     fn identity(&self, layer: &Layer<'_>) -> Option<String> {
-        let EncodeOptions { chunk_size, landmark, check_frames, .. } = &self.options;
+        let EncodeOptions { chunk_size, chunking, landmark, check_frames, .. } = &self.options;
         let paths = Digest::sha256(self.paths(layer).join("\0").as_bytes());
         let Self { verify, reuse, .. } = self;
         let codec = self.codec.identity();
         Some(format!(
-            "{codec} chunk={chunk_size} landmark={landmark:?} first={paths} check={check_frames} verify={verify:?} \
+            "{codec} chunk={chunk_size} {chunking:?} landmark={landmark:?} first={paths} check={check_frames} verify={verify:?} \
              reuse={reuse}"
         ))
     }

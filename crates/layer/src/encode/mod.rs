@@ -10,6 +10,7 @@
 
 mod assemble;
 mod batch;
+mod boundaries;
 mod cut;
 mod diff;
 mod names;
@@ -46,6 +47,8 @@ pub const DEFAULT_CHUNK_SIZE: u64 = 4 << 20;
 pub struct EncodeOptions {
     /// The most bytes of a file in one chunk; 0 counts as 1.
     pub chunk_size: u64,
+    /// Where the chunks of a file end.
+    pub chunking: Chunking,
     /// Paths to move to the front, in this order. Any spelling of a path will do.
     pub prioritized: Vec<String>,
     /// When there is a landmark.
@@ -64,6 +67,7 @@ impl EncodeOptions {
     pub fn new(spool_directory: impl Into<PathBuf>) -> Self {
         Self {
             chunk_size: DEFAULT_CHUNK_SIZE,
+            chunking: Chunking::default(),
             prioritized: Vec::new(),
             landmark: Landmark::Auto,
             check_frames: true,
@@ -71,6 +75,18 @@ impl EncodeOptions {
             spool_directory: spool_directory.into(),
         }
     }
+}
+
+/// Where the chunks of a file end. Readers take either.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Chunking {
+    /// After as many bytes as a chunk may have.
+    #[default]
+    Fixed,
+    /// Where podman's writer ends them, which its content decides: after 64 KiB on average, and around zeros. What a file
+    /// has in common with another is in chunks that both have. Formats whose chunks take along what follows them are
+    /// cut as by [`Fixed`](Self::Fixed).
+    Content,
 }
 
 /// A layer that has been written.
@@ -161,6 +177,13 @@ impl Encoder<'_> {
         }
     }
 
+    fn chunking(&self) -> Chunking {
+        match self.layout.placement {
+            Placement::Apart => self.options.chunking,
+            Placement::Along { .. } => Chunking::Fixed,
+        }
+    }
+
     fn spelling(&self) -> Spelling {
         Spelling { dialect: self.layout.dialect, chunk_size: self.options.chunk_size }
     }
@@ -176,7 +199,7 @@ impl Encoder<'_> {
         self.workers.run(
             |send| {
                 let mut cutter = Cutter::new(self.layout, limits, self.workers, send);
-                cut::cut(&mut tar, *chunk_size, Some(self.landmark), &mut cutter)?;
+                cut::cut(&mut tar, *chunk_size, self.chunking(), Some(self.landmark), &mut cutter)?;
                 cutter.finish()
             },
             |batch| batch.compress(self.press(None)),
@@ -198,7 +221,7 @@ impl Encoder<'_> {
         self.workers.run(
             |send| {
                 let mut cutter = Cutter::new(WAITING_LAYOUT, limits, self.workers, send);
-                cut::cut(&mut tar, *chunk_size, None, &mut cutter)?;
+                cut::cut(&mut tar, *chunk_size, self.chunking(), None, &mut cutter)?;
                 cutter.finish()
             },
             |batch| batch.compress(waiting),

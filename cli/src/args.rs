@@ -1,11 +1,18 @@
 //! What may stand on the command line, as close to it as possible, and what several commands share.
 
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 
+use clap::ArgMatches;
 use clap::Args;
+use clap::CommandFactory as _;
+use clap::FromArgMatches as _;
+use clap::Id;
 use clap::Parser;
 use clap::Subcommand;
 use clap::ValueEnum;
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
 use restow_convert::Platforms;
 use restow_oci::Platform;
 
@@ -53,6 +60,32 @@ pub(crate) enum Command {
     Completions(completions::Arguments),
     /// Print the manual page in roff
     Man,
+}
+
+/// Formats whose name begins the names of flags that mean nothing without them.
+const FORMATS: [&str; 4] = ["zstdchunked", "estargz", "zstd", "gzip"];
+
+/// Parses the command line, or says what is wrong with it and exits.
+pub(crate) fn parse(words: Vec<OsString>) -> Cli {
+    let mut command = Cli::command();
+    let matches = command.try_get_matches_from_mut(words).unwrap_or_else(|error| error.exit());
+    let problem = matches.subcommand().and_then(|(_, matches)| orphan(matches));
+    if let Some(problem) = problem {
+        command.error(ErrorKind::MissingRequiredArgument, problem).exit();
+    }
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
+}
+
+/// Finds a flag of a format that is not asked for. The parser itself would require the format, but not where another
+/// one, which excludes it, is asked for.
+fn orphan(matches: &ArgMatches) -> Option<String> {
+    let given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    let given: Vec<_> = matches.ids().map(Id::as_str).filter(given).collect();
+    given.iter().find_map(|id| {
+        let of = |format: &&str| id.strip_prefix(*format).is_some_and(|rest| rest.starts_with('_'));
+        let format = FORMATS.into_iter().find(of).filter(|format| !given.contains(format))?;
+        Some(format!("--{} means something with --{format} only", id.replace('_', "-")))
+    })
 }
 
 /// Which images of an index are meant.
@@ -139,8 +172,6 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

@@ -24,10 +24,8 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 fn main() -> ExitCode {
-    let cli = args::Cli::parse_from(command_line(std::env::args_os()));
+    let cli = args::parse(command_line(std::env::args_os()));
     let cancel = match interrupt::watch() {
         Ok(cancel) => cancel,
         Err(error) => return fail(&error),

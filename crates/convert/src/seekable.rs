@@ -139,7 +139,9 @@ impl Seekable {
         let (Some(mut annotations), Some(content)) = (verified.lazy_annotations, verified.content) else {
             return Ok(None);
         };
-        if media_type != ordinary(verified.format) {
+        // A layer found by itself has its table in itself; in eStargz that is to say in its tar.
+        let external = verified.format == Format::Gzip && !self.codec.layout().toc_in_tar;
+        if media_type != ordinary(verified.format) || external {
             return Ok(None);
         }
         layer.open(store)?.finish()?;

@@ -9,17 +9,16 @@
 //! With its table elsewhere, the tar ends in the members, the blob in a footer of 46 bytes, and the table's tar file is
 //! a gzip blob of its own.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
 use flate2::{Compression, GzBuilder};
-use libdeflater::{CompressionLvl, Compressor, Decompressor};
 use restow_oci::{MediaType, annotations};
 
 use crate::codec::{Codec, Contents, Layout, Placement, Seal};
 use crate::error::{Error, Result};
 use crate::footer;
+use crate::gzip;
 use crate::spool::TocBlob;
 use crate::toc::Dialect;
 
@@ -33,12 +32,6 @@ pub const DEFAULT_LEVEL: i32 = 5;
 
 /// The highest level of the library that compresses the table, a stream where members are in memory.
 const MOST_STREAMED: u32 = 9;
-
-thread_local! {
-    /// Compressors are costly to make and used by one thread at a time: each thread keeps its own, by level.
-    static COMPRESSORS: RefCell<BTreeMap<i32, Compressor>> = const { RefCell::new(BTreeMap::new()) };
-    static DECOMPRESSOR: RefCell<Decompressor> = RefCell::new(Decompressor::new());
-}
 
 /// The eStargz codec.
 #[derive(Debug, Clone, Copy)]
@@ -82,12 +75,6 @@ impl Estargz {
         Self { table: Table::ExternalAlone, ..self }
     }
 
-    fn compressor(&self) -> Result<Compressor> {
-        let level = CompressionLvl::new(self.level)
-            .map_err(|_| failed(format!("there is no level {}", self.level)))?;
-        Ok(Compressor::new(level))
-    }
-
     /// Writes one member that holds all of `bytes`. Readers of the table read one member only.
     fn stream(&self, mut bytes: impl Read, out: &mut dyn Write) -> io::Result<u64> {
         let level = self.level.unsigned_abs().min(MOST_STREAMED);
@@ -98,10 +85,6 @@ impl Estargz {
         encoder.finish()?;
         Ok(counted.size)
     }
-}
-
-fn failed(problem: impl ToString) -> Error {
-    Error::Compressor { format: "gzip", problem: problem.to_string() }
 }
 
 impl Codec for Estargz {
@@ -125,27 +108,11 @@ impl Codec for Estargz {
     }
 
     fn compress(&self, bytes: &[u8], out: &mut Vec<u8>) -> Result<()> {
-        COMPRESSORS.with_borrow_mut(|compressors| {
-            let compressor = match compressors.entry(self.level) {
-                std::collections::btree_map::Entry::Occupied(compressor) => compressor.into_mut(),
-                std::collections::btree_map::Entry::Vacant(place) => place.insert(self.compressor()?),
-            };
-            let start = out.len();
-            out.resize(start + compressor.gzip_compress_bound(bytes.len()), 0);
-            let length = compressor.gzip_compress(bytes, &mut out[start..]).map_err(failed)?;
-            out.truncate(start + length);
-            Ok(())
-        })
+        gzip::compress(self.level, bytes, out)
     }
 
     fn decompress(&self, frame: &[u8], out: &mut [u8]) -> Result<()> {
-        let decoded = DECOMPRESSOR
-            .with_borrow_mut(|decompressor| decompressor.gzip_decompress(frame, out))
-            .map_err(failed)?;
-        if decoded != out.len() {
-            return Err(failed(format!("a member of {} bytes decodes to {decoded}", out.len())));
-        }
-        Ok(())
+        gzip::decompress(frame, out)
     }
 
     fn seal(&self, contents: &mut Contents, position: u64, out: &mut dyn Write) -> Result<Seal> {

@@ -27,10 +27,10 @@ pub(crate) struct FormatArguments {
     /// How hard to compress, from 1 (fast) to 22 (small)
     #[arg(long, value_name = "LEVEL", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=22))]
     zstdchunked_compression_level: i32,
-    /// The most bytes of a file in one chunk, in bytes or as 64KiB, 4MiB
+    /// The most bytes of a file in one chunk, in bytes or as 64KiB, 4MiB; 0 is 4MiB
     ///
     /// A chunk is what a reader fetches and verifies at once.
-    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = parse_chunk_size)]
+    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = parse_chunk_size_or_default)]
     zstdchunked_chunk_size: u64,
     /// Where the chunks of a file end
     ///
@@ -46,7 +46,7 @@ pub(crate) struct FormatArguments {
           value_parser = clap::value_parser!(i32).range(1..=12))]
     estargz_compression_level: i32,
     /// The most bytes of a file in one chunk, in bytes or as 64KiB, 4MiB; 0 is 4MiB
-    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = parse_estargz_chunk_size)]
+    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = parse_chunk_size_or_default)]
     estargz_chunk_size: u64,
     /// Let chunks share a gzip member until it has this many bytes of the tar
     ///
@@ -120,7 +120,7 @@ fn parse_chunk_size(text: &str) -> Result<u64, String> {
     if (4 << 10..=64 << 20).contains(&size) { Ok(size) } else { Err("expected 4KiB to 64MiB".into()) }
 }
 
-fn parse_estargz_chunk_size(text: &str) -> Result<u64, String> {
+fn parse_chunk_size_or_default(text: &str) -> Result<u64, String> {
     match parse_size(text)? {
         0 => Ok(DEFAULT_CHUNK_SIZE),
         _ => parse_chunk_size(text),

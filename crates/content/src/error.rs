@@ -29,6 +29,31 @@ pub enum Error {
         key: String,
     },
 
+    /// The blob that was to be ingested is there already.
+    #[error("blob {digest} exists already")]
+    Exists {
+        /// The blob.
+        digest: Digest,
+    },
+
+    /// A field that an update cannot change.
+    #[error("field {field:?} cannot be updated, only labels and labels.KEY")]
+    InvalidField {
+        /// The field.
+        field: String,
+    },
+
+    /// A filter that does not follow containerd's grammar.
+    #[error("filter {filter:?} is malformed at byte {position}: {problem}")]
+    InvalidFilter {
+        /// The filter.
+        filter: String,
+        /// Where in the filter.
+        position: usize,
+        /// What is wrong there.
+        problem: String,
+    },
+
     /// A key that names no ingest.
     #[error("the key of an ingest must not be empty")]
     EmptyKey,

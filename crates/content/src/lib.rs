@@ -10,7 +10,9 @@
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests fail by panicking"))]
 
 mod error;
+mod fields;
 pub mod file;
+mod filter;
 mod labels;
 mod local;
 mod memory;
@@ -29,6 +31,9 @@ use restow_oci::Descriptor;
 use restow_oci::Digest;
 
 pub use crate::error::Error;
+pub use crate::fields::Fields;
+pub use crate::filter::Filter;
+pub use crate::filter::Filterable;
 pub use crate::labels::Labels;
 pub use crate::local::LocalStore;
 pub use crate::memory::MemoryStore;
@@ -63,8 +68,29 @@ pub trait Ingester: Send + Sync {
     /// Starts the ingest called `key`, or takes up an earlier one where it stopped.
     ///
     /// A key is held by one writer at a time, whatever process it lives in: [`Error::Busy`] for everyone
-    /// else.
-    fn ingest(&self, key: &str) -> Result<Box<dyn Ingest>>;
+    /// else. A blob that is there already needs no ingest: [`Error::Exists`]. An earlier ingest that expected
+    /// another size starts again from nothing.
+    fn begin(&self, key: &str, expected: &Expected) -> Result<Box<dyn Ingest>>;
+
+    /// Starts or takes up an ingest of whatever will come, as [`begin`](Ingester::begin) does.
+    fn ingest(&self, key: &str) -> Result<Box<dyn Ingest>> {
+        self.begin(key, &Expected::default())
+    }
+}
+
+/// What a writer knows of a blob before it writes it. It is no promise: only a commit compares.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Expected {
+    /// The digest; without one, the blob is digested by sha256.
+    pub digest: Option<Digest>,
+    /// The number of bytes.
+    pub size: Option<u64>,
+}
+
+impl From<&Descriptor> for Expected {
+    fn from(descriptor: &Descriptor) -> Expected {
+        Expected { digest: Some(descriptor.digest.clone()), size: Some(descriptor.size) }
+    }
 }
 
 /// A blob on its way into a store. Dropping it without a commit keeps what was written for the next writer of
@@ -75,7 +101,8 @@ pub trait Ingest: Write + Send {
     /// Returns the number of bytes written so far, those of earlier writers included.
     fn offset(&self) -> u64;
 
-    /// Returns the sha256 digest of the bytes written so far.
+    /// Returns the digest of the bytes written so far, by the algorithm of the digest that was expected from
+    /// the beginning, or else by sha256.
     fn digest(&self) -> Digest;
 
     /// Starts again from nothing.
@@ -101,8 +128,13 @@ pub trait Manager: Send + Sync {
     /// Returns what is known of a blob.
     fn info(&self, digest: &Digest) -> Result<Info>;
 
+    /// Changes the labels of a blob: those that `fields` names become what they are in `labels`.
+    fn update_fields(&self, digest: &Digest, labels: Labels, fields: &Fields) -> Result<Info>;
+
     /// Replaces all labels of a blob.
-    fn update(&self, digest: &Digest, labels: Labels) -> Result<Info>;
+    fn update(&self, digest: &Digest, labels: Labels) -> Result<Info> {
+        self.update_fields(digest, labels, &Fields::All)
+    }
 
     /// Visits all blobs in the order of their digests, until `visit` fails.
     fn walk(&self, visit: &mut dyn FnMut(Info) -> Result<()>) -> Result<()>;
@@ -149,6 +181,8 @@ pub struct IngestStatus {
     pub key: String,
     /// The number of bytes written so far.
     pub offset: u64,
+    /// The number of bytes that its writer expects, if it said so.
+    pub total: Option<u64>,
     /// When the first writer started.
     pub started: SystemTime,
     /// When bytes were last written.

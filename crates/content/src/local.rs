@@ -6,6 +6,9 @@
 //! | `labels/<algorithm>/<encoded>` | the labels of a blob that has any |
 //! | `ingest/<sha256 of the key>/ref` | the key; whoever holds the lock on this file owns the directory |
 //! | `ingest/<sha256 of the key>/data` | the bytes so far |
+//! | `ingest/<sha256 of the key>/total` | the size of the blob in decimal, where its writer knows it |
+//!
+//! An ingest started when its `ref` was written and was updated when its `data` was.
 
 mod ingest;
 mod write_behind;
@@ -20,6 +23,8 @@ use restow_oci::Digest;
 
 use crate::Blob;
 use crate::Error;
+use crate::Expected;
+use crate::Fields;
 use crate::Info;
 use crate::Ingest;
 use crate::IngestStatus;
@@ -35,7 +40,7 @@ use crate::labels;
 use crate::read::check_size;
 use crate::read::digester;
 
-use self::ingest::LocalIngest;
+pub(crate) use self::ingest::LocalIngest;
 
 /// A store in a directory of the local file system. Several may work on one directory, in several processes.
 #[derive(Clone, Debug)]
@@ -68,6 +73,16 @@ impl LocalStore {
         self.place("blobs", digest)
     }
 
+    /// Returns what is named like a blob, in the order of the digests.
+    pub(crate) fn digests(&self) -> Result<Vec<Digest>> {
+        let mut found = Vec::new();
+        for algorithm in ["sha256", "sha512"] {
+            let names = names(&self.root.join("blobs").join(algorithm))?;
+            found.extend(names.iter().filter_map(|name| Digest::parse(&format!("{algorithm}:{name}")).ok()));
+        }
+        Ok(found)
+    }
+
     fn labels_path(&self, digest: &Digest) -> PathBuf {
         self.place("labels", digest)
     }
@@ -76,7 +91,17 @@ impl LocalStore {
         self.root.join(kind).join(digest.algorithm_name()).join(digest.encoded())
     }
 
-    fn open_blob(&self, digest: &Digest) -> Result<(std::fs::File, u64)> {
+    /// Returns whether the blob is there, in the size that it should have, if that is known.
+    pub(crate) fn holds(&self, digest: &Digest, size: Option<u64>) -> Result<bool> {
+        match self.open_blob(digest) {
+            Ok((_, found)) => Ok(size.is_none_or(|size| size == found)),
+            // What is no regular file cannot be this blob and is replaced.
+            Err(Error::NotFound { .. } | Error::NotRegular { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) fn open_blob(&self, digest: &Digest) -> Result<(std::fs::File, u64)> {
         file::open(&self.path(digest)).map_err(|error| match error {
             Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Error::NotFound { digest: digest.clone() }
@@ -96,8 +121,13 @@ impl Provider for LocalStore {
 }
 
 impl Ingester for LocalStore {
-    fn ingest(&self, key: &str) -> Result<Box<dyn Ingest>> {
-        Ok(Box::new(LocalIngest::begin(self, key)?))
+    fn begin(&self, key: &str, expected: &Expected) -> Result<Box<dyn Ingest>> {
+        if let Some(digest) = &expected.digest
+            && self.holds(digest, expected.size)?
+        {
+            return Err(Error::Exists { digest: digest.clone() });
+        }
+        Ok(Box::new(LocalIngest::begin(self, key, expected)?))
     }
 }
 
@@ -113,26 +143,23 @@ impl Manager for LocalStore {
         Ok(Info { digest: digest.clone(), size, labels, created, updated })
     }
 
-    fn update(&self, digest: &Digest, labels: Labels) -> Result<Info> {
+    fn update_fields(&self, digest: &Digest, labels: Labels, fields: &Fields) -> Result<Info> {
         labels::check(&labels)?;
         let info = self.info(digest)?;
-        if info.labels == labels {
+        if fields.apply(info.labels.clone(), labels.clone()) == info.labels {
             return Ok(info);
         }
-        labels::change(&self.labels_path(digest), |_| labels)?;
+        labels::change(&self.labels_path(digest), |old| fields.apply(old, labels))?;
         self.info(digest)
     }
 
     fn walk(&self, visit: &mut dyn FnMut(Info) -> Result<()>) -> Result<()> {
-        for algorithm in ["sha256", "sha512"] {
-            for name in names(&self.root.join("blobs").join(algorithm))? {
-                let Ok(digest) = Digest::parse(&format!("{algorithm}:{name}")) else { continue };
-                match self.info(&digest) {
-                    Ok(info) => visit(info)?,
-                    // Foreign things, and blobs removed since the directory was read.
-                    Err(Error::NotRegular { .. } | Error::NotFound { .. }) => {}
-                    Err(error) => return Err(error),
-                }
+        for digest in self.digests()? {
+            match self.info(&digest) {
+                Ok(info) => visit(info)?,
+                // Foreign things, and blobs removed since the directory was read.
+                Err(Error::NotRegular { .. } | Error::NotFound { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())

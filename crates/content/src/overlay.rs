@@ -4,6 +4,8 @@ use restow_oci::Descriptor;
 use restow_oci::Digest;
 
 use crate::Blob;
+use crate::Expected;
+use crate::Fields;
 use crate::Info;
 use crate::Ingest;
 use crate::IngestStatus;
@@ -50,8 +52,8 @@ impl Provider for Overlay<'_> {
 }
 
 impl Ingester for Overlay<'_> {
-    fn ingest(&self, key: &str) -> Result<Box<dyn Ingest>> {
-        self.upper.ingest(key)
+    fn begin(&self, key: &str, expected: &Expected) -> Result<Box<dyn Ingest>> {
+        self.upper.begin(key, expected)
     }
 }
 
@@ -60,8 +62,8 @@ impl Manager for Overlay<'_> {
         self.upper.info(digest)
     }
 
-    fn update(&self, digest: &Digest, labels: Labels) -> Result<Info> {
-        self.upper.update(digest, labels)
+    fn update_fields(&self, digest: &Digest, labels: Labels, fields: &Fields) -> Result<Info> {
+        self.upper.update_fields(digest, labels, fields)
     }
 
     fn walk(&self, visit: &mut dyn FnMut(Info) -> Result<()>) -> Result<()> {

@@ -131,6 +131,47 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 
+    /// The database of a store refused, or holds what it should not.
+    #[error("cannot {action} in {path}")]
+    Metadata {
+        /// What was tried.
+        action: &'static str,
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+
+    /// No such image.
+    #[error("image {name:?} not found")]
+    NoImage {
+        /// The name of the image.
+        name: String,
+    },
+
+    /// No such lease.
+    #[error("lease {id:?} not found")]
+    NoLease {
+        /// The lease.
+        id: String,
+    },
+
+    /// A lease of that name exists already.
+    #[error("lease {id:?} exists already")]
+    LeaseExists {
+        /// The lease.
+        id: String,
+    },
+
+    /// What a document refers to is not known, so that nothing may be collected.
+    #[error("cannot tell what {digest} refers to: {problem}")]
+    Unreadable {
+        /// The document.
+        digest: Digest,
+        /// Why it cannot be read.
+        problem: String,
+    },
+
     /// Something other than a regular file lies where a blob or a document should be.
     #[error("{path} is a {found}, not a regular file")]
     NotRegular {
@@ -175,9 +216,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// Returns whether the blob or ingest asked for is simply not there.
+    /// Returns whether the blob, ingest, image or lease asked for is simply not there.
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Error::NotFound { .. } | Error::NoIngest { .. })
+        matches!(
+            self,
+            Error::NotFound { .. } | Error::NoIngest { .. } | Error::NoImage { .. } | Error::NoLease { .. }
+        )
     }
 }
 

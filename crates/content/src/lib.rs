@@ -5,6 +5,9 @@
 //! committed blob never changes. Whoever reads one checks it: [`read`] and [`VerifiedReader`] compare size
 //! and digest, a bare [`Blob`] does not.
 //!
+//! [`LocalStore`] is a directory of blobs, as an OCI layout and containerd have it. [`MetadataStore`] adds a
+//! database to one: images, leases, namespaces and the collection of what nothing refers to.
+//!
 //! To add a store, implement [`Provider`], [`Ingester`] and [`Manager`], and run the cases of the module
 //! `suite` (feature `testsuite`) against it. [`MemoryStore`] is the smallest example.
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests fail by panicking"))]
@@ -16,11 +19,13 @@ mod filter;
 mod labels;
 mod local;
 mod memory;
+pub mod metadata;
 mod overlay;
 pub mod publish;
 mod read;
 #[cfg(any(test, feature = "testsuite"))]
 pub mod suite;
+pub mod time;
 mod write;
 
 use std::io;
@@ -37,6 +42,7 @@ pub use crate::filter::Filterable;
 pub use crate::labels::Labels;
 pub use crate::local::LocalStore;
 pub use crate::memory::MemoryStore;
+pub use crate::metadata::MetadataStore;
 pub use crate::overlay::Overlay;
 pub use crate::read::VerifiedReader;
 pub use crate::read::read;

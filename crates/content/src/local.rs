@@ -101,6 +101,12 @@ impl LocalStore {
         }
     }
 
+    /// Opens the blob as it is.
+    pub(crate) fn section(&self, digest: &Digest) -> Result<Section> {
+        let (file, size) = self.open_blob(digest)?;
+        Ok(Section::new(Arc::new(file), 0, size))
+    }
+
     pub(crate) fn open_blob(&self, digest: &Digest) -> Result<(std::fs::File, u64)> {
         file::open(&self.path(digest)).map_err(|error| match error {
             Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
@@ -114,9 +120,9 @@ impl LocalStore {
 impl Provider for LocalStore {
     fn open(&self, descriptor: &Descriptor) -> Result<Box<dyn Blob>> {
         digester(&descriptor.digest)?;
-        let (file, size) = self.open_blob(&descriptor.digest)?;
-        check_size(descriptor, size)?;
-        Ok(Box::new(Section::new(Arc::new(file), 0, size)))
+        let blob = self.section(&descriptor.digest)?;
+        check_size(descriptor, blob.size())?;
+        Ok(Box::new(blob))
     }
 }
 

@@ -48,7 +48,7 @@ pub fn copy(from: &dyn Provider, to: &dyn Store, descriptor: &Descriptor) -> Res
     let mut ingest = ingest_beside(to, &key)?;
     loop {
         let resumed = ingest.offset() > 0;
-        append(&source, descriptor, &mut *ingest, &key)?;
+        append(&source, &descriptor.digest, &mut *ingest, &key)?;
         match settle(Some(descriptor), ingest.digest(), &*ingest.written()?) {
             Ok(_) => return ingest.commit(Some(descriptor), Labels::new()).map(drop),
             // What was there already may not have been the start of this blob, or more than all of it.
@@ -62,7 +62,7 @@ pub fn copy(from: &dyn Provider, to: &dyn Store, descriptor: &Descriptor) -> Res
 }
 
 /// Writes the bytes of `source` from where `ingest` stands to their end.
-fn append(source: &dyn Blob, descriptor: &Descriptor, ingest: &mut dyn Ingest, key: &str) -> Result<()> {
+pub(crate) fn append(source: &dyn Blob, digest: &Digest, ingest: &mut dyn Ingest, key: &str) -> Result<()> {
     let mut buffer = vec![0; usize::try_from(source.size()).unwrap_or(usize::MAX).clamp(1, PIECE)];
     while ingest.offset() < source.size() {
         let offset = ingest.offset();
@@ -70,8 +70,7 @@ fn append(source: &dyn Blob, descriptor: &Descriptor, ingest: &mut dyn Ingest, k
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             result => result,
         };
-        let count =
-            count.map_err(|source| Error::Read { digest: descriptor.digest.clone(), offset, source })?;
+        let count = count.map_err(|source| Error::Read { digest: digest.clone(), offset, source })?;
         ingest.write_all(&buffer[..count]).map_err(|source| Error::Write {
             key: key.to_owned(),
             offset,

@@ -23,11 +23,13 @@ pub mod metadata;
 mod overlay;
 pub mod publish;
 mod read;
+mod scrub;
 #[cfg(any(test, feature = "testsuite"))]
 pub mod suite;
 pub mod time;
 mod write;
 
+use std::fs::File;
 use std::io;
 use std::io::Write;
 use std::time::SystemTime;
@@ -46,8 +48,11 @@ pub use crate::metadata::MetadataStore;
 pub use crate::overlay::Overlay;
 pub use crate::read::VerifiedReader;
 pub use crate::read::read;
+pub use crate::scrub::Scrubbed;
+pub use crate::scrub::scrub;
 pub use crate::write::copy;
 pub use crate::write::ingest_beside;
+pub use crate::write::link;
 pub use crate::write::write;
 
 /// The result of an operation on a store.
@@ -60,6 +65,11 @@ pub trait Blob: Send + Sync {
 
     /// Reads some bytes at `offset` and returns how many; 0 at the end and beyond, or for an empty buffer.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Returns the file that holds the blob and nothing else, if there is one.
+    fn file(&self) -> Option<&File> {
+        None
+    }
 }
 
 /// A place that blobs can be read from.
@@ -78,10 +88,26 @@ pub trait Ingester: Send + Sync {
     /// another size starts again from nothing.
     fn begin(&self, key: &str, expected: &Expected) -> Result<Box<dyn Ingest>>;
 
+    /// Makes the blob in `file`, which holds it and nothing else, visible without a copy of its bytes. Returns
+    /// false, and has done nothing, where that cannot be.
+    fn adopt(&self, file: &File, descriptor: &Descriptor, check: Check) -> Result<bool> {
+        let _ = (file, descriptor, check);
+        Ok(false)
+    }
+
     /// Starts or takes up an ingest of whatever will come, as [`begin`](Ingester::begin) does.
     fn ingest(&self, key: &str) -> Result<Box<dyn Ingest>> {
         self.begin(key, &Expected::default())
     }
+}
+
+/// How much of a blob is compared before it is adopted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Check {
+    /// Size and digest. The new blob has its bytes for itself, though it shares their place on the disk.
+    Digest,
+    /// The size alone. The new blob may be the very file, under a second name.
+    Size,
 }
 
 /// What a writer knows of a blob before it writes it. It is no promise: only a commit compares.
@@ -203,6 +229,10 @@ impl<B: Blob + ?Sized> Blob for &B {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         (**self).read_at(buffer, offset)
     }
+
+    fn file(&self) -> Option<&File> {
+        (**self).file()
+    }
 }
 
 impl<B: Blob + ?Sized> Blob for Box<B> {
@@ -212,6 +242,10 @@ impl<B: Blob + ?Sized> Blob for Box<B> {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         (**self).read_at(buffer, offset)
+    }
+
+    fn file(&self) -> Option<&File> {
+        (**self).file()
     }
 }
 

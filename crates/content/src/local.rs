@@ -4,15 +4,18 @@
 //! |---|---|
 //! | `blobs/<algorithm>/<encoded>` | a blob, read-only |
 //! | `labels/<algorithm>/<encoded>` | the labels of a blob that has any |
+//! | `quarantine/<algorithm>/<encoded>` | a blob that has rotted |
 //! | `ingest/<sha256 of the key>/ref` | the key; whoever holds the lock on this file owns the directory |
 //! | `ingest/<sha256 of the key>/data` | the bytes so far |
 //! | `ingest/<sha256 of the key>/total` | the size of the blob in decimal, where its writer knows it |
 //!
 //! An ingest started when its `ref` was written and was updated when its `data` was.
 
+mod adopt;
 mod ingest;
 mod write_behind;
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
@@ -22,6 +25,7 @@ use restow_oci::Descriptor;
 use restow_oci::Digest;
 
 use crate::Blob;
+use crate::Check;
 use crate::Error;
 use crate::Expected;
 use crate::Fields;
@@ -37,8 +41,10 @@ use crate::error::failed;
 use crate::file;
 use crate::file::Section;
 use crate::labels;
+use crate::publish;
 use crate::read::check_size;
 use crate::read::digester;
+use crate::read::hash;
 
 pub(crate) use self::ingest::LocalIngest;
 
@@ -101,6 +107,21 @@ impl LocalStore {
         }
     }
 
+    /// Puts a blob away that is not what its digest says, and returns where it lies now: in `quarantine`, where nobody
+    /// looks for blobs. One that turns out to be right stays, as does one of an algorithm that is not known.
+    pub fn quarantine(&self, digest: &Digest) -> Result<Option<PathBuf>> {
+        let blob = self.section(digest)?;
+        let mut digester = digester(digest)?;
+        // What cannot be read to its end is put away, too.
+        if hash(&blob, &mut digester).is_ok() && digester.finish() == *digest {
+            return Ok(None);
+        }
+        let place = self.place("quarantine", digest);
+        publish::create_directory(place.parent().unwrap_or(Path::new(".")))?;
+        publish::rename_complete(&self.path(digest), &place)?;
+        Ok(Some(place))
+    }
+
     /// Opens the blob as it is.
     pub(crate) fn section(&self, digest: &Digest) -> Result<Section> {
         let (file, size) = self.open_blob(digest)?;
@@ -134,6 +155,10 @@ impl Ingester for LocalStore {
             return Err(Error::Exists { digest: digest.clone() });
         }
         Ok(Box::new(LocalIngest::begin(self, key, expected)?))
+    }
+
+    fn adopt(&self, file: &File, descriptor: &Descriptor, check: Check) -> Result<bool> {
+        self.adopt_with("", file, descriptor, check, |_, _| Ok(()))
     }
 }
 

@@ -27,6 +27,7 @@ use std::fs::File;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use restow_oci::Descriptor;
@@ -35,6 +36,7 @@ use restow_oci::Limits;
 use rusqlite::params;
 
 use crate::Blob;
+use crate::Check;
 use crate::Error;
 use crate::Expected;
 use crate::Fields;
@@ -134,6 +136,12 @@ impl MetadataStore {
     /// Returns the blobs without what is said of them. What is written there belongs to no namespace.
     pub fn blobs(&self) -> &LocalStore {
         &self.blobs
+    }
+
+    /// Puts a blob away that is not what its digest says, as [`LocalStore::quarantine`] does.
+    pub fn quarantine(&self, digest: &Digest) -> Result<Option<PathBuf>> {
+        let _lock = self.lock_alone()?;
+        self.blobs.quarantine(digest)
     }
 
     /// Replaces the labels of this namespace.
@@ -272,6 +280,15 @@ impl Ingester for MetadataStore {
         }
         let inner = LocalIngest::begin(&self.blobs, &inner_key, expected)?;
         ingest::wrap(self, inner, taken)
+    }
+
+    fn adopt(&self, file: &File, descriptor: &Descriptor, check: Check) -> Result<bool> {
+        let prefix = format!("{}/", self.namespace);
+        self.blobs.adopt_with(&prefix, file, descriptor, check, |digest, size| {
+            let lock = self.lock_shared()?;
+            self.record(digest, size, &Labels::new())?;
+            Ok(lock)
+        })
     }
 }
 

@@ -1,9 +1,12 @@
 //! Several providers behind one store.
 
+use std::fs::File;
+
 use restow_oci::Descriptor;
 use restow_oci::Digest;
 
 use crate::Blob;
+use crate::Check;
 use crate::Expected;
 use crate::Fields;
 use crate::Info;
@@ -54,6 +57,10 @@ impl Provider for Overlay<'_> {
 impl Ingester for Overlay<'_> {
     fn begin(&self, key: &str, expected: &Expected) -> Result<Box<dyn Ingest>> {
         self.upper.begin(key, expected)
+    }
+
+    fn adopt(&self, file: &File, descriptor: &Descriptor, check: Check) -> Result<bool> {
+        self.upper.adopt(file, descriptor, check)
     }
 }
 

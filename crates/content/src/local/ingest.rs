@@ -160,8 +160,16 @@ impl LocalIngest {
         file.write_all(size.to_string().as_bytes()).map_err(failed("write", &path))
     }
 
-    fn data_path(&self) -> PathBuf {
+    pub(super) fn data_path(&self) -> PathBuf {
         self.directory.join("data")
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(super) fn data(&self) -> &File {
+        &self.data
     }
 
     fn length(&self) -> Result<u64> {
@@ -201,26 +209,40 @@ impl LocalIngest {
             return Err(Error::Disturbed { key: self.key.clone(), expected: self.offset, actual });
         }
         let digest = settle(expected, self.digester.current(), &self.view(self.offset)?)?;
-        let path = self.store.path(&digest);
-        let mut complete = false;
-        if !self.store.holds(&digest, Some(self.offset))? {
-            self.complete()?;
+        self.publish(&digest, self.offset, &self.data_path(), prepare)?;
+        Ok(digest)
+    }
+
+    /// Makes the file at `from` visible as the blob `digest`, which it is. If it is the data, it is completed first.
+    pub(super) fn publish<T>(
+        &self,
+        digest: &Digest,
+        size: u64,
+        from: &Path,
+        prepare: impl FnOnce(&Digest, u64) -> Result<T>,
+    ) -> Result<()> {
+        let path = self.store.path(digest);
+        let mut complete = from != self.data_path();
+        if !self.store.holds(digest, Some(size))? {
+            if !complete {
+                self.complete()?;
+                complete = true;
+            }
             publish::create_directory(path.parent().unwrap_or(Path::new(".")))?;
-            complete = true;
         }
-        let prepared = prepare(&digest, self.offset)?;
+        let prepared = prepare(digest, size)?;
         // Again: another writer may have put it there, or a collector may have taken it.
-        if !self.store.holds(&digest, Some(self.offset))? {
+        if !self.store.holds(digest, Some(size))? {
             if !complete {
                 self.complete()?;
             }
-            publish::rename_complete(&self.data_path(), &path)?;
+            publish::rename_complete(from, &path)?;
         }
         drop(prepared);
         // The blob is there. What cannot be removed now is taken up and removed by the next writer of the
         // key.
         let _ = self.clear();
-        Ok(digest)
+        Ok(())
     }
 
     /// Makes the data what the blob will be, on the disk.

@@ -46,7 +46,7 @@ pub(super) fn wrap(
 
 impl MetadataStore {
     /// Says that this namespace has the blob, whose file comes next, or is there.
-    fn record(&self, digest: &Digest, size: u64, new: &Labels) -> Result<()> {
+    pub(super) fn record(&self, digest: &Digest, size: u64, new: &Labels) -> Result<()> {
         let action = "record a blob";
         // What is said of a blob whose file never came is about nothing.
         let there = self.blobs.holds(digest, Some(size))?;

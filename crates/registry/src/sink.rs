@@ -17,19 +17,19 @@ use crate::Transfer;
 
 /// A place to publish to.
 #[derive(Debug)]
-pub enum Target {
+pub enum Sink {
     /// A layout.
     Layout(Layout),
     /// A store with a database.
     Store(StoreImages),
 }
 
-impl Target {
+impl Sink {
     /// Opens `place`, and makes it where there is nothing.
-    pub fn create(place: &Place, limits: &Limits) -> Result<Target> {
+    pub fn create(place: &Place, limits: &Limits) -> Result<Sink> {
         match place {
-            Place::Layout(path) => Ok(Target::Layout(Layout::create(path, limits)?)),
-            Place::Store(Some(root)) => Ok(Target::Store(StoreImages::create(root, limits)?)),
+            Place::Layout(path) => Ok(Sink::Layout(Layout::create(path, limits)?)),
+            Place::Store(Some(root)) => Ok(Sink::Store(StoreImages::create(root, limits)?)),
             Place::Store(None) => Err(Error::NoStore),
             Place::Archive(path) => Err(Error::ReadOnly { place: path.clone() }),
         }
@@ -38,16 +38,16 @@ impl Target {
     /// Returns the blobs. What is written there belongs to no image until one is published.
     pub fn store(&self) -> &dyn Store {
         match self {
-            Target::Layout(layout) => layout.store(),
-            Target::Store(images) => images.store(),
+            Sink::Layout(layout) => layout.store(),
+            Sink::Store(images) => images.store(),
         }
     }
 
     /// Returns the directory.
     pub fn path(&self) -> &Path {
         match self {
-            Target::Layout(layout) => layout.path(),
-            Target::Store(images) => images.store().root(),
+            Sink::Layout(layout) => layout.path(),
+            Sink::Store(images) => images.store().root(),
         }
     }
 
@@ -56,7 +56,7 @@ impl Target {
         self.publish_by(Transfer::Copy, source, root, names)
     }
 
-    /// Publishes as [`publish`](Target::publish) does, with blobs that come over as `how` says.
+    /// Publishes as [`publish`](Sink::publish) does, with blobs that come over as `how` says.
     pub fn publish_by(
         &self,
         how: Transfer,
@@ -65,8 +65,8 @@ impl Target {
         names: &[String],
     ) -> Result<Vec<Notice>> {
         match self {
-            Target::Layout(layout) => layout.publish_by(how, source, root, names),
-            Target::Store(images) => images.publish_by(how, source, root, names),
+            Sink::Layout(layout) => layout.publish_by(how, source, root, names),
+            Sink::Store(images) => images.publish_by(how, source, root, names),
         }
     }
 
@@ -74,8 +74,8 @@ impl Target {
     /// some time.
     pub fn discard(self) -> Result<()> {
         match self {
-            Target::Layout(layout) => layout.discard(),
-            Target::Store(_) => Ok(()),
+            Sink::Layout(layout) => layout.discard(),
+            Sink::Store(_) => Ok(()),
         }
     }
 }

@@ -21,7 +21,7 @@ pub enum Sink {
     /// A layout.
     Layout(Layout),
     /// A store with a database.
-    Store(StoreImages),
+    Store(Box<StoreImages>),
 }
 
 impl Sink {
@@ -29,7 +29,7 @@ impl Sink {
     pub fn create(place: &Place, limits: &Limits) -> Result<Sink> {
         match place {
             Place::Layout(path) => Ok(Sink::Layout(Layout::create(path, limits)?)),
-            Place::Store(Some(root)) => Ok(Sink::Store(StoreImages::create(root, limits)?)),
+            Place::Store(Some(root)) => Ok(Sink::Store(Box::new(StoreImages::create(root, limits)?))),
             Place::Store(None) => Err(Error::NoStore),
             Place::Archive(path) => Err(Error::ReadOnly { place: path.clone() }),
         }

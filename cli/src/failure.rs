@@ -84,6 +84,7 @@ fn remedy(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
     })
     .or_else(|| match cause.downcast_ref()? {
         content::Error::Busy { .. } => Some("another restow writes to this place; wait until it is done"),
+        content::Error::Foreign { .. } => Some("--plain looks at its blobs without a database"),
         content::Error::Unreadable { .. } => {
             Some("restow store scrub puts away what has rotted; nothing was collected")
         }

@@ -8,6 +8,8 @@ mod leases;
 mod transfer;
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 use std::time::SystemTime;
@@ -16,7 +18,9 @@ use clap::Args;
 use clap::Subcommand;
 use restow_content::Filter;
 use restow_content::Labels;
+use restow_content::LocalStore;
 use restow_content::MetadataStore;
+use restow_content::Store;
 use restow_content::metadata::DEFAULT_NAMESPACE;
 use restow_content::metadata::Sharing;
 use restow_content::time;
@@ -25,6 +29,7 @@ use restow_oci::Limits;
 use restow_registry::StoreImages;
 
 use crate::args::Format;
+use crate::failure::Usage;
 use crate::reference;
 
 /// Look at the store, bring content in and out, and remove what nothing refers to
@@ -36,6 +41,11 @@ pub(crate) struct Arguments {
     /// The namespace to see the store from
     #[arg(long, global = true, value_name = "NAME", default_value = DEFAULT_NAMESPACE, help_heading = "Store")]
     namespace: String,
+    /// Take --root for a directory of blobs without a database, such as containerd's content directory or a layout
+    ///
+    /// Nothing knows then what refers to a blob: there are no images and leases, and nothing is collected.
+    #[arg(long, global = true, conflicts_with = "namespace", help_heading = "Store")]
+    plain: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -59,7 +69,7 @@ enum Command {
 }
 
 pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<ExitCode> {
-    let place = Place { namespace: &arguments.namespace };
+    let place = Place { namespace: &arguments.namespace, plain: arguments.plain };
     match &arguments.command {
         Command::Ls(command) => blobs::list(command, &place),
         Command::Info(command) => blobs::show(command, &place),
@@ -82,21 +92,61 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<Exit
 /// Which store, seen from where.
 struct Place<'a> {
     namespace: &'a str,
+    plain: bool,
+}
+
+/// The blobs of a store with or without a database.
+enum Blobs {
+    Plain(LocalStore),
+    Full(Box<MetadataStore>),
+}
+
+impl Deref for Blobs {
+    type Target = dyn Store;
+
+    fn deref(&self) -> &(dyn Store + 'static) {
+        match self {
+            Blobs::Plain(store) => store,
+            Blobs::Full(store) => &**store,
+        }
+    }
 }
 
 impl Place<'_> {
+    /// Opens the blobs of the store, which has to be there.
+    fn blobs(&self) -> anyhow::Result<Blobs> {
+        if self.plain {
+            let root = reference::root().ok_or(restow_registry::Error::NoStore)?;
+            self.exists(root)?;
+            return Ok(Blobs::Plain(LocalStore::open(root)?));
+        }
+        Ok(Blobs::Full(Box::new(self.open()?)))
+    }
+
+    /// Opens the blobs of the store, which is made where there is none.
+    fn blobs_or_new(&self) -> anyhow::Result<Blobs> {
+        if self.plain { self.blobs() } else { Ok(Blobs::Full(Box::new(self.create()?))) }
+    }
+
+    fn exists(&self, root: &Path) -> anyhow::Result<()> {
+        match MetadataStore::exists(root) || (self.plain && root.join("ingest").is_dir()) {
+            true => Ok(()),
+            false => Err(restow_registry::Error::NoSuchPath { path: root.to_owned() }.into()),
+        }
+    }
+
     /// Opens the store, which has to be there.
     fn open(&self) -> anyhow::Result<MetadataStore> {
-        let root = reference::root().ok_or(restow_registry::Error::NoStore)?;
-        if !MetadataStore::exists(root) {
-            return Err(restow_registry::Error::NoSuchPath { path: root.to_owned() }.into());
-        }
+        self.exists(reference::root().ok_or(restow_registry::Error::NoStore)?)?;
         self.create()
     }
 
     /// Opens the store, and makes it where there is none.
     fn create(&self) -> anyhow::Result<MetadataStore> {
         let root = reference::root().ok_or(restow_registry::Error::NoStore)?;
+        if self.plain {
+            return Err(Usage("--plain: images, leases and gc need a store with a database".into()).into());
+        }
         let (store, rebuilt) = MetadataStore::create(root, &Limits::default())?;
         if let Some(rebuilt) = rebuilt {
             reference::warn_of_loss(root, &rebuilt);

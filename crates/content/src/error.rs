@@ -142,6 +142,13 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 
+    /// The directory belongs to a containerd, whose database is another one.
+    #[error("{path} belongs to containerd: only containerd can name and collect what is in it")]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+    },
+
     /// No such image.
     #[error("image {name:?} not found")]
     NoImage {

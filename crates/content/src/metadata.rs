@@ -14,6 +14,10 @@
 //! Labels, names and leases are lost with the database, so that a collection right after would be wrong only
 //! about blobs that no document refers to.
 //!
+//! What containerd wrote is for [`LocalStore`] alone: its database is another one, and is neither read nor written here.
+//! A blob that is brought into its directory is unknown to it until somebody registers it, as `ctr content ingest` with
+//! its digest does, and is removed by its next collection.
+//!
 //! SQLite was chosen over a database of Rust alone because several processes may use it at once.
 
 mod collect;
@@ -104,6 +108,7 @@ impl MetadataStore {
     /// Opens the store at `root`, or makes it, in [`DEFAULT_NAMESPACE`]. Says whether the database had to be
     /// made again.
     pub fn create(root: &Path, limits: &Limits) -> Result<(MetadataStore, Option<Rebuilt>)> {
+        refuse_containerd(root)?;
         publish::create_directory(root)?;
         let blobs = LocalStore::open(root)?;
         let (database, rebuilt) = rebuild::open(&blobs, DEFAULT_NAMESPACE, limits)?;
@@ -240,6 +245,14 @@ impl MetadataStore {
             Sharing::Isolated => owners.iter().any(shareable),
         })
     }
+}
+
+/// Refuses the content directory of a containerd: a database there would know nothing of its images, and collect them.
+fn refuse_containerd(root: &Path) -> Result<()> {
+    let real = root.canonicalize().unwrap_or_else(|_| root.to_owned());
+    let is_content = real.ends_with("io.containerd.content.v1.content");
+    let beside = real.with_file_name("io.containerd.metadata.v1.bolt").exists();
+    if is_content || beside { Err(Error::Foreign { path: root.to_owned() }) } else { Ok(()) }
 }
 
 fn lock(blobs: &LocalStore, lock: impl Fn(&File) -> std::io::Result<()>) -> Result<File> {

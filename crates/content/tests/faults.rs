@@ -11,7 +11,6 @@ use std::path::Path;
 
 use restow_content::Expected;
 use restow_content::Info;
-use restow_content::Ingester as _;
 use restow_content::Labels;
 use restow_content::LocalStore;
 use restow_content::Manager as _;

@@ -146,12 +146,12 @@ impl Tracer {
                 }
                 WaitStatus::Signaled(..) => continue,
                 WaitStatus::PtraceSyscall(pid) => self.call(pid),
-                WaitStatus::PtraceEvent(pid, _, event) => {
-                    // After an exec no call goes on that could end.
-                    if event == ptrace::Event::PTRACE_EVENT_EXEC as i32 {
-                        self.started = true;
-                        self.inside.insert(pid, None);
-                    }
+                // After an exec no call goes on that could end.
+                WaitStatus::PtraceEvent(pid, _, event)
+                    if event == ptrace::Event::PTRACE_EVENT_EXEC as i32 =>
+                {
+                    self.started = true;
+                    self.inside.insert(pid, None);
                 }
                 WaitStatus::Stopped(_, stop) if stop != Signal::SIGTRAP => signal = Some(stop),
                 _ => {}

@@ -6,8 +6,6 @@ use std::io::Write as _;
 use clap::Args;
 use restow_content::Fields;
 use restow_content::Info;
-use restow_content::Manager as _;
-use restow_content::Provider as _;
 use restow_content::VerifiedReader;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
@@ -73,7 +71,7 @@ pub(super) struct Label {
 pub(super) fn list(command: &List, place: &Place<'_>) -> anyhow::Result<()> {
     let filter = command.list.filter()?;
     let mut infos = Vec::new();
-    place.open()?.walk(&mut |info| {
+    place.blobs()?.walk(&mut |info| {
         infos.extend(filter.matches(&info).then_some(info));
         Ok(())
     })?;
@@ -96,7 +94,7 @@ pub(super) fn list(command: &List, place: &Place<'_>) -> anyhow::Result<()> {
 }
 
 pub(super) fn show(command: &Show, place: &Place<'_>) -> anyhow::Result<()> {
-    Ok(output::print_json(&document(&place.open()?.info(&command.digest)?))?)
+    Ok(output::print_json(&document(&place.blobs()?.info(&command.digest)?))?)
 }
 
 fn document(info: &Info) -> Value {
@@ -110,7 +108,7 @@ fn document(info: &Info) -> Value {
 }
 
 pub(super) fn cat(command: &Cat, place: &Place<'_>) -> anyhow::Result<()> {
-    let store = place.open()?;
+    let store = place.blobs()?;
     let info = store.info(&command.digest)?;
     // What it is does not matter here.
     let descriptor = Descriptor::new(MediaType::OCI_LAYER, info.digest, info.size);
@@ -136,7 +134,7 @@ pub(super) fn cat(command: &Cat, place: &Place<'_>) -> anyhow::Result<()> {
 }
 
 pub(super) fn remove(command: &Remove, place: &Place<'_>) -> anyhow::Result<()> {
-    let store = place.open()?;
+    let store = place.blobs()?;
     for digest in &command.digests {
         store.remove(digest)?;
         output::print(digest.as_str())?;
@@ -153,6 +151,6 @@ pub(super) fn label(command: &Label, place: &Place<'_>) -> anyhow::Result<()> {
         }
         false => Fields::Only(labels.keys().cloned().collect()),
     };
-    let info = place.open()?.update_fields(&command.digest, labels, &fields)?;
+    let info = place.blobs()?.update_fields(&command.digest, labels, &fields)?;
     Ok(output::print_json(&document(&info))?)
 }

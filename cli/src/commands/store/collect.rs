@@ -7,6 +7,7 @@ use restow_content::metadata::Collection;
 use restow_convert::Cancel;
 use serde_json::json;
 
+use super::Blobs;
 use super::Place;
 use super::parse_duration;
 use crate::args::Format;
@@ -81,13 +82,17 @@ pub(super) fn collect(command: &Collect, place: &Place<'_>) -> anyhow::Result<()
 }
 
 pub(super) fn scrub(command: &Scrub, place: &Place<'_>, cancel: &Cancel) -> anyhow::Result<()> {
-    let store = place.open()?;
-    let scrubbed = restow_content::scrub(&store, command.jobs.count(), &|| cancel.is_cancelled())?;
+    let store = place.blobs()?;
+    let scrubbed = restow_content::scrub(&*store, command.jobs.count(), &|| cancel.is_cancelled())?;
     cancel.check()?;
     for (digest, error) in scrubbed.rotten.iter() {
         output::print(digest.as_str())?;
         let problem = failure::describe(&anyhow::anyhow!("{error}"));
-        let place = if command.dry_run { None } else { store.quarantine(digest)? };
+        let place = match &store {
+            _ if command.dry_run => None,
+            Blobs::Plain(store) => store.quarantine(digest)?,
+            Blobs::Full(store) => store.quarantine(digest)?,
+        };
         match place {
             Some(place) => output::tell(&format!("warning: {problem}; now in {}", place.display())),
             None => output::tell(&format!("warning: {problem}")),

@@ -8,8 +8,6 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 use restow_content::Expected;
-use restow_content::Ingester as _;
-use restow_content::Manager as _;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::MediaType;
@@ -71,7 +69,7 @@ pub(super) struct Abort {
 }
 
 pub(super) fn ingest(command: &Ingest, place: &Place<'_>) -> anyhow::Result<()> {
-    let store = place.create()?;
+    let store = place.blobs_or_new()?;
     let mut labels = to_labels(&command.labels);
     if !command.collectable {
         labels.entry(ROOT.to_owned()).or_insert_with(|| "restow store ingest".to_owned());
@@ -126,7 +124,7 @@ pub(super) fn ingest(command: &Ingest, place: &Place<'_>) -> anyhow::Result<()> 
 
 pub(super) fn status(command: &Status, place: &Place<'_>) -> anyhow::Result<()> {
     let filter = command.list.filter()?;
-    let mut found = place.open()?.ingests()?;
+    let mut found = place.blobs()?.ingests()?;
     found.retain(|status| filter.matches(status));
     match command.list.format {
         Format::Json => {
@@ -159,6 +157,6 @@ pub(super) fn status(command: &Status, place: &Place<'_>) -> anyhow::Result<()> 
 }
 
 pub(super) fn abort(command: &Abort, place: &Place<'_>) -> anyhow::Result<()> {
-    let store = place.open()?;
+    let store = place.blobs()?;
     Ok(command.keys.iter().try_for_each(|key| store.abort(key))?)
 }

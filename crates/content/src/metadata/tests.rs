@@ -308,9 +308,12 @@ fn ingests_are_kept_while_they_are_held_or_young() {
     assert!(store.ingests().unwrap().is_empty());
 }
 
+/// A way to lose a file, and its name.
+type Loss<'a> = (&'static str, &'a dyn Fn(&Path));
+
 #[test]
 fn a_lost_database_is_made_again_from_the_blobs() {
-    let losses: [(&str, &dyn Fn(&Path)); 4] = [
+    let losses: [Loss<'_>; 4] = [
         ("removed", &|path| fs::remove_file(path).unwrap()),
         ("empty", &|path| fs::write(path, b"").unwrap()),
         ("no database", &|path| fs::write(path, [b'x'; 5000]).unwrap()),
@@ -344,6 +347,21 @@ fn a_lost_database_is_made_again_from_the_blobs() {
         assert_eq!(present(&store), before);
         assert!(before.is_superset(&blobs) && before.is_superset(&nested));
         assert_eq!(MetadataStore::create(&root, &Limits::default()).unwrap().1, None);
+    }
+}
+
+#[test]
+fn what_belongs_to_containerd_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    fs::create_dir_all(path("a/io.containerd.content.v1.content/blobs/sha256")).unwrap();
+    fs::create_dir_all(path("b/moved/blobs")).unwrap();
+    fs::create_dir_all(path("b/io.containerd.metadata.v1.bolt")).unwrap();
+    std::os::unix::fs::symlink("a/io.containerd.content.v1.content", path("link")).unwrap();
+    for root in ["a/io.containerd.content.v1.content", "b/moved", "link"] {
+        let error = MetadataStore::create(&path(root), &Limits::default()).map(drop).unwrap_err();
+        assert!(matches!(error, Error::Foreign { .. }), "{error}");
+        assert!(!path(root).join(DATABASE).exists() && !path(root).join(LOCK).exists());
     }
 }
 

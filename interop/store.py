@@ -105,7 +105,7 @@ def main(restow):
         (work / "own").write_bytes(OWN)
         store("ingest", work / "own", "--collectable")
         refused = subprocess.run([restow, "store", "gc", "--root", content], capture_output=True, text=True)
-        require(refused.returncode == 1 and "belongs to containerd" in refused.stderr, "restow collects what is containerd's")
+        require(refused.returncode == 1 and "containerd's content directory" in refused.stderr, "restow collects what is containerd's")
         with containerd(work / "containerd", settings=NO_COLLECTION) as daemon:
             register(daemon, work / "big", BIG)
             register(daemon, work / "own", OWN)

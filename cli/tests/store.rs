@@ -131,6 +131,27 @@ fn a_blob_has_a_life_of_its_own() {
 }
 
 #[test]
+fn programs_that_ingest_the_same_all_succeed() {
+    let bench = Bench::new();
+    fs::write(bench.path("file"), vec![5; 3_000_000]).unwrap();
+    let programs: Vec<_> = (0..6)
+        .map(|number| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_restow"));
+            command.current_dir(bench.0.path()).env("XDG_DATA_HOME", bench.path("data"));
+            command.args(["store", "ingest", "file", "--ref", &format!("key-{number}")]);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    for program in programs {
+        let output = program.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+    assert_eq!(bench.json("store ls --format json").as_array().unwrap().len(), 1);
+    assert_eq!(bench.json("store status --format json"), serde_json::json!([]));
+    bench.ok("store scrub");
+}
+
+#[test]
 fn an_ingest_that_failed_is_listed_taken_up_or_given_up() {
     let bench = Bench::new();
     fs::write(bench.path("file"), "content").unwrap();

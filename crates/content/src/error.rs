@@ -142,11 +142,13 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 
-    /// The directory belongs to a containerd, whose database is another one.
-    #[error("{path} belongs to containerd: only containerd can name and collect what is in it")]
+    /// The directory is of another kind, in which something else than a database says what is to be kept.
+    #[error("{path} is {found}, not a store with a database")]
     Foreign {
         /// The directory.
         path: PathBuf,
+        /// What it is.
+        found: &'static str,
     },
 
     /// No such image.

@@ -20,6 +20,8 @@ use std::io;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+use std::time::SystemTime;
 
 use restow_oci::Descriptor;
 use restow_oci::Digest;
@@ -120,6 +122,20 @@ impl LocalStore {
         publish::create_directory(place.parent().unwrap_or(Path::new(".")))?;
         publish::rename_complete(&self.path(digest), &place)?;
         Ok(Some(place))
+    }
+
+    /// Removes what writers left that died before they had written their keys, if that was at least `age` ago.
+    pub(crate) fn sweep_ingests(&self, now: SystemTime, age: Duration) -> Result<()> {
+        let ingests = self.root.join("ingest");
+        for name in names(&ingests)? {
+            let directory = ingests.join(name);
+            let modified = directory.symlink_metadata().and_then(|found| found.modified());
+            let old = modified.is_ok_and(|time| now.duration_since(time).unwrap_or_default() >= age);
+            if old && ingest::status(&directory, None)?.is_none() {
+                ingest::sweep(&directory)?;
+            }
+        }
+        Ok(())
     }
 
     /// Opens the blob as it is.

@@ -108,7 +108,7 @@ impl MetadataStore {
     /// Opens the store at `root`, or makes it, in [`DEFAULT_NAMESPACE`]. Says whether the database had to be
     /// made again.
     pub fn create(root: &Path, limits: &Limits) -> Result<(MetadataStore, Option<Rebuilt>)> {
-        refuse_containerd(root)?;
+        refuse_others(root)?;
         publish::create_directory(root)?;
         let blobs = LocalStore::open(root)?;
         let (database, rebuilt) = rebuild::open(&blobs, DEFAULT_NAMESPACE, limits)?;
@@ -247,12 +247,20 @@ impl MetadataStore {
     }
 }
 
-/// Refuses the content directory of a containerd: a database there would know nothing of its images, and collect them.
-fn refuse_containerd(root: &Path) -> Result<()> {
+/// Refuses directories of blobs that belong to another program: a database there would know nothing of its images, and
+/// collect them.
+fn refuse_others(root: &Path) -> Result<()> {
     let real = root.canonicalize().unwrap_or_else(|_| root.to_owned());
-    let is_content = real.ends_with("io.containerd.content.v1.content");
-    let beside = real.with_file_name("io.containerd.metadata.v1.bolt").exists();
-    if is_content || beside { Err(Error::Foreign { path: root.to_owned() }) } else { Ok(()) }
+    let refuse = |found| Err(Error::Foreign { path: root.to_owned(), found });
+    if real.ends_with("io.containerd.content.v1.content")
+        || real.with_file_name("io.containerd.metadata.v1.bolt").exists()
+    {
+        return refuse("containerd's content directory");
+    }
+    if real.join("oci-layout").exists() {
+        return refuse("an OCI layout");
+    }
+    Ok(())
 }
 
 fn lock(blobs: &LocalStore, lock: impl Fn(&File) -> std::io::Result<()>) -> Result<File> {

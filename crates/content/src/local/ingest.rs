@@ -257,6 +257,18 @@ impl LocalIngest {
     }
 }
 
+/// Removes a directory that no writer can take up, unless one holds it.
+pub(super) fn sweep(directory: &Path) -> Result<()> {
+    let try_lock = |file: &File| file.try_lock().map_err(io::Error::from);
+    // What is in the way of the lock, is none of our files.
+    let Ok(Some(_held)) = try_hold(&directory.join("ref"), try_lock) else { return Ok(()) };
+    for name in ["data", "total", "link", "ref"] {
+        labels::remove(&directory.join(name))?;
+    }
+    let _ = std::fs::remove_dir(directory);
+    Ok(())
+}
+
 /// Opens the lock and the data below `directory`; `None` where another writer just ended.
 fn try_open(directory: &Path) -> Result<Option<(File, File)>> {
     DirBuilder::new()

@@ -164,6 +164,9 @@ impl MetadataStore {
             }
             collected.ingests.push(status.key);
         }
+        if !collection.dry_run {
+            self.blobs.sweep_ingests(now, collection.ingest_age)?;
+        }
         Ok(())
     }
 }

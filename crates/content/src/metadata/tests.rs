@@ -306,6 +306,16 @@ fn ingests_are_kept_while_they_are_held_or_young() {
     drop(held);
     assert_eq!(store.collect(&none).unwrap().ingests, ["default/held"]);
     assert!(store.ingests().unwrap().is_empty());
+    // What a writer left that died between its first steps goes too, some time.
+    let ingests = store.root().join("ingest");
+    fs::create_dir_all(ingests.join("empty")).unwrap();
+    fs::create_dir_all(ingests.join("half")).unwrap();
+    fs::write(ingests.join("half/data"), b"x").unwrap();
+    fs::write(ingests.join("half/ref"), b"").unwrap();
+    store.collect(&Collection::default()).unwrap();
+    assert!(ingests.join("empty").exists() && ingests.join("half").exists());
+    store.collect(&none).unwrap();
+    assert!(!ingests.join("empty").exists() && !ingests.join("half").exists());
 }
 
 /// A way to lose a file, and its name.
@@ -351,14 +361,16 @@ fn a_lost_database_is_made_again_from_the_blobs() {
 }
 
 #[test]
-fn what_belongs_to_containerd_is_left_alone() {
+fn what_belongs_to_others_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     fs::create_dir_all(path("a/io.containerd.content.v1.content/blobs/sha256")).unwrap();
     fs::create_dir_all(path("b/moved/blobs")).unwrap();
     fs::create_dir_all(path("b/io.containerd.metadata.v1.bolt")).unwrap();
     std::os::unix::fs::symlink("a/io.containerd.content.v1.content", path("link")).unwrap();
-    for root in ["a/io.containerd.content.v1.content", "b/moved", "link"] {
+    fs::create_dir_all(path("layout/blobs")).unwrap();
+    fs::write(path("layout/oci-layout"), "{}").unwrap();
+    for root in ["a/io.containerd.content.v1.content", "b/moved", "link", "layout"] {
         let error = MetadataStore::create(&path(root), &Limits::default()).map(drop).unwrap_err();
         assert!(matches!(error, Error::Foreign { .. }), "{error}");
         assert!(!path(root).join(DATABASE).exists() && !path(root).join(LOCK).exists());

@@ -110,7 +110,7 @@ impl LocalStore {
     }
 
     /// Puts a blob away that is not what its digest says, and returns where it lies now: in `quarantine`, where nobody
-    /// looks for blobs. One that turns out to be right stays, as does one of an algorithm that is not known.
+    /// looks for blobs. One that turns out to be right stays.
     pub fn quarantine(&self, digest: &Digest) -> Result<Option<PathBuf>> {
         let blob = self.section(digest)?;
         let mut digester = digester(digest)?;

@@ -49,6 +49,7 @@ interop: build ## converts images of many shapes and lets skopeo, umoci and cont
 	@.ci/need skopeo umoci containerd stargz-snapshotter runc zstd gcc libc6-dev
 	@interop/lazyread/build.sh target/lazyread
 	python3 interop/run.py $(RESTOW) target/lazyread
+	python3 interop/store.py $(RESTOW)
 
 image: ## builds the image for the benchmarks in target/image: 600 MB of Debian, python and an application (needs root)
 	bench/image.sh
@@ -60,6 +61,7 @@ bench: build image synthetic ## measures restow against gzip | zstd, skopeo and 
 	@.ci/need pigz
 	@bench/peers.sh target/peers
 	python3 bench/run.py $(RESTOW)
+	python3 bench/store.py $(RESTOW)
 
 testdata: ## rebuilds every fixture in testdata from its description
 	testdata/build.sh

@@ -33,13 +33,13 @@ class Containerd:
 
 
 @contextmanager
-def containerd(directory, program=lambda name: [name]):
+def containerd(directory, program=lambda name: [name], settings=""):
     """Starts containerd below `directory`, whose path must be short enough for a socket's.
 
-    `program` says how a program of containerd's is called."""
+    `program` says how a program of containerd's is called; `settings` are lines for its configuration."""
     directory = Path(directory)
-    directory.mkdir(parents=True)
-    (directory / "config.toml").write_text(CONFIG.format(directory))
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.toml").write_text(CONFIG.format(directory) + settings)
     with open(directory / "log", "wb") as log:
         process = subprocess.Popen(
             [*program("containerd"), "--config", directory / "config.toml"], stdin=subprocess.DEVNULL, stdout=log, stderr=log)

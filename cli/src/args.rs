@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use clap::ArgMatches;
 use clap::Args;
@@ -22,6 +23,7 @@ use crate::commands::convert;
 use crate::commands::inspect;
 use crate::commands::ls;
 use crate::commands::optimize;
+use crate::commands::store;
 use crate::commands::toc_digest;
 use crate::commands::verify;
 use crate::commands::version;
@@ -30,6 +32,7 @@ const REFERENCES: &str = "\
 References:
   oci:PATH[:TAG]            an OCI image layout in a directory
   oci-archive:FILE[:TAG]    an OCI image layout in a tar file (to read from)
+  store:NAME                an image in the store that --root says
   PATH[:TAG]                the same: a layout, or an archive if PATH ends in .tar
   A TAG may be left out where the layout holds one image.
 
@@ -43,6 +46,9 @@ Exit status:
 #[derive(Debug, Parser)]
 #[command(name = "restow", version, after_help = REFERENCES, disable_help_subcommand = true)]
 pub(crate) struct Cli {
+    /// Where the store is [default: restow/store in the user's data directory]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Store")]
+    pub(crate) root: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -56,6 +62,7 @@ pub(crate) enum Command {
     Cat(cat::Arguments),
     TocDigest(toc_digest::Arguments),
     Verify(verify::Arguments),
+    Store(Box<store::Arguments>),
     Version(version::Arguments),
     Completions(completions::Arguments),
     /// Print the manual page in roff

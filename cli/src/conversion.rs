@@ -26,8 +26,7 @@ use restow_layer::EncodeOptions;
 use restow_layer::Recompression;
 use restow_layer::Workers;
 use restow_oci::Limits;
-use restow_registry::Layout;
-use restow_registry::Reference;
+use restow_registry::Sink;
 use restow_registry::Source;
 use restow_registry::open_source;
 
@@ -45,18 +44,19 @@ use crate::order::Planner;
 use crate::output;
 use crate::progress::Progress;
 use crate::readers::ReadersArguments;
+use crate::reference;
 use crate::report::Summary;
 
 /// What is converted, and what it is called afterwards.
 #[derive(Debug, Args)]
 pub(crate) struct ImageArguments {
-    /// The image to read: oci:PATH[:TAG], oci-archive:FILE[:TAG], or a path
+    /// The image to read: oci:PATH[:TAG], oci-archive:FILE[:TAG], store:NAME, or a path
     #[arg(value_name = "SRC")]
     source: String,
-    /// Where to write it: oci:PATH[:TAG] or a path; several give one layout's image several tags
+    /// Where to write it: oci:PATH[:TAG], store:NAME or a path; several give one place's image several names
     #[arg(value_name = "DST", required = true, num_args = 1..)]
     destinations: Vec<String>,
-    /// A further tag for the new image in the layout of DST; may be given several times
+    /// A further tag for the new image in the layout or store of DST; may be given several times
     #[arg(long, value_name = "TAG")]
     tag: Vec<String>,
 }
@@ -183,7 +183,7 @@ impl Job<'_> {
         let progress = Progress::new(&self.arguments.progress);
         self.arguments.readers.check()?;
         let destination = Destination::parse(&self.images.destinations, &self.images.tag)?;
-        let source = open_source(&Reference::parse(&self.images.source)?, &limits)?;
+        let source = open_source(&reference::parse(&self.images.source)?, &limits)?;
 
         let run = Run { job: &self, limits: &limits, progress: &progress, source: &source };
         let images = run.select()?;
@@ -192,12 +192,12 @@ impl Job<'_> {
             progress.warning(notice);
         }
 
-        let layout = Layout::create(&destination.path, &limits)?;
-        let (conversion, uncopied) = match run.convert_into(&layout, paths, &destination.tags) {
+        let sink = reference::sink(&destination.place, &limits)?;
+        let (conversion, uncopied) = match run.convert_into(&sink, paths, &destination.tags) {
             Ok(done) => done,
             Err(error) => {
                 // The error says more than what could not be cleaned up after it.
-                let _ = layout.discard();
+                let _ = sink.discard();
                 return Err(error);
             }
         };
@@ -256,24 +256,24 @@ impl Run<'_> {
     /// Converts the source and publishes the result.
     fn convert_into(
         &self,
-        layout: &Layout,
+        sink: &Sink,
         prioritized: convert::Prioritized,
         tags: &[String],
     ) -> anyhow::Result<(Conversion, Vec<String>)> {
         let Source { provider, root, name } = self.source;
-        let store = Overlay::new(layout.store(), [&**provider]);
-        let converter = self.converter(layout, prioritized)?;
+        let store = Overlay::new(sink.store(), [&**provider]);
+        let converter = self.converter(sink, prioritized)?;
         let conversion = convert::convert(&store, root, &*converter, &self.options(), self.progress)
             .with_context(|| name.clone())?;
         // From here on it is quick, and all or nothing.
         self.job.cancel.check()?;
-        let notices = layout.publish(&store, &conversion.root, tags)?;
+        let notices = sink.publish(&store, &conversion.root, tags)?;
         Ok((conversion, notices.iter().map(ToString::to_string).collect()))
     }
 
     fn converter(
         &self,
-        layout: &Layout,
+        sink: &Sink,
         prioritized: convert::Prioritized,
     ) -> anyhow::Result<Box<dyn LayerConverter>> {
         let ConversionArguments { verify, reuse, jobs, tmp_dir, .. } = self.job.arguments;
@@ -287,7 +287,7 @@ impl Run<'_> {
             }
             Target::Seekable { format, .. } => {
                 let codec = format.codec().context("no format is asked for")?;
-                let spool = tmp_dir.clone().unwrap_or_else(|| layout.path().to_owned());
+                let spool = tmp_dir.clone().unwrap_or_else(|| sink.path().to_owned());
                 let options = EncodeOptions {
                     check_frames: *verify == Verify::Frames,
                     limits: self.limits.clone(),

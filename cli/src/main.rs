@@ -17,6 +17,7 @@ mod output;
 mod parallel;
 mod progress;
 mod readers;
+mod reference;
 mod report;
 mod seekable;
 
@@ -26,6 +27,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = args::parse(command_line(std::env::args_os()));
+    reference::set_root(cli.root);
     let cancel = match interrupt::watch() {
         Ok(cancel) => cancel,
         Err(error) => return fail(&error),

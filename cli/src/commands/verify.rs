@@ -18,7 +18,6 @@ use restow_oci::Kind;
 use restow_oci::Limits;
 use restow_oci::Manifest;
 use restow_oci::Platform;
-use restow_registry::Reference;
 use restow_registry::Source;
 use restow_registry::open_source;
 use serde_json::Value;
@@ -31,6 +30,7 @@ use crate::files::is_absent;
 use crate::output;
 use crate::output::Table;
 use crate::parallel;
+use crate::reference;
 use crate::seekable::LayerBlob;
 
 /// Read an image back in full and say what of it holds
@@ -39,7 +39,7 @@ use crate::seekable::LayerBlob;
 /// contents, every chunk and every file. Exits with 1 if something does not hold.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The image: oci:PATH[:TAG], oci-archive:FILE[:TAG], or a path
+    /// The image: oci:PATH[:TAG], oci-archive:FILE[:TAG], store:NAME, or a path
     #[arg(value_name = "REF")]
     reference: String,
     /// Verify only the image for this platform; may be given several times
@@ -54,7 +54,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let limits = Limits::default();
-    let source = open_source(&Reference::parse(&arguments.reference)?, &limits)?;
+    let source = open_source(&reference::parse(&arguments.reference)?, &limits)?;
     let chosen = match arguments.platform.as_slice() {
         [] => None,
         platforms => {

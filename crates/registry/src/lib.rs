@@ -1,9 +1,9 @@
 //! Moves images between a store and a registry, a layout or an archive; index synthesis.
 //!
 //! A [`Reference`] says where an image lies; [`open_source`] makes of it a [`Source`], the blobs to read and
-//! the descriptor to start from, whatever kind of place it is. Only a [`Layout`] can be written to so far.
-//! Its rule: blobs first, then `index.json`, which is replaced at once, so that a reader meets the old image
-//! or the new one.
+//! the descriptor to start from, whatever kind of place it is. A [`Sink`] is a
+//! place to write to: a [`Layout`] or a store. Its rule: blobs first, then the name, which changes at once, so that
+//! a reader meets the old image or the new one.
 //!
 //! To add a kind of place, add its prefix to `reference.rs`, a module that makes a [`Provider`] and a root of
 //! it, and a branch in [`open_source`].
@@ -18,17 +18,22 @@ mod graph;
 mod layout;
 mod publish;
 mod reference;
+mod sink;
 mod source;
+mod store;
 
 pub use crate::archive::OciArchive;
 pub use crate::error::Error;
 pub use crate::layout::Layout;
 pub use crate::publish::Notice;
+pub use crate::publish::Transfer;
 pub use crate::reference::Place;
 pub use crate::reference::Reference;
 pub use crate::reference::Selector;
+pub use crate::sink::Sink;
 pub use crate::source::Source;
 pub use crate::source::open_source;
+pub use crate::store::StoreImages;
 
 /// The result of moving an image or of looking for one.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

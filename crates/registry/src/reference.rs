@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `oci:PATH[:TAG]` | a layout directory |
 //! | `oci-archive:FILE[:TAG]` | a layout in a tar |
+//! | `store:NAME` | a store with a database; which one, the program says |
 //! | `PATH[:TAG]` | a layout directory; an archive where the path ends in `.tar` or is a file |
 //!
 //! A digest, `@sha256:…`, may stand behind or in place of the tag, and decides. The path ends at the first
@@ -36,6 +37,8 @@ pub enum Place {
     Layout(PathBuf),
     /// An OCI layout in an uncompressed tar.
     Archive(PathBuf),
+    /// A store with a database, in this directory once that is known.
+    Store(Option<PathBuf>),
 }
 
 /// Which of the images of a place is meant.
@@ -51,10 +54,11 @@ pub enum Selector {
 
 const LAYOUT: &str = "oci:";
 const ARCHIVE: &str = "oci-archive:";
+const STORE: &str = "store:";
 
 /// Prefixes that have a meaning for users of related tools, and so are no paths.
-const UNSUPPORTED: [&str; 6] =
-    ["docker://", "docker-archive:", "docker-daemon:", "containerd://", "containers-storage:", "store:"];
+const UNSUPPORTED: [&str; 5] =
+    ["docker://", "docker-archive:", "docker-daemon:", "containerd://", "containers-storage:"];
 
 impl Reference {
     /// Parses a reference. The file system is asked which paths exist, and nothing else.
@@ -72,10 +76,12 @@ impl Reference {
         }
     }
 
-    /// Returns the path of the place.
-    pub fn path(&self) -> &Path {
-        let (Place::Layout(path) | Place::Archive(path)) = &self.place;
-        path
+    /// Returns the reference with the directory of the store, if it names one in a store.
+    pub fn in_store(mut self, root: Option<&Path>) -> Reference {
+        if let Place::Store(place) = &mut self.place {
+            *place = root.map(Path::to_owned);
+        }
+        self
     }
 }
 
@@ -89,12 +95,13 @@ impl FromStr for Reference {
 
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let prefix = match self.place {
-            Place::Layout(_) => LAYOUT,
-            Place::Archive(_) => ARCHIVE,
-        };
-        write!(f, "{prefix}{}", self.path().display())?;
+        match &self.place {
+            Place::Layout(path) => write!(f, "{LAYOUT}{}", path.display())?,
+            Place::Archive(path) => write!(f, "{ARCHIVE}{}", path.display())?,
+            Place::Store(_) => f.write_str(STORE)?,
+        }
         match &self.selector {
+            Selector::Tag(tag) if matches!(self.place, Place::Store(_)) => f.write_str(tag),
             Selector::Only => Ok(()),
             Selector::Tag(tag) => write!(f, ":{tag}"),
             Selector::Digest(digest) => write!(f, "@{digest}"),
@@ -114,6 +121,9 @@ fn parse(text: &str, look: &dyn Fn(&Path) -> Option<Found>) -> Result<Reference>
     if let Some(transport) = UNSUPPORTED.into_iter().find(|prefix| text.starts_with(prefix)) {
         return Err(Error::UnsupportedTransport { reference: reference(), transport });
     }
+    if let Some(name) = text.strip_prefix(STORE) {
+        return in_store(name).map_err(|tag| Error::InvalidTag { reference: reference(), tag });
+    }
     let (said, rest) = match (text.strip_prefix(LAYOUT), text.strip_prefix(ARCHIVE)) {
         (Some(rest), _) => (Some(Found::Directory), rest),
         (_, Some(rest)) => (Some(Found::File), rest),
@@ -131,6 +141,15 @@ fn parse(text: &str, look: &dyn Fn(&Path) -> Option<Found>) -> Result<Reference>
         None => Place::Layout(path.into()),
     };
     Ok(Reference { place, selector })
+}
+
+/// Parses what follows the prefix of a store: a name, in which nothing separates anything, or a digest.
+fn in_store(name: &str) -> Result<Reference, String> {
+    let rest = match name.starts_with('@') || name.is_empty() {
+        true => name.to_owned(),
+        false => format!(":{name}"),
+    };
+    Ok(Reference { place: Place::Store(None), selector: select(&rest)? })
 }
 
 /// Splits what follows the prefix into the path and the rest, which starts with its colon or `@` where it is
@@ -229,6 +248,12 @@ mod tests {
             ("dir:without", layout("dir"), tag("without")),
             ("a:b.tar:v1", archive("a:b.tar"), tag("v1")),
             ("odd@name:v1", layout("odd@name"), tag("v1")),
+            // Names in a store.
+            ("store:", Place::Store(None), Selector::Only),
+            ("store:dir:v1", Place::Store(None), tag("dir:v1")),
+            ("store:docker.io/library/x:v1", Place::Store(None), tag("docker.io/library/x:v1")),
+            (&format!("store:@{DIGEST}"), Place::Store(None), digest()),
+            (&format!("store:x:v1@{DIGEST}"), Place::Store(None), digest()),
             // Digests.
             (&format!("oci:new@{DIGEST}"), layout("new"), digest()),
             (&format!("new:v1@{DIGEST}"), layout("new"), digest()),
@@ -244,13 +269,17 @@ mod tests {
 
     #[test]
     fn what_cannot_be_used_is_refused_with_its_reason() {
-        for text in ["docker://debian:12", "docker-archive:x.tar", "containerd://k8s.io/x", "store:x"] {
+        for text in ["docker://debian:12", "docker-archive:x.tar", "containerd://k8s.io/x"] {
             let error = parse(text, &existing).unwrap_err();
             assert!(matches!(error, Error::UnsupportedTransport { .. }), "{text}: {error}");
         }
         for text in ["", "oci:", "oci-archive:", "oci::v1", ":v1", &format!("oci:@{DIGEST}")] {
             let error = parse(text, &existing).unwrap_err();
             assert!(matches!(error, Error::NoPath { .. }), "{text}: {error}");
+        }
+        for text in ["store::v1", "store:a b", "store:/x", &format!("store:{}", "x".repeat(256))] {
+            let error = parse(text, &existing).unwrap_err();
+            assert!(matches!(error, Error::InvalidTag { .. }), "{text}: {error}");
         }
         let too_long = format!("dir:{}", "x".repeat(256));
         for text in

@@ -24,5 +24,8 @@ mod ordinary;
 /// Manifests for containerd's and for podman's readers.
 mod readers;
 
+/// A store that fails at each of its operations.
+mod faults;
+
 /// Work that is shared, remembered, refused or stopped.
 mod work;

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Converts images of many shapes with restow and lets other programs judge the result.
 
-usage: interop/run.py RESTOW LAZYREAD
+usage: interop/run.py RESTOW LAZYREAD PEERS
 
 Judges: skopeo copies the result without touching a digest; umoci unpacks source and result to equal trees; containerd
 imports it and runs a container on it, and its converter finds nothing to convert; stargz-snapshotter's reader, built
-into lazyread, finds every file through the table of contents and holds every chunk to its digest. Then
+into lazyread, finds every file through the table of contents and holds every chunk to its digest; podman pulls layers in part, and
+whoever chooses from an index chooses what it can use (podman.py). Then
 restow alone: what it wrote verifies, is the same everywhere, stays the same when converted again, and survives a kill
 at any moment. Needs root. interop/README.md tells how each judge is asked, and why so.
 """
@@ -25,10 +26,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
+import podman  # noqa: E402
 import shapes  # noqa: E402
 import trees  # noqa: E402
 from command import Failure, require, run  # noqa: E402
 from daemon import containerd  # noqa: E402
+from image import Image  # noqa: E402
+from peers import Peers  # noqa: E402
 
 TESTDATA = ROOT / "testdata"
 KILLS = 20
@@ -279,7 +283,7 @@ def golden():
                                keeps_diff_ids=first)
 
 
-def main(restow, lazyread):
+def main(restow, lazyread, peers):
     report = Report()
     with tempfile.TemporaryDirectory(prefix="restow-") as work:
         work = Path(work)
@@ -289,6 +293,7 @@ def main(restow, lazyread):
         subprocess.run(["gcc", "-static", "-o", bystander / "true", "-xc", "-"], input=b"int main(void){return 0;}",
                        check=True)
         made = [make(work / make.__name__) for make in (shapes.awkward, shapes.platforms, shapes.docker)]
+        source, *_ = reworked = [*golden()]
         busybox = shapes.Shape("busybox", f"{TESTDATA}/layouts/busybox:demo",
                                prefetch=(TESTDATA / "busybox.prefetch").read_text(),
                                first={0: ["bin", "bin/busybox", "bin/sh"],
@@ -297,13 +302,15 @@ def main(restow, lazyread):
             trees.prove(work / "trees")
         with containerd(work / "containerd") as daemon:
             bench = Bench(Path(restow).resolve(), Path(lazyread).resolve(), work, daemon, report, bystander)
-            for shape in (busybox, *golden(), *made):
+            for shape in (busybox, *reworked, *made):
                 prefetch = work / f"{shape.name}.prefetch"
                 prefetch.write_text(shape.prefetch)
                 judge(bench, shape, "plain", ())
                 judge(bench, shape, "prioritized", ("--prefetch-list", prefetch))
                 judge(bench, shape, "landmark", ("--landmark", "always"))
                 ordinary(bench, shape)
+            podman.judge_all(bench, Peers(peers, work), [
+                busybox, source, *made[:2], shapes.details(work / "details"), shapes.refused(work / "refused")])
         same_everywhere(bench, made[0], work / "awkward.prefetch")
         killed(bench, old=busybox, kept=made[2], new=shapes.bulk(work / "bulk"))
     print(f"interop: {report.passed} passed, {report.failed} failed")

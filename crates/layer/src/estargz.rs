@@ -48,8 +48,6 @@ enum Table {
     Inside,
     /// Into a blob of its own.
     External,
-    /// Into a blob of its own, and no landmark goes into the tar.
-    ExternalAlone,
 }
 
 impl Estargz {
@@ -67,12 +65,6 @@ impl Estargz {
     /// Puts the table into a blob of its own: [`Encoded::toc_blob`](crate::Encoded::toc_blob).
     pub const fn external_toc(self) -> Self {
         Self { table: Table::External, ..self }
-    }
-
-    /// Puts the table into a blob of its own and, unless the options ask for it, no landmark into the tar: a layer in
-    /// which nothing is moved keeps its DiffID.
-    pub const fn keep_diff_id(self) -> Self {
-        Self { table: Table::ExternalAlone, ..self }
     }
 
     /// Writes one member that holds all of `bytes`. Readers of the table read one member only.
@@ -103,7 +95,7 @@ impl Codec for Estargz {
             dialect: Dialect::Stargz,
             toc_in_tar: self.table == Table::Inside,
             // eStargz specification, "Prioritized Files and Landmark Files": one of the two must be there.
-            landmark: self.table != Table::ExternalAlone,
+            landmark: true,
         }
     }
 
@@ -122,7 +114,7 @@ impl Codec for Estargz {
                 let size = self.stream(contents.tar_end()?, out).map_err(unwritten)?;
                 (size, footer::gzip(position), None)
             }
-            Table::External | Table::ExternalAlone => {
+            Table::External => {
                 let directory = contents.spool_directory.clone();
                 let toc = TocBlob::write(&directory, |blob| {
                     self.stream(contents.toc_tar()?, blob).map(|_| ()).map_err(Error::Spool)

@@ -28,7 +28,7 @@ use self::batch::{Headers, Press};
 use self::cut::Cutter;
 use self::diff::Diff;
 use self::reorder::Collector;
-use crate::codec::{Codec, Contents, Layout, Placement};
+use crate::codec::{Codec, Contents, Layout, Placement, TocPlace};
 use crate::decompress::{Decompress, Format, decompress};
 use crate::error::{Error, Result};
 use crate::landmark::Landmark;
@@ -159,8 +159,12 @@ pub fn encode(
 const WAITING: ZstdChunked = ZstdChunked::new(1);
 
 /// How a layer is laid out between two passes.
-const WAITING_LAYOUT: Layout =
-    Layout { placement: Placement::Apart, dialect: Dialect::Superset, toc_in_tar: false, landmark: false };
+const WAITING_LAYOUT: Layout = Layout {
+    placement: Placement::Apart,
+    dialect: Dialect::Superset,
+    toc: TocPlace::Hidden,
+    landmark: false,
+};
 
 struct Encoder<'a> {
     codec: &'a dyn Codec,

@@ -19,6 +19,7 @@ mod progress;
 mod readers;
 mod report;
 mod seekable;
+mod toc_image;
 
 use std::ffi::OsString;
 use std::path::Path;

@@ -55,13 +55,38 @@ impl Layout {
     /// that is in use then names the new image. The index changes at once, after all blobs are in place for
     /// good: a reader sees all tags or none of them, and after a failure the old images.
     pub fn publish(&self, source: &dyn Provider, root: &Descriptor, tags: &[String]) -> Result<Vec<Notice>> {
-        if let Some(tag) = tags.iter().find(|tag| !reference::is_tag(tag)) {
+        self.publish_all(source, &[(root, tags)])
+    }
+
+    /// Publishes images that belong together, each with its tags, at one moment.
+    pub fn publish_all(
+        &self,
+        source: &dyn Provider,
+        images: &[(&Descriptor, &[String])],
+    ) -> Result<Vec<Notice>> {
+        let mut tags = images.iter().flat_map(|(_, tags)| tags.iter());
+        if let Some(tag) = tags.find(|tag| !reference::is_tag(tag)) {
             let reference = self.path.display().to_string();
             return Err(Error::InvalidTag { reference, tag: tag.clone() });
         }
         let source = Overlay::new(&self.store, [source]);
-        let graph = graph::walk(&source, root, &self.limits)?;
-        let outcomes = self.copy_all(&source, &graph.leaves)?;
+        let mut notices = Vec::new();
+        for (root, _) in images {
+            notices.extend(self.bring(&source, root)?);
+        }
+        self.edit(|catalogue| {
+            images.iter().try_for_each(|(root, tags)| match tags {
+                [] => catalogue.set(root, None),
+                tags => tags.iter().try_for_each(|tag| catalogue.set(root, Some(tag))),
+            })
+        })?;
+        Ok(notices)
+    }
+
+    /// Copies what is under `root`, documents last.
+    fn bring(&self, source: &dyn Provider, root: &Descriptor) -> Result<Vec<Notice>> {
+        let graph = graph::walk(source, root, &self.limits)?;
+        let outcomes = self.copy_all(source, &graph.leaves)?;
         let mut missing = graph.missing;
         let mut notices = Vec::new();
         for (descriptor, outcome) in graph.leaves.into_iter().zip(outcomes) {
@@ -77,12 +102,8 @@ impl Layout {
             return Err(Error::MissingBlobs { root: root.digest.clone(), missing });
         }
         for document in &graph.documents {
-            copy(&source, &self.store, document)?;
+            copy(source, &self.store, document)?;
         }
-        self.edit(|catalogue| match tags {
-            [] => catalogue.set(root, None),
-            tags => tags.iter().try_for_each(|tag| catalogue.set(root, Some(tag))),
-        })?;
         Ok(notices)
     }
 

@@ -21,10 +21,12 @@ use restow_convert::Observer as _;
 use restow_convert::Recompress;
 use restow_convert::Seekable;
 use restow_convert::Selected;
+use restow_convert::write_toc_image;
 use restow_layer::Depth;
 use restow_layer::EncodeOptions;
 use restow_layer::Recompression;
 use restow_layer::Workers;
+use restow_oci::Descriptor;
 use restow_oci::Limits;
 use restow_registry::Sink;
 use restow_registry::Source;
@@ -183,6 +185,13 @@ impl Job<'_> {
         let progress = Progress::new(&self.arguments.progress);
         self.arguments.readers.check()?;
         let destination = Destination::parse(&self.images.destinations, &self.images.tag)?;
+        let toc_tags = match &self.target {
+            Target::Seekable { format, wishes } => {
+                format.check(!wishes.is_empty())?;
+                format.toc_tags(&destination.tags)?
+            }
+            Target::Ordinary(_) | Target::Same => None,
+        };
         let source = open_source(&reference::parse(&self.images.source)?, &limits)?;
 
         let run = Run { job: &self, limits: &limits, progress: &progress, source: &source };
@@ -193,7 +202,9 @@ impl Job<'_> {
         }
 
         let sink = reference::sink(&destination.place, &limits)?;
-        let (conversion, uncopied) = match run.convert_into(&sink, paths, &destination.tags) {
+        let names = Names { image: &destination.tags, tables: toc_tags.as_deref() };
+        let Converted { conversion, tables, notices: uncopied } = match run.convert_into(&sink, paths, &names)
+        {
             Ok(done) => done,
             Err(error) => {
                 // The error says more than what could not be cleaned up after it.
@@ -209,6 +220,7 @@ impl Job<'_> {
             destination: &destination,
             images: &images,
             conversion: &conversion,
+            tables: tables.as_ref().zip(toc_tags.as_deref()),
             misses: &misses,
             notices: notices.into_iter().chain(uncopied).collect(),
             elapsed: started.elapsed(),
@@ -220,6 +232,21 @@ impl Job<'_> {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The tags of what is published together.
+struct Names<'a> {
+    image: &'a [String],
+    /// Of the image of the tables of contents, where there is to be one.
+    tables: Option<&'a [String]>,
+}
+
+/// What has been published.
+struct Converted {
+    conversion: Conversion,
+    /// The image of the tables of contents.
+    tables: Option<Descriptor>,
+    notices: Vec<String>,
 }
 
 /// A job under way.
@@ -258,17 +285,26 @@ impl Run<'_> {
         &self,
         sink: &Sink,
         prioritized: convert::Prioritized,
-        tags: &[String],
-    ) -> anyhow::Result<(Conversion, Vec<String>)> {
+        names: &Names<'_>,
+    ) -> anyhow::Result<Converted> {
         let Source { provider, root, name } = self.source;
         let store = Overlay::new(sink.store(), [&**provider]);
         let converter = self.converter(sink, prioritized)?;
         let conversion = convert::convert(&store, root, &*converter, &self.options(), self.progress)
             .with_context(|| name.clone())?;
+        let tables = match (&self.job.target, names.tables) {
+            (Target::Seekable { format, .. }, Some(_)) => {
+                write_toc_image(&store, &conversion, format.toc_referrer(), self.limits)?
+            }
+            _ => None,
+        };
         // From here on it is quick, and all or nothing.
         self.job.cancel.check()?;
-        let notices = sink.publish(&store, &conversion.root, tags)?;
-        Ok((conversion, notices.iter().map(ToString::to_string).collect()))
+        let mut images = vec![(&conversion.root, names.image)];
+        images.extend(tables.as_ref().zip(names.tables));
+        let notices = sink.publish_all(&store, &images)?;
+        let notices = notices.iter().map(ToString::to_string).collect();
+        Ok(Converted { conversion, tables, notices })
     }
 
     fn converter(

@@ -20,6 +20,7 @@ mod readers;
 mod reference;
 mod report;
 mod seekable;
+mod toc_image;
 
 use std::ffi::OsString;
 use std::path::Path;

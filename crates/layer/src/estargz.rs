@@ -15,7 +15,7 @@ use std::io::{self, Read, Write};
 use flate2::{Compression, GzBuilder};
 use restow_oci::{MediaType, annotations};
 
-use crate::codec::{Codec, Contents, Layout, Placement, Seal};
+use crate::codec::{Codec, Contents, Layout, Placement, Seal, TocPlace};
 use crate::error::{Error, Result};
 use crate::footer;
 use crate::gzip;
@@ -38,24 +38,13 @@ const MOST_STREAMED: u32 = 9;
 pub struct Estargz {
     level: i32,
     least: u64,
-    table: Table,
-}
-
-/// Where the table of contents goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Table {
-    /// Into the tar, which so becomes another.
-    Inside,
-    /// Into a blob of its own.
-    External,
-    /// Into a blob of its own, and no landmark goes into the tar.
-    ExternalAlone,
+    table: TocPlace,
 }
 
 impl Estargz {
     /// Compresses at `level`, 1 to 12; every chunk begins a member.
     pub const fn new(level: i32) -> Self {
-        Self { level, least: 0, table: Table::Inside }
+        Self { level, least: 0, table: TocPlace::InTar }
     }
 
     /// Lets a chunk begin a member only if the one before has `bytes` bytes of the tar. Fewer members are smaller; a
@@ -66,13 +55,7 @@ impl Estargz {
 
     /// Puts the table into a blob of its own: [`Encoded::toc_blob`](crate::Encoded::toc_blob).
     pub const fn external_toc(self) -> Self {
-        Self { table: Table::External, ..self }
-    }
-
-    /// Puts the table into a blob of its own and, unless the options ask for it, no landmark into the tar: a layer in
-    /// which nothing is moved keeps its DiffID.
-    pub const fn keep_diff_id(self) -> Self {
-        Self { table: Table::ExternalAlone, ..self }
+        Self { table: TocPlace::Apart, ..self }
     }
 
     /// Writes one member that holds all of `bytes`. Readers of the table read one member only.
@@ -101,9 +84,9 @@ impl Codec for Estargz {
         Layout {
             placement: Placement::Along { least: self.least },
             dialect: Dialect::Stargz,
-            toc_in_tar: self.table == Table::Inside,
+            toc: self.table,
             // eStargz specification, "Prioritized Files and Landmark Files": one of the two must be there.
-            landmark: self.table != Table::ExternalAlone,
+            landmark: true,
         }
     }
 
@@ -118,11 +101,11 @@ impl Codec for Estargz {
     fn seal(&self, contents: &mut Contents, position: u64, out: &mut dyn Write) -> Result<Seal> {
         let unwritten = |source| Error::Write { offset: position, source };
         let (size, footer, toc_blob) = match self.table {
-            Table::Inside => {
+            TocPlace::InTar | TocPlace::Hidden => {
                 let size = self.stream(contents.tar_end()?, out).map_err(unwritten)?;
                 (size, footer::gzip(position), None)
             }
-            Table::External | Table::ExternalAlone => {
+            TocPlace::Apart => {
                 let directory = contents.spool_directory.clone();
                 let toc = TocBlob::write(&directory, |blob| {
                     self.stream(contents.toc_tar()?, blob).map(|_| ()).map_err(Error::Spool)

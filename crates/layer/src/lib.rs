@@ -41,7 +41,7 @@ mod zstdchunked;
 
 pub use blob::ReadAt;
 pub use buffer::Buffer;
-pub use codec::{Codec, Contents, Layout, Placement, Seal};
+pub use codec::{Codec, Contents, Layout, Placement, Seal, TocPlace};
 pub use decompress::{Decompress, Format, decompress, diff_id, sniff};
 pub use encode::{Chunking, DEFAULT_CHUNK_SIZE, EncodeOptions, Encoded, encode};
 pub use error::{Error, Result};

@@ -69,7 +69,7 @@ impl Layout {
     /// that is in use then names the new image. The index changes at once, after all blobs are in place for
     /// good: a reader sees all tags or none of them, and after a failure the old images.
     pub fn publish(&self, source: &dyn Provider, root: &Descriptor, tags: &[String]) -> Result<Vec<Notice>> {
-        self.publish_by(Transfer::Copy, source, root, tags)
+        self.publish_each(Transfer::Copy, source, &[(root, tags)])
     }
 
     /// Publishes as [`publish`](Layout::publish) does, with blobs that come over as `how` says.
@@ -80,14 +80,38 @@ impl Layout {
         root: &Descriptor,
         tags: &[String],
     ) -> Result<Vec<Notice>> {
-        if let Some(tag) = tags.iter().find(|tag| !reference::is_tag(tag)) {
+        self.publish_each(how, source, &[(root, tags)])
+    }
+
+    /// Publishes images that belong together, each with its tags, at one moment.
+    pub fn publish_all(
+        &self,
+        source: &dyn Provider,
+        images: &[(&Descriptor, &[String])],
+    ) -> Result<Vec<Notice>> {
+        self.publish_each(Transfer::Copy, source, images)
+    }
+
+    fn publish_each(
+        &self,
+        how: Transfer,
+        source: &dyn Provider,
+        images: &[(&Descriptor, &[String])],
+    ) -> Result<Vec<Notice>> {
+        let mut tags = images.iter().flat_map(|(_, tags)| tags.iter());
+        if let Some(tag) = tags.find(|tag| !reference::is_tag(tag)) {
             let reference = self.path.display().to_string();
             return Err(Error::InvalidTag { reference, tag: tag.clone() });
         }
-        let notices = transfer(how, source, &self.store, root, &self.limits)?;
-        self.edit(|catalogue| match tags {
-            [] => catalogue.set(root, None),
-            tags => tags.iter().try_for_each(|tag| catalogue.set(root, Some(tag))),
+        let mut notices = Vec::new();
+        for (root, _) in images {
+            notices.extend(transfer(how, source, &self.store, root, &self.limits)?);
+        }
+        self.edit(|catalogue| {
+            images.iter().try_for_each(|(root, tags)| match tags {
+                [] => catalogue.set(root, None),
+                tags => tags.iter().try_for_each(|tag| catalogue.set(root, Some(tag))),
+            })
         })?;
         Ok(notices)
     }

@@ -70,6 +70,21 @@ impl Sink {
         }
     }
 
+    /// Publishes images that belong together, each with its names: in a layout at one moment, in a store the first one last.
+    pub fn publish_all(
+        &self,
+        source: &dyn Provider,
+        images: &[(&Descriptor, &[String])],
+    ) -> Result<Vec<Notice>> {
+        match self {
+            Sink::Layout(layout) => layout.publish_all(source, images),
+            Sink::Store(store) => {
+                let published = images.iter().rev().map(|(root, names)| store.publish(source, root, names));
+                Ok(published.collect::<Result<Vec<_>>>()?.concat())
+            }
+        }
+    }
+
     /// Ends a run that failed: a layout that was made for it goes. What was brought into a store is collected there
     /// some time.
     pub fn discard(self) -> Result<()> {

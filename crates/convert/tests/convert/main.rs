@@ -21,6 +21,9 @@ mod seekable;
 
 /// The converters that make ordinary layers or none, and layers that are kept because they will do.
 mod ordinary;
+/// Tables of contents in an image of their own.
+mod toc_image;
+
 /// Manifests for containerd's and for podman's readers.
 mod readers;
 

@@ -12,7 +12,7 @@ use super::Chunking;
 use super::batch::{BATCH, Batch, DROPPED, Item, Place, Start, Stored};
 use super::boundaries::Boundaries;
 use crate::buffer::Buffer;
-use crate::codec::{Layout, Placement};
+use crate::codec::{Layout, Placement, TocPlace};
 use crate::error::{Error, Result};
 use crate::landmark::{self, Landmark};
 use crate::listing::{self, Listing, Role};
@@ -218,9 +218,9 @@ pub(super) fn cut<R: Read>(
     loop {
         let start = cutter.bytes().len();
         let Some(mut header) = tar.next(cutter.bytes())? else {
-            return match cutter.layout.toc_in_tar {
-                true => open_end(tar, cutter, start + padding),
-                false => end(tar, cutter, start + padding, changed),
+            return match cutter.layout.toc {
+                TocPlace::InTar => open_end(tar, cutter, start + padding),
+                TocPlace::Hidden | TocPlace::Apart => end(tar, cutter, start + padding, changed),
             };
         };
         let listing = listing::list(&header, cutter.limits)?;

@@ -28,7 +28,7 @@ use self::batch::{Headers, Press};
 use self::cut::Cutter;
 use self::diff::Diff;
 use self::reorder::Collector;
-use crate::codec::{Codec, Contents, Layout, Placement};
+use crate::codec::{Codec, Contents, Layout, Placement, TocPlace};
 use crate::decompress::{Decompress, Format, decompress};
 use crate::error::{Error, Result};
 use crate::landmark::Landmark;
@@ -53,6 +53,9 @@ pub struct EncodeOptions {
     pub prioritized: Vec<String>,
     /// When there is a landmark.
     pub landmark: Landmark,
+    /// Whether it is an error when the tar changes. A landmark is then not added unless [`landmark`](Self::landmark) says
+    /// so.
+    pub keep_diff_id: bool,
     /// Whether every frame is decoded as soon as it is made, and compared with what it was made of.
     pub check_frames: bool,
     /// What is accepted of the source.
@@ -70,6 +73,7 @@ impl EncodeOptions {
             chunking: Chunking::default(),
             prioritized: Vec::new(),
             landmark: Landmark::Auto,
+            keep_diff_id: false,
             check_frames: true,
             limits: Limits::default(),
             spool_directory: spool_directory.into(),
@@ -136,19 +140,31 @@ pub fn encode(
     let tar = TarReader::new(decompress(source, &options.limits)?, &options.limits);
     let layout = codec.layout();
     let landmark = match options.landmark {
-        Landmark::Auto if layout.landmark => Landmark::Always,
+        Landmark::Auto if layout.landmark && !options.keep_diff_id => Landmark::Always,
         landmark => landmark,
     };
     let encoder = Encoder { codec, layout, landmark, options, workers };
-    if options.prioritized.is_empty() { encoder.stream(tar, output) } else { encoder.reorder(tar, output) }
+    let encoded = if options.prioritized.is_empty() {
+        encoder.stream(tar, output)
+    } else {
+        encoder.reorder(tar, output)
+    }?;
+    if options.keep_diff_id && encoded.diff_id != encoded.source_diff_id {
+        return Err(Error::NewDiffId { source_diff_id: encoded.source_diff_id, diff_id: encoded.diff_id });
+    }
+    Ok(encoded)
 }
 
 /// How chunks wait for their order where their frames are made anew: a quarter of the time that gzip takes goes into it.
 const WAITING: ZstdChunked = ZstdChunked::new(1);
 
 /// How a layer is laid out between two passes.
-const WAITING_LAYOUT: Layout =
-    Layout { placement: Placement::Apart, dialect: Dialect::Superset, toc_in_tar: false, landmark: false };
+const WAITING_LAYOUT: Layout = Layout {
+    placement: Placement::Apart,
+    dialect: Dialect::Superset,
+    toc: TocPlace::Hidden,
+    landmark: false,
+};
 
 struct Encoder<'a> {
     codec: &'a dyn Codec,

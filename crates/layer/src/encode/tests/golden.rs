@@ -196,7 +196,12 @@ fn our_estargz_says_what_theirs_says() {
             Options { chunk_size: 1_000_000, ..options() },
         ),
         ("estargz-externaltoc", Some("estargz-externaltoc-esgztoc"), codec.external_toc(), options()),
-        ("estargz-keepdiffid", Some("estargz-keepdiffid-esgztoc"), codec.keep_diff_id(), options()),
+        (
+            "estargz-keepdiffid",
+            Some("estargz-keepdiffid-esgztoc"),
+            codec.external_toc(),
+            Options { keep_diff_id: true, ..options() },
+        ),
     ] {
         for (source, theirs) in golden("src").iter().zip(golden(image)) {
             let (mut encoded, blob) = run_codec(&codec, &source.blob, &options, 2).unwrap();

@@ -150,9 +150,9 @@ class Pull:
 
 def normal(platform):
     """What containerd takes a platform for."""
-    architecture, variant = platform["architecture"], platform.get("variant", "")
+    architecture, variant = platform["architecture"].replace("i386", "386"), platform.get("variant", "")
     variant = {"amd64": {"v1": ""}, "arm64": {"8": "", "v8": ""}, "arm": {"": "v7"}}.get(architecture, {}).get(variant, variant)
-    return platform["os"], architecture, f"v{variant}" if variant.isdigit() else variant
+    return platform["os"].lower(), architecture, f"v{variant}" if variant.isdigit() else variant
 
 
 def named(platform):
@@ -236,8 +236,7 @@ def in_part(yard, store, name, image, shape, platform):
     pull = store.pull(f"{name}:tag", *arch("--", named(platform)))
     require_partial(pull, image, forms(image, platform)[1])
     with store.mounted(pull.image) as tree:
-        # In a layer that it pulls in part, podman makes directories first and their contents later.
-        yard.require_source(shape, platform, tree, directory_times=False)
+        yard.require_source(shape, platform, tree, by_podman=True)
 
 
 def alone(yard, name, descriptor, shape, platform):

@@ -17,6 +17,7 @@ mod output;
 mod parallel;
 mod progress;
 mod readers;
+mod readership;
 mod reference;
 mod report;
 mod seekable;

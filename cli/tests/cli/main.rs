@@ -25,6 +25,9 @@ mod convert;
 /// `restow ls`, `restow cat`, `restow toc-digest`, and what `inspect` and `verify` make of other tools' layers.
 mod files;
 
+/// Manifests for containerd's and for podman's readers.
+mod readers;
+
 fn base() -> Layer {
     let tar = TarBuilder::new()
         .dir("usr/")

@@ -15,12 +15,14 @@ mod memo;
 mod order;
 mod output;
 mod parallel;
+mod prediction;
 mod progress;
 mod readers;
 mod reference;
 mod report;
 mod seekable;
 mod toc_image;
+mod workload;
 
 use std::ffi::OsString;
 use std::path::Path;

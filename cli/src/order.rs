@@ -72,7 +72,7 @@ pub(crate) enum Order {
     /// The image itself.
     Predicted,
     /// A run of the image, after what the user said.
-    Run { wishes: Wishes, workload: WorkloadArguments, record_out: Option<PathBuf> },
+    Run { wishes: Wishes, workload: Box<WorkloadArguments>, record_out: Option<PathBuf> },
 }
 
 impl OrderArguments {
@@ -93,7 +93,11 @@ impl OrderArguments {
         let given = list.is_some() || record.is_some();
         let wishes = Wishes { list: list.unwrap_or_default(), record: record.unwrap_or_default() };
         Ok(if self.run {
-            Order::Run { wishes, workload: self.workload.clone(), record_out: self.record_out.clone() }
+            Order::Run {
+                wishes,
+                workload: Box::new(self.workload.clone()),
+                record_out: self.record_out.clone(),
+            }
         } else if given {
             Order::Said(wishes)
         } else {

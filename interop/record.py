@@ -78,6 +78,11 @@ class Derived:
         if files:
             tar = io.BytesIO()
             with tarfile.open(fileobj=tar, mode="w") as archive:
+                # ctr-remote moves nothing whose directories are not in the layer.
+                for name in sorted({str(parent) for name in files for parent in Path(name).parents} - {"."}):
+                    entry = tarfile.TarInfo(name)
+                    entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+                    archive.addfile(entry)
                 for name, content in files.items():
                     entry = tarfile.TarInfo(name)
                     entry.size = len(content)

@@ -15,6 +15,7 @@ mod memo;
 mod order;
 mod output;
 mod parallel;
+mod prediction;
 mod progress;
 mod readers;
 mod readership;
@@ -22,6 +23,7 @@ mod reference;
 mod report;
 mod seekable;
 mod toc_image;
+mod workload;
 
 use std::ffi::OsString;
 use std::path::Path;

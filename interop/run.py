@@ -226,7 +226,7 @@ def same_everywhere(bench, shape, prefetch):
             "cwd": elsewhere, "umask": 0o077,
             "environment": {"TZ": "Asia/Tokyo", "LANG": "C", "TMPDIR": str(elsewhere), "HOME": str(elsewhere)}}),
     }
-    for option, options in (("plain", ("--no-optimize",)), ("predicted", ()), ("prioritized", ("--prefetch-list", prefetch))):
+    for option, options in (("plain", ("--no-optimize",)), ("predicted", ("--predict",)), ("prioritized", ("--prefetch-list", prefetch))):
         reference, expected = f"{bench.work}/results/{shape.name}-default-{option}:result", None
         with bench.report.check(f"{shape.name} {option}: converts for comparison"):
             expected = bench.convert(shape.reference, reference, *options)

@@ -185,8 +185,8 @@ impl Job<'_> {
         self.arguments.readers.check()?;
         let destination = Destination::parse(&self.images.destinations, &self.images.tag)?;
         let toc_tags = match &self.target {
-            Target::Seekable { format, wishes } => {
-                format.check(!wishes.is_empty())?;
+            Target::Seekable { format, order } => {
+                format.check(order.moves())?;
                 format.toc_tags(&destination.tags)?
             }
             Target::Ordinary(_) | Target::Same => None,

@@ -55,9 +55,12 @@ pub(crate) struct OrderArguments {
     /// Write what the workload reads to this file, as --record-in takes it
     #[arg(long, value_name = "FILE", requires = "run")]
     record_out: Option<PathBuf>,
-    /// Keep the order of the source, whatever else is given
+    /// Move what the image's command will read first to the front, as `restow predict` tells; nothing is run
     ///
-    /// Without a list, a record or a run, what the image's command reads first is predicted, as `restow predict` tells.
+    /// It takes another pass over the layers.
+    #[arg(long, conflicts_with_all = ["prefetch_list", "record_in", "run", "no_optimize"])]
+    predict: bool,
+    /// Keep the order of the source, whatever else is given
     #[arg(long)]
     no_optimize: bool,
     #[command(flatten)]
@@ -75,6 +78,13 @@ pub(crate) enum Order {
     Run { wishes: Wishes, workload: Box<WorkloadArguments>, record_out: Option<PathBuf> },
 }
 
+impl Order {
+    /// Tells whether files may move.
+    pub(crate) fn moves(&self) -> bool {
+        !matches!(self, Order::Said(wishes) if wishes.is_empty())
+    }
+}
+
 impl OrderArguments {
     pub(crate) fn order(&self) -> anyhow::Result<Order> {
         if self.workload.wait_on_signal {
@@ -90,7 +100,6 @@ impl OrderArguments {
         }
         let list = self.prefetch_list.as_deref().map(list::load).transpose()?;
         let record = self.record_in.as_deref().map(record::load).transpose()?;
-        let given = list.is_some() || record.is_some();
         let wishes = Wishes { list: list.unwrap_or_default(), record: record.unwrap_or_default() };
         Ok(if self.run {
             Order::Run {
@@ -98,10 +107,10 @@ impl OrderArguments {
                 workload: Box::new(self.workload.clone()),
                 record_out: self.record_out.clone(),
             }
-        } else if given {
-            Order::Said(wishes)
-        } else {
+        } else if self.predict {
             Order::Predicted
+        } else {
+            Order::Said(wishes)
         })
     }
 }

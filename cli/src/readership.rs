@@ -60,15 +60,21 @@ pub(crate) struct ImageReadership<'a> {
     pub(crate) layers: Vec<(usize, &'a Readership)>,
 }
 
+/// What one reader can do with the layers of an image.
+struct Report<'a> {
+    reader: &'static str,
+    how: &'static str,
+    layers: Vec<(usize, &'a Use)>,
+}
+
 impl ImageReadership<'_> {
-    /// Yields each reader with what it can do with each layer.
-    fn readers(&self) -> [(&'static str, &'static str, Vec<(usize, &Use)>); 2] {
+    fn reports(&self) -> [Report<'_>; 2] {
         let by = |choose: fn(&Readership) -> &Use| {
             self.layers.iter().map(|(position, layer)| (*position, choose(layer))).collect()
         };
         [
-            ("containerd", "lazily", by(|layer| &layer.containerd)),
-            ("podman", "in part", by(|layer| &layer.podman)),
+            Report { reader: "containerd", how: "lazily", layers: by(|layer| &layer.containerd) },
+            Report { reader: "podman", how: "in part", layers: by(|layer| &layer.podman) },
         ]
     }
 
@@ -82,7 +88,7 @@ impl ImageReadership<'_> {
 pub(crate) fn table(images: &[ImageReadership<'_>]) -> Table {
     let mut table = Table::new(&["manifest", "reader", "reads", "the others whole, since"]);
     for image in images {
-        for (reader, how, layers) in image.readers() {
+        for Report { reader, how, layers } in image.reports() {
             let usable = layers.iter().filter(|(_, layer)| layer.is_ok()).count();
             let mut reasons: Vec<(&str, Vec<String>)> = Vec::new();
             for (position, layer) in &layers {
@@ -105,20 +111,17 @@ pub(crate) fn table(images: &[ImageReadership<'_>]) -> Table {
     table
 }
 
-/// Tells the same to programs.
+/// Tells the same to programs: for each reader the layers, with what keeps it from reading them in parts.
 pub(crate) fn document(images: &[ImageReadership<'_>]) -> Value {
+    let layer =
+        |(position, layer): &(usize, &Use)| json!({ "position": position, "problem": layer.as_ref().err() });
     let image = |image: &ImageReadership<'_>| {
-        let reader = |layers: &[(usize, &Use)]| {
-            let layer = |(position, layer): &(usize, &Use)| json!({ "position": position, "problem": layer.as_ref().err() });
-            Value::from_iter(layers.iter().map(layer))
-        };
-        let [(containerd, _, lazy), (podman, _, partial)] = image.readers();
-        json!({
-            "manifest": image.manifest.as_str(),
-            "platform": image.platform.map(ToString::to_string),
-            containerd: reader(&lazy),
-            podman: reader(&partial),
-        })
+        let platform = image.platform.map(ToString::to_string);
+        let mut document = json!({ "manifest": image.manifest.as_str(), "platform": platform });
+        for Report { reader, layers, .. } in image.reports() {
+            document[reader] = layers.iter().map(layer).collect();
+        }
+        document
     };
     images.iter().map(image).collect()
 }

@@ -13,20 +13,28 @@
 
 mod archive;
 mod catalogue;
+pub mod client;
 mod error;
 mod graph;
 mod layout;
+mod name;
 mod publish;
 mod reference;
+mod remote;
 mod source;
 
 pub use crate::archive::OciArchive;
+pub use crate::client::Client;
+pub use crate::client::Settings;
 pub use crate::error::Error;
 pub use crate::layout::Layout;
+pub use crate::name::Name;
+pub use crate::name::Repository;
 pub use crate::publish::Notice;
 pub use crate::reference::Place;
 pub use crate::reference::Reference;
 pub use crate::reference::Selector;
+pub use crate::remote::Remote;
 pub use crate::source::Source;
 pub use crate::source::open_source;
 

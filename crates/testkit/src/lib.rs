@@ -8,6 +8,7 @@
 //! - [`compress`] makes gzip members and zstd frames, right and wrong ones.
 //! - [`ImageBuilder`], [`IndexBuilder`] and [`Layer`] make images; [`write_layout`] writes them to a disk.
 //! - [`random_tar`], [`random_image`] and [`mutate`] make what nobody thought of.
+//! - [`registry`] is a registry on this machine that counts and misbehaves.
 //! - [`plain`] reads tars and compressed streams again.
 //! - [`testdata`] finds the images that other tools made.
 //!
@@ -19,6 +20,7 @@ mod entry;
 mod image;
 pub mod plain;
 mod random;
+pub mod registry;
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -40,6 +42,7 @@ pub use random::Random;
 pub use random::TarOptions;
 pub use random::mutate;
 pub use random::random_tar;
+pub use registry::Registry;
 
 /// Returns where a stored fixture lies, as `golden/src` or `layouts/busybox`.
 pub fn testdata(path: impl AsRef<Path>) -> PathBuf {

@@ -36,6 +36,15 @@ impl Catalogue {
         Ok(Catalogue { place: place.to_owned(), index })
     }
 
+    /// Returns the catalogue of a place that holds nothing yet.
+    pub(crate) fn empty(place: &Path) -> Catalogue {
+        Catalogue { place: place.to_owned(), index: Index::new(Vec::new()) }
+    }
+
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.index.into_bytes()
+    }
+
     /// Returns the names in their order, each once.
     pub(crate) fn tags(&self) -> Vec<String> {
         let mut seen = BTreeSet::new();

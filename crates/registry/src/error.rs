@@ -264,6 +264,17 @@ pub enum Error {
     Content(#[from] restow_content::Error),
 }
 
+impl Error {
+    /// Returns whether something is missing rather than wrong.
+    pub fn is_not_found(&self) -> bool {
+        match self {
+            Error::NotInRegistry { .. } => true,
+            Error::Content(error) => error.is_not_found(),
+            _ => false,
+        }
+    }
+}
+
 /// Names the document that could not be used.
 pub(crate) fn unusable<E>(what: impl Into<String>) -> impl FnOnce(E) -> Error
 where

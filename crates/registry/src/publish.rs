@@ -1,12 +1,6 @@
 //! Putting an image into a layout.
 
 use std::fmt;
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
-use std::thread;
 
 use restow_content::Overlay;
 use restow_content::Provider;
@@ -18,6 +12,7 @@ use crate::Error;
 use crate::Layout;
 use crate::Result;
 use crate::graph;
+use crate::parallel;
 use crate::reference;
 
 /// How many blobs are copied side by side: enough that a small one need not wait for a large one.
@@ -61,7 +56,7 @@ impl Layout {
         }
         let source = Overlay::new(&self.store, [source]);
         let graph = graph::walk(&source, root, &self.limits)?;
-        let outcomes = self.copy_all(&source, &graph.leaves)?;
+        let outcomes = parallel::each(&graph.leaves, COPIES, |blob| self.copy_one(&source, blob))?;
         let mut missing = graph.missing;
         let mut notices = Vec::new();
         for (descriptor, outcome) in graph.leaves.into_iter().zip(outcomes) {
@@ -86,29 +81,6 @@ impl Layout {
         Ok(notices)
     }
 
-    /// Copies blobs side by side and returns what became of each, or the error of the first that failed.
-    fn copy_all(&self, source: &dyn Provider, blobs: &[Descriptor]) -> Result<Vec<Outcome>> {
-        let next = AtomicUsize::new(0);
-        let stop = AtomicBool::new(false);
-        let results = Mutex::new(Vec::new());
-        thread::scope(|scope| {
-            for _ in 0..COPIES.min(blobs.len()) {
-                scope.spawn(|| {
-                    while !stop.load(Ordering::Relaxed) {
-                        let position = next.fetch_add(1, Ordering::Relaxed);
-                        let Some(blob) = blobs.get(position) else { break };
-                        let result = self.copy_one(source, blob);
-                        stop.fetch_or(result.is_err(), Ordering::Relaxed);
-                        results.lock().unwrap_or_else(PoisonError::into_inner).push((position, result));
-                    }
-                });
-            }
-        });
-        let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-        results.sort_by_key(|(position, _)| *position);
-        results.into_iter().map(|(_, result)| result).collect()
-    }
-
     fn copy_one(&self, source: &dyn Provider, blob: &Descriptor) -> Result<Outcome> {
         match copy(source, &self.store, blob) {
             Ok(()) => Ok(Outcome::There),
@@ -123,7 +95,7 @@ enum Outcome {
     Missing,
 }
 
-fn may_be_absent(descriptor: &Descriptor) -> bool {
+pub(crate) fn may_be_absent(descriptor: &Descriptor) -> bool {
     let kept_back = matches!(descriptor.media_type.kind(), Kind::Layer { distributable: false, .. });
     kept_back || !descriptor.urls.is_empty()
 }

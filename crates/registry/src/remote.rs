@@ -1,5 +1,7 @@
 //! A repository of a registry as a place to read from.
 
+use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -18,6 +20,7 @@ use restow_oci::Algorithm;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Kind;
+use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
@@ -46,24 +49,32 @@ pub struct Remote {
     client: Client,
     repository: Repository,
     spool: Option<Arc<Spool>>,
+    /// The blobs that manifests of the repository name, which are there as far as one can know without asking.
+    named: Arc<Mutex<HashSet<Digest>>>,
 }
 
 #[derive(Debug)]
 struct Spool {
     directory: PathBuf,
-    blobs: Mutex<std::collections::HashMap<Digest, Arc<Spooled>>>,
+    blobs: Mutex<HashMap<Digest, Arc<Spooled>>>,
 }
 
 impl Remote {
     /// Reads from `repository`; nothing is kept on disk.
     pub fn new(client: &Client, repository: &Repository) -> Remote {
-        Remote { client: client.clone(), repository: repository.clone(), spool: None }
+        Remote { client: client.clone(), repository: repository.clone(), spool: None, named: Arc::default() }
     }
 
     /// Keeps what is read in unnamed files below `directory` as long as this exists.
     pub fn spooling(self, directory: &Path) -> Remote {
         let spool = Spool { directory: directory.to_owned(), blobs: Mutex::default() };
         Remote { spool: Some(Arc::new(spool)), ..self }
+    }
+
+    /// Takes it from elsewhere that the repository holds a blob.
+    pub(crate) fn expecting(self, digest: &Digest) -> Remote {
+        lock(&self.named).insert(digest.clone());
+        self
     }
 
     /// Returns where the blobs come from.
@@ -75,10 +86,21 @@ impl Remote {
         match descriptor.media_type.kind() {
             Kind::Index | Kind::Manifest => {
                 let content = self.client.manifest(&self.repository.at(&descriptor.digest))?;
-                Ok(content.map(|content| content.bytes))
+                Ok(content.map(|content| {
+                    self.note(&content.bytes);
+                    content.bytes
+                }))
             }
             _ => self.client.small_blob(&self.repository, descriptor),
         }
+    }
+
+    /// Takes note of the blobs that a manifest names.
+    fn note(&self, manifest: &[u8]) {
+        let document: Value = serde_json::from_slice(manifest).unwrap_or_default();
+        let layers = document["layers"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let digests = layers.iter().chain([&document["config"]]).filter_map(|blob| blob["digest"].as_str());
+        lock(&self.named).extend(digests.filter_map(|digest| Digest::parse(digest).ok()));
     }
 
     fn stream(&self, descriptor: &Descriptor) -> Streamed {
@@ -119,7 +141,8 @@ impl Provider for Remote {
         }
         // What a registry need not have is looked for, so that it can be passed over.
         let elsewhere = matches!(descriptor.media_type.kind(), Kind::Layer { distributable: false, .. });
-        if elsewhere || !descriptor.urls.is_empty() {
+        let named = lock(&self.named).contains(&descriptor.digest);
+        if elsewhere || !named || !descriptor.urls.is_empty() {
             let size = self.client.blob_size(&self.repository, &descriptor.digest).map_err(failed)?;
             let actual = size.ok_or_else(|| NotFound { digest: digest() })?;
             if actual != descriptor.size {
@@ -127,7 +150,7 @@ impl Provider for Remote {
             }
         }
         let Some(spool) = &self.spool else { return Ok(Box::new(self.stream(descriptor))) };
-        let mut blobs = spool.blobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut blobs = lock(&spool.blobs);
         if let Some(blob) = blobs.get(&descriptor.digest).filter(|blob| blob.stream.size() == descriptor.size) {
             return Ok(Box::new(Reader(blob.clone())));
         }

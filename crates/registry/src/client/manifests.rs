@@ -52,6 +52,11 @@ impl Client {
         self.wait(self.core.head(name, false)).map(|head| head.and_then(|head| head.digest))
     }
 
+    /// As [`digest`](Client::digest), asked where and as one who is about to write.
+    pub(crate) fn digest_to_write(&self, name: &Name) -> Result<Option<Digest>> {
+        self.wait(self.core.head(name, true)).map(|head| head.and_then(|head| head.digest))
+    }
+
     /// Stores a manifest or an index under its digest, or under the tag of `name` if it has one. A registry
     /// may refuse one of which it lacks the parts.
     pub fn put_manifest(&self, name: &Name, media_type: &MediaType, bytes: &Bytes) -> Result<Descriptor> {

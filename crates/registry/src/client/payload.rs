@@ -41,7 +41,6 @@ pub(crate) struct Part {
     pub(crate) descriptor: Descriptor,
     pub(crate) start: u64,
     pub(crate) end: u64,
-    pub(crate) observer: Option<Arc<dyn Fn(u64) + Send + Sync>>,
 }
 
 impl std::fmt::Debug for Payload {
@@ -123,9 +122,6 @@ impl Part {
             }
             if sender.blocking_send(Ok(piece.into())).is_err() {
                 return;
-            }
-            if let Some(observer) = &self.observer {
-                observer(count as u64);
             }
         }
     }

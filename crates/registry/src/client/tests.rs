@@ -26,17 +26,13 @@ use crate::Remote;
 struct Manual {
     now: Mutex<Duration>,
     slept: Mutex<Vec<Duration>>,
-    impatient: std::sync::atomic::AtomicBool,
+    /// Whose answers are waited for until they are known to hang.
+    peer: Mutex<Option<Arc<Registry>>>,
 }
 
 impl Manual {
     fn slept(&self) -> Vec<Duration> {
         self.slept.lock().unwrap().clone()
-    }
-
-    /// From now on, any silence is taken for the last word.
-    fn lose_patience(&self) {
-        self.impatient.store(true, std::sync::atomic::Ordering::SeqCst);
     }
 }
 
@@ -52,9 +48,12 @@ impl Clock for Manual {
     }
 
     fn patience(&self, _: Duration) -> Wait {
-        if self.impatient.swap(false, std::sync::atomic::Ordering::SeqCst) {
-            // Long enough for a loopback connection, and the outcome is the same if it were not.
-            return Box::pin(tokio::time::sleep(Duration::from_millis(200)));
+        if let Some(peer) = self.peer.lock().unwrap().clone() {
+            return Box::pin(async move {
+                while peer.stalled() == 0 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            });
         }
         Box::pin(std::future::pending())
     }
@@ -105,6 +104,6 @@ fn large(size: usize) -> Vec<u8> {
 
 /// Reads a blob as a copy does.
 fn read_through(client: &Client, name: &Name, descriptor: &Descriptor) -> restow_content::Result<Vec<u8>> {
-    let remote = Remote::new(client, &name.repository);
+    let remote = Remote::new(client, &name.repository).expecting(&descriptor.digest);
     restow_content::read(&remote, descriptor, u64::MAX)
 }

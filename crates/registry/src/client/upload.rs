@@ -40,9 +40,6 @@ pub enum Pushed {
     Uploaded,
 }
 
-/// Told how many more bytes have been sent.
-pub(crate) type Sent = Arc<dyn Fn(u64) + Send + Sync>;
-
 impl Client {
     /// Sees to it that a blob lies in a repository: it is taken from one of `others` of the same registry, or
     /// sent, unless it is there. `blob` must be what `descriptor` says, and is verified while it is read.
@@ -54,7 +51,7 @@ impl Client {
         others: &[Repository],
     ) -> Result<Pushed> {
         let open = || Ok(blob.clone());
-        self.push_opened(repository, descriptor, &open, others, None)
+        self.push_opened(repository, descriptor, &open, others)
     }
 
     /// As [`push_blob`](Client::push_blob), with a blob that is opened only if it has to be sent.
@@ -64,8 +61,10 @@ impl Client {
         descriptor: &Descriptor,
         open: &dyn Fn() -> Result<Arc<dyn Blob>>,
         others: &[Repository],
-        sent: Option<Sent>,
     ) -> Result<Pushed> {
+        // Two images may share a blob: it is sent once.
+        let flight = self.core.cache.flight(format!("push {repository} {}", descriptor.digest));
+        let _alone = flight.blocking_lock();
         let found = self.wait(self.core.find_or_mount(repository, descriptor, others))?;
         let session = match found {
             Found::Is(pushed) => return Ok(pushed),
@@ -75,7 +74,7 @@ impl Client {
         let blob = open()?;
         let endpoint = self.core.upstream(repository)?;
         let scopes = [auth::push(&endpoint)];
-        let upload = Upload { core: &self.core, endpoint: &endpoint, scopes: &scopes, descriptor, blob, sent };
+        let upload = Upload { core: &self.core, endpoint: &endpoint, scopes: &scopes, descriptor, blob };
         self.wait(upload.run(session))?;
         self.core.cache.saw(repository, &descriptor.digest);
         Ok(Pushed::Uploaded)
@@ -189,7 +188,6 @@ struct Upload<'a> {
     scopes: &'a [String],
     descriptor: &'a Descriptor,
     blob: Arc<dyn Blob>,
-    sent: Option<Sent>,
 }
 
 impl Upload<'_> {
@@ -309,7 +307,6 @@ impl Upload<'_> {
             descriptor: self.descriptor.clone(),
             start,
             end,
-            observer: self.sent.clone(),
         })
     }
 }

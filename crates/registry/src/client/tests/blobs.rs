@@ -4,8 +4,9 @@ use restow_content::read;
 
 use super::*;
 
-fn check(remote: &Remote, content: &[u8]) {
+fn check(remote: Remote, content: &[u8]) {
     let descriptor = layer(content);
+    let remote = &remote.expecting(&descriptor.digest);
     let opened = remote.open(&descriptor).unwrap();
     assert_eq!(opened.size(), content.len() as u64);
     let at = |offset: usize, length: usize| {
@@ -32,14 +33,15 @@ fn a_blob_is_read_in_order_or_out_of_it() {
     let registry = Registry::start();
     registry.put_blob("a", &content);
     let repository = name(&registry, "a").repository;
-    check(&Remote::new(&client(), &repository), &content);
+    let one = client();
+    check(Remote::new(&one, &repository), &content);
 
     registry.take_lines();
     let directory = tempfile::tempdir().unwrap();
     let client = client();
     let spooled = Remote::new(&client, &repository).spooling(directory.path());
-    check(&spooled, &content);
-    // A look at the end, and one download for all the rest.
+    check(spooled, &content);
+    // A look at the end, one download for all the rest, and one for what was far ahead of it.
     assert!(registry.requests().len() <= 3, "{:?}", registry.take_lines());
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }
@@ -57,7 +59,7 @@ fn a_spooled_blob_has_readers_side_by_side() {
             scope.spawn(|| assert!(read(&remote, &layer(&content), u64::MAX).unwrap() == content));
         }
     });
-    assert_eq!(registry.requests().len(), 1);
+    assert_eq!(registry.take_lines().iter().filter(|line| line.starts_with("GET")).count(), 1);
 }
 
 #[test]
@@ -75,8 +77,18 @@ fn what_is_missing_is_missing_and_what_cannot_be_verified_is_refused() {
     let unknown = Descriptor { digest: Digest::parse("md5:00").unwrap(), ..layer(b"x") };
     let error = remote.open(&unknown).map(drop).unwrap_err();
     assert!(matches!(error, restow_content::Error::UnsupportedAlgorithm { .. }), "{error}");
-    // Others when they are read.
+    // Others too, unless a manifest of the repository names them.
     let large = Descriptor { size: 5 << 20, ..layer(b"x") };
-    let error = read(&remote, &large, u64::MAX).unwrap_err();
-    assert!(chain(&error).contains("not found"), "{}", chain(&error));
+    assert!(remote.open(&large).map(drop).unwrap_err().is_not_found());
+    assert!(registry.take_lines().last().unwrap().starts_with("HEAD "));
+    let image = restow_testkit::ImageBuilder::new()
+        .layer(restow_testkit::Layer::plain(b"x").size(5 << 20).missing())
+        .build();
+    registry.put("a", "v1", &image);
+    remote.open(&image.root).unwrap();
+    registry.take_lines();
+    let opened = remote.open(&large).unwrap();
+    assert!(registry.take_lines().is_empty());
+    let error = opened.read_at(&mut [0], 0).unwrap_err();
+    assert!(error.to_string().contains("not found"), "{error}");
 }

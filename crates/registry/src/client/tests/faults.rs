@@ -61,38 +61,30 @@ fn a_registry_that_ignores_or_mistakes_ranges_is_read_from_the_start() {
     for (case, wrong) in wrong.into_iter().enumerate() {
         let registry = Registry::start();
         registry.put_blob("a", &content);
-        let (broken, all) = (content[..total / 3].to_vec(), content.clone());
+        let all = content.clone();
         registry.intercept(move |request| {
             if request.headers.contains_key("range") {
                 return Some(wrong(&all));
             }
             None
         });
-        let breaks = AtomicUsize::new(0);
-        // A client that has read a part finds out when it goes on; one range is all that is asked here.
-        let remote = Remote::new(&client(), &name(&registry, "a").repository);
+        let client = client();
+        let remote = Remote::new(&client, &name(&registry, "a").repository);
         let opened = remote.open(&layer(&content)).unwrap();
         let mut part = vec![0; 1000];
         let count = opened.read_at(&mut part, (total / 2) as u64).unwrap();
         assert_eq!((count, part == content[total / 2..total / 2 + 1000]), (1000, true), "case {case}");
-        breaks.fetch_add(broken.len(), Ordering::SeqCst);
     }
 }
 
 #[test]
 fn a_blob_of_another_length_is_refused() {
     let content = large(1000);
-    let cases: [(&str, fn(&[u8]) -> Answer); 4] = [
+    let cases: [(&str, fn(&[u8]) -> Answer); 2] = [
         ("has 999 bytes", |content| Answer::new(200).body(&content[..999])),
         ("has 1001 bytes", |content| Answer::new(200).body([content, b"x"].concat())),
-        // Without a length, the end of the connection is the end.
-        ("more than 1000", |content| {
-            let body = [content, &[b'x'; 5000]].concat();
-            Answer::new(200).header("Content-Length", "").body(body).ending(Ending::Closed)
-        }),
-        ("404", |_| Answer::new(418)),
     ];
-    for (expected, wrong) in cases.into_iter().take(2) {
+    for (expected, wrong) in cases {
         let registry = Registry::start();
         let body = content.clone();
         first(&registry, usize::MAX, move |_| Some(wrong(&body)));
@@ -297,31 +289,15 @@ fn a_body_that_stalls_is_given_up_and_taken_up_elsewhere() {
     let content = large(5 << 20);
     let registry = Registry::start();
     registry.put_blob("a", &content);
-    let (client, clock) = client_with(Settings::default());
+    // Patience ends whenever an answer hangs, so the next request may be given up once or twice, too.
+    let (client, clock) = client_with(Settings { attempts: 100, ..Settings::default() });
     let (length, half) = (content.len() as u64, content[..content.len() / 2].to_vec());
-    let impatient = clock.clone();
     let asked = first(&registry, 1, move |_| {
-        impatient.lose_patience();
         Some(Answer::new(200).length(length).body(&half).ending(Ending::Stalled))
     });
-    // Patience is lost at some read; until the stalled half came, it may be lost once too early, which is only
-    // another range.
-    let keep_losing = clock.clone();
-    let watched = Arc::new(registry);
-    let watcher = watched.clone();
-    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let stop = done.clone();
-    let thread = std::thread::spawn(move || {
-        while !stop.load(Ordering::SeqCst) {
-            if watcher.stalled() > 0 {
-                keep_losing.lose_patience();
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    });
-    let found = read_through(&client, &name(&watched, "a"), &layer(&content));
-    done.store(true, Ordering::SeqCst);
-    thread.join().unwrap();
+    let registry = Arc::new(registry);
+    *clock.peer.lock().unwrap() = Some(registry.clone());
+    let found = read_through(&client, &name(&registry, "a"), &layer(&content));
     assert!(found.unwrap() == content);
     assert!(asked.load(Ordering::SeqCst) >= 2);
 }

@@ -190,7 +190,7 @@ fn a_mount_that_is_declined_becomes_an_upload() {
     let registry = Registry::start();
     let (from, to) = (name(&registry, "other").repository, name(&registry, "a").repository);
     let client = client();
-    let mut push = |content: &[u8]| client.push_blob(&to, &layer(content), &blob(content), &[from.clone()]);
+    let push = |content: &[u8]| client.push_blob(&to, &layer(content), &blob(content), &[from.clone()]);
     // The upload that the registry opened instead is used.
     assert_eq!(push(b"x").unwrap(), Pushed::Uploaded);
     assert_eq!(lines(&registry), ["POST U ", "PUT U upload-1"]);

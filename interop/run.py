@@ -27,6 +27,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
+import registries  # noqa: E402
 import shapes  # noqa: E402
 import trees  # noqa: E402
 from command import Failure, require, run  # noqa: E402
@@ -374,6 +375,8 @@ def main(restow, lazyread):
                 judge(bench, shape, "prioritized", ("--prefetch-list", prefetch))
                 judge(bench, shape, "landmark", ("--landmark", "always"))
                 ordinary(bench, shape)
+            references = {shape.name: shape.reference for shape in (busybox, *made)}
+            registries.judge(bench.restow, work / "registries", references, daemon, report)
         same_everywhere(bench, made[0], work / "awkward.prefetch")
         killed(bench, old=busybox, kept=made[2], new=shapes.bulk(work / "bulk"))
     print(f"interop: {report.passed} passed, {report.failed} failed")

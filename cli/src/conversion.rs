@@ -1,5 +1,6 @@
 //! The conversion of an image from one place to another, and the flags that all commands share who convert.
 
+use std::path::Path;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -26,11 +27,12 @@ use restow_layer::EncodeOptions;
 use restow_layer::Recompression;
 use restow_layer::Workers;
 use restow_oci::Limits;
-use restow_registry::Layout;
+use restow_registry::Destination as Place;
 use restow_registry::Reference;
 use restow_registry::Source;
-use restow_registry::open_source;
 
+use crate::access::access;
+use crate::access::open_source;
 use crate::args::Format;
 use crate::args::JobsArguments;
 use crate::args::PlatformArguments;
@@ -45,18 +47,19 @@ use crate::order::Planner;
 use crate::output;
 use crate::progress::Progress;
 use crate::readers::ReadersArguments;
+use crate::referrers::Referring;
 use crate::report::Summary;
 
 /// What is converted, and what it is called afterwards.
 #[derive(Debug, Args)]
 pub(crate) struct ImageArguments {
-    /// The image to read: oci:PATH[:TAG], oci-archive:FILE[:TAG], or a path
+    /// The image to read: oci:PATH[:TAG], docker://HOST/NAME[:TAG], an archive or a path
     #[arg(value_name = "SRC")]
     source: String,
-    /// Where to write it: oci:PATH[:TAG] or a path; several give one layout's image several tags
+    /// Where to write it: oci:PATH[:TAG], docker://HOST/NAME[:TAG], an archive or a path; several are tags in one place
     #[arg(value_name = "DST", required = true, num_args = 1..)]
     destinations: Vec<String>,
-    /// A further tag for the new image in the layout of DST; may be given several times
+    /// A further tag for the new image in the place of DST; may be given several times
     #[arg(long, value_name = "TAG")]
     tag: Vec<String>,
 }
@@ -75,6 +78,12 @@ pub(crate) struct ConversionArguments {
     /// Keep what says which image this one is about (`subject`), though it changes
     #[arg(long)]
     keep_subject: bool,
+    /// Copy what refers to the source (signatures, attestations) to DST; it goes on to refer to the source's digest
+    #[arg(long)]
+    copy_referrers: bool,
+    /// Attach a manifest to the new image that says what it and its layers were made of
+    #[arg(long)]
+    attach_provenance: bool,
     /// What to do about a layer that cannot be converted
     #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
     unsupported: Unsupported,
@@ -183,7 +192,8 @@ impl Job<'_> {
         let progress = Progress::new(&self.arguments.progress);
         self.arguments.readers.check()?;
         let destination = Destination::parse(&self.images.destinations, &self.images.tag)?;
-        let source = open_source(&Reference::parse(&self.images.source)?, &limits)?;
+        let reference = Reference::parse(&self.images.source)?;
+        let source = open_source(&reference)?;
 
         let run = Run { job: &self, limits: &limits, progress: &progress, source: &source };
         let images = run.select()?;
@@ -192,18 +202,21 @@ impl Job<'_> {
             progress.warning(notice);
         }
 
-        let layout = Layout::create(&destination.path, &limits)?;
-        let (conversion, uncopied) = match run.convert_into(&layout, paths, &destination.tags) {
+        let place = access().open_destination(&destination.place, Some(&source))?;
+        let (conversion, uncopied) = match run.convert_into(&*place, paths, &destination.tags) {
             Ok(done) => done,
             Err(error) => {
                 // The error says more than what could not be cleaned up after it.
-                let _ = layout.discard();
+                let _ = place.discard();
                 return Err(error);
             }
         };
         for notice in &uncopied {
             progress.warning(notice);
         }
+        let referring =
+            Referring { reference: &reference, source: &source, place: &*place, conversion: &conversion };
+        referring.settle(self.arguments.copy_referrers, self.arguments.attach_provenance, &progress)?;
         let outcome = Summary {
             source: &source,
             destination: &destination,
@@ -232,7 +245,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn select(&self) -> anyhow::Result<Vec<Selected>> {
-        let Source { provider, root, name } = self.source;
+        let Source { provider, root, name, .. } = self.source;
         let platforms = self.job.arguments.platforms.choice();
         let selection =
             convert::select(&**provider, root, &platforms, self.limits).with_context(|| name.clone())?;
@@ -256,24 +269,24 @@ impl Run<'_> {
     /// Converts the source and publishes the result.
     fn convert_into(
         &self,
-        layout: &Layout,
+        place: &dyn Place,
         prioritized: convert::Prioritized,
         tags: &[String],
     ) -> anyhow::Result<(Conversion, Vec<String>)> {
-        let Source { provider, root, name } = self.source;
-        let store = Overlay::new(layout.store(), [&**provider]);
-        let converter = self.converter(layout, prioritized)?;
+        let Source { provider, root, name, .. } = self.source;
+        let store = Overlay::new(place.store(), [&**provider].into_iter().chain(place.held()));
+        let converter = self.converter(place.scratch(), prioritized)?;
         let conversion = convert::convert(&store, root, &*converter, &self.options(), self.progress)
             .with_context(|| name.clone())?;
         // From here on it is quick, and all or nothing.
         self.job.cancel.check()?;
-        let notices = layout.publish(&store, &conversion.root, tags)?;
+        let notices = place.publish(&store, &conversion.root, tags)?;
         Ok((conversion, notices.iter().map(ToString::to_string).collect()))
     }
 
     fn converter(
         &self,
-        layout: &Layout,
+        scratch: &Path,
         prioritized: convert::Prioritized,
     ) -> anyhow::Result<Box<dyn LayerConverter>> {
         let ConversionArguments { verify, reuse, jobs, tmp_dir, .. } = self.job.arguments;
@@ -287,7 +300,7 @@ impl Run<'_> {
             }
             Target::Seekable { format, .. } => {
                 let codec = format.codec().context("no format is asked for")?;
-                let spool = tmp_dir.clone().unwrap_or_else(|| layout.path().to_owned());
+                let spool = tmp_dir.clone().unwrap_or_else(|| scratch.to_owned());
                 let options = EncodeOptions {
                     check_frames: *verify == Verify::Frames,
                     limits: self.limits.clone(),

@@ -2,6 +2,7 @@
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests fail by panicking"))]
 
+mod access;
 mod args;
 mod commands;
 mod conversion;
@@ -17,8 +18,10 @@ mod output;
 mod parallel;
 mod progress;
 mod readers;
+mod referrers;
 mod report;
 mod seekable;
+mod transfer;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -32,7 +35,9 @@ fn main() -> ExitCode {
         Ok(cancel) => cancel,
         Err(error) => return fail(&error),
     };
-    match commands::run(cli.command, &cancel) {
+    let outcome = access::set_up(&cli.registries).and_then(|()| commands::run(cli.command, &cancel));
+    access::tell_requests();
+    match outcome {
         Ok(code) => code,
         // Whatever an interrupted command says is about the interruption.
         Err(_) if interrupt::happened() => {

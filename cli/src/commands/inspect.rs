@@ -13,10 +13,10 @@ use restow_oci::MediaType;
 use restow_oci::Platform;
 use restow_registry::Reference;
 use restow_registry::Source;
-use restow_registry::open_source;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::access::open_source;
 use crate::args::Format;
 use crate::image::Image;
 use crate::output;
@@ -28,7 +28,7 @@ use crate::seekable::LayerBlob;
 /// Blobs are looked into, not read in full: `restow verify` does that.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The image: oci:PATH[:TAG], oci-archive:FILE[:TAG], or a path
+    /// The image: oci:PATH[:TAG], docker://HOST/NAME[:TAG], an archive, or a path
     #[arg(value_name = "REF")]
     reference: String,
     /// Print the table of contents of this layer, counted from 0, as it stands in the blob
@@ -44,7 +44,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let limits = Limits::default();
-    let source = open_source(&Reference::parse(&arguments.reference)?, &limits)?;
+    let source = open_source(&Reference::parse(&arguments.reference)?)?;
     if let Some(position) = arguments.toc {
         print_toc(&source, &Image::one(&source, &arguments.platform, &limits)?, position, &limits)?;
         return Ok(ExitCode::SUCCESS);

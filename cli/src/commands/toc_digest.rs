@@ -15,8 +15,8 @@ use restow_oci::Limits;
 use restow_oci::Platform;
 use restow_registry::Reference;
 use restow_registry::Source;
-use restow_registry::open_source;
 
+use crate::access::open_source;
 use crate::image::Image;
 use crate::output;
 use crate::seekable::LayerBlob;
@@ -26,7 +26,7 @@ use crate::seekable::LayerBlob;
 /// The table is read, checked, and held to what the manifest says of it.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The image: oci:PATH[:TAG], oci-archive:FILE[:TAG], or a path
+    /// The image: oci:PATH[:TAG], docker://HOST/NAME[:TAG], an archive, or a path
     #[arg(value_name = "REF")]
     reference: String,
     /// The layer, counted from 0; without it each layer gets a line: position, digest, digest of the table or -
@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let limits = Limits::default();
-    let source = open_source(&Reference::parse(&arguments.reference)?, &limits)?;
+    let source = open_source(&Reference::parse(&arguments.reference)?)?;
     let image = Image::one(&source, arguments.platform.as_slice(), &limits)?;
     let digest = |position: usize, layer: &Descriptor| {
         let digest = toc_digest(&source, layer, &limits);

@@ -25,6 +25,9 @@ mod convert;
 /// `restow ls`, `restow cat`, `restow toc-digest`, and what `inspect` and `verify` make of other tools' layers.
 mod files;
 
+/// Registries and archives: `restow copy`, `index`, `deploy`, and conversions from and to them.
+mod registry;
+
 fn base() -> Layer {
     let tar = TarBuilder::new()
         .dir("usr/")

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use restow_content::Provider;
 use restow_oci::Descriptor;
+use restow_oci::Digest;
 use restow_oci::Limits;
 
 use crate::ArchiveDestination;
@@ -89,7 +90,12 @@ impl Access {
         let name = reference.to_string();
         let limits = self.limits();
         let selector = &reference.selector;
-        let local = |provider: Box<dyn Provider>, root| Source { provider, root, name: name.clone(), repository: None };
+        let local = |provider: Box<dyn Provider>, root| Source {
+            provider,
+            root,
+            name: name.clone(),
+            repository: None,
+        };
         match &reference.place {
             Place::Layout(path) => {
                 let layout = Layout::open(path, limits)?;
@@ -126,6 +132,24 @@ impl Access {
         }
     }
 
+    /// Returns the manifests where `reference` lies whose subject is `digest`.
+    pub fn referrers(&self, reference: &Reference, digest: &Digest) -> Result<Vec<Descriptor>> {
+        let limits = self.limits();
+        match &reference.place {
+            Place::Registry(repository) => self.client()?.referrers(repository, digest, None),
+            Place::Layout(path) => {
+                let layout = Layout::open(path, limits)?;
+                layout.catalogue()?.referrers(digest, layout.store(), limits)
+            }
+            Place::Archive(path) if path != Path::new(STANDARD) => {
+                let archive = OciArchive::open(path, limits)?;
+                archive.catalogue().referrers(digest, &archive, limits)
+            }
+            // Docker's list has no place for them, and a stream is read only once.
+            Place::Archive(_) | Place::DockerArchive(_) => Ok(Vec::new()),
+        }
+    }
+
     /// Opens a place to write to, and makes it where it does not exist. `source` is where most blobs come from.
     pub fn open_destination(&self, place: &Place, source: Option<&Source>) -> Result<Box<dyn Destination>> {
         let limits = self.limits();
@@ -135,7 +159,8 @@ impl Access {
             Place::Archive(path) => Box::new(archive(path, ArchiveForm::Oci)?),
             Place::DockerArchive(path) => Box::new(archive(path, ArchiveForm::Docker)?),
             Place::Registry(repository) => {
-                let others: Vec<_> = source.and_then(|source| source.repository.clone()).into_iter().collect();
+                let others: Vec<_> =
+                    source.and_then(|source| source.repository.clone()).into_iter().collect();
                 Box::new(RemoteDestination::new(self.client()?, repository, &others, &self.scratch)?)
             }
         })

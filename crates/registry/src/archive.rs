@@ -103,6 +103,10 @@ impl OciArchive {
         self.catalogue.tags()
     }
 
+    pub(crate) fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
     /// Returns the image that `selector` means: its manifest or index.
     pub fn resolve(&self, selector: &Selector) -> Result<Descriptor> {
         self.catalogue.resolve(selector, self, &self.limits)

@@ -16,6 +16,7 @@ mod access;
 mod archive;
 mod catalogue;
 pub mod client;
+pub mod deploy;
 mod destination;
 mod error;
 mod graph;
@@ -26,6 +27,7 @@ mod publish;
 mod push;
 mod reference;
 mod remote;
+pub mod synthesize;
 mod upload;
 mod watch;
 

@@ -60,14 +60,6 @@ impl Repository {
         }
         Ok(Name { repository: self.clone(), tag: Some(tag.to_owned()), digest: None })
     }
-
-    /// Returns the name that people use: without Docker Hub's host and its `library/`.
-    fn familiar(&self) -> String {
-        if self.host == DOCKER_HUB {
-            return self.path.strip_prefix("library/").unwrap_or(&self.path).to_owned();
-        }
-        format!("{}/{}", self.host, self.path)
-    }
 }
 
 impl Name {
@@ -79,11 +71,6 @@ impl Name {
     /// Returns the tag that is meant where neither tag nor digest is named, too.
     pub fn tag_or_latest(&self) -> &str {
         self.tag.as_deref().unwrap_or("latest")
-    }
-
-    /// Returns the name with Docker Hub's short forms, as other tools write it into annotations.
-    pub fn familiar(&self) -> String {
-        self.written(self.repository.familiar())
     }
 
     fn written(&self, mut name: String) -> String {
@@ -200,30 +187,27 @@ mod tests {
     const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
     #[test]
-    fn names_are_whole_inside_and_short_where_people_read_them() {
-        for (text, whole, familiar) in [
-            ("debian", "docker.io/library/debian", "debian"),
-            ("debian:12", "docker.io/library/debian:12", "debian:12"),
-            ("library/debian", "docker.io/library/debian", "debian"),
-            ("tianon/true:oci", "docker.io/tianon/true:oci", "tianon/true:oci"),
-            ("docker.io/debian", "docker.io/library/debian", "debian"),
-            ("index.docker.io/library/debian", "docker.io/library/debian", "debian"),
-            ("registry-1.docker.io/debian", "docker.io/library/debian", "debian"),
-            ("registry.hub.docker.com/library/debian", "docker.io/library/debian", "debian"),
-            ("localhost/a", "localhost/a", "localhost/a"),
-            ("localhost:5000/a/b/c:v1", "localhost:5000/a/b/c:v1", "localhost:5000/a/b/c:v1"),
-            ("127.0.0.1:80/a", "127.0.0.1:80/a", "127.0.0.1:80/a"),
-            ("[::1]:5000/a:b", "[::1]:5000/a:b", "[::1]:5000/a:b"),
-            ("example.org/a__b/c---d.e_f:V_1.x-y", "example.org/a__b/c---d.e_f:V_1.x-y", ""),
+    fn names_of_every_form_are_made_whole() {
+        for (text, whole) in [
+            ("debian", "docker.io/library/debian"),
+            ("debian:12", "docker.io/library/debian:12"),
+            ("library/debian", "docker.io/library/debian"),
+            ("tianon/true:oci", "docker.io/tianon/true:oci"),
+            ("docker.io/debian", "docker.io/library/debian"),
+            ("index.docker.io/library/debian", "docker.io/library/debian"),
+            ("registry-1.docker.io/debian", "docker.io/library/debian"),
+            ("registry.hub.docker.com/library/debian", "docker.io/library/debian"),
+            ("localhost/a", "localhost/a"),
+            ("localhost:5000/a/b/c:v1", "localhost:5000/a/b/c:v1"),
+            ("127.0.0.1:80/a", "127.0.0.1:80/a"),
+            ("[::1]:5000/a:b", "[::1]:5000/a:b"),
+            ("example.org/a__b/c---d.e_f:V_1.x-y", "example.org/a__b/c---d.e_f:V_1.x-y"),
         ] {
             let name = Name::parse(text).unwrap();
             assert_eq!(name.to_string(), whole);
-            if !familiar.is_empty() {
-                assert_eq!(name.familiar(), familiar);
-            }
             let with_digest = Name::parse(&format!("{text}@{DIGEST}")).unwrap();
             assert_eq!(with_digest.to_string(), format!("{whole}@{DIGEST}"));
-            assert_eq!(Name::parse(&with_digest.familiar()).unwrap(), with_digest);
+            assert_eq!(Name::parse(&with_digest.to_string()).unwrap(), with_digest);
         }
     }
 

@@ -76,12 +76,7 @@ impl<'a> Push<'a> {
     }
 
     /// Sees to it that each of `names` means the document.
-    pub(crate) fn image(
-        self,
-        names: &[Name],
-        media_type: &MediaType,
-        bytes: &Bytes,
-    ) -> Result<Vec<Notice>> {
+    pub(crate) fn image(self, names: &[Name], media_type: &MediaType, bytes: &Bytes) -> Result<Vec<Notice>> {
         for name in names {
             self.named(name, media_type, bytes)?;
         }
@@ -116,7 +111,8 @@ impl<'a> Push<'a> {
             Kind::Manifest => {
                 let manifest =
                     Manifest::parse_as(bytes.to_vec(), media_type, limits).map_err(unusable(shown()))?;
-                let blobs: Vec<_> = [manifest.config()].into_iter().chain(manifest.layers()).cloned().collect();
+                let blobs: Vec<_> =
+                    [manifest.config()].into_iter().chain(manifest.layers()).cloned().collect();
                 parallel::each(&distinct(&blobs), PARTS, |blob| self.blob(&name.repository, blob))?;
             }
             _ => return Err(refusal),

@@ -124,15 +124,14 @@ impl Provider for Remote {
         let failed = |error: Error| match error {
             Error::Content(error) => error,
             Error::NotInRegistry { .. } => NotFound { digest: digest() },
-            error => restow_content::Error::Read {
-                digest: digest(),
-                offset: 0,
-                source: io::Error::other(error),
-            },
+            error => {
+                restow_content::Error::Read { digest: digest(), offset: 0, source: io::Error::other(error) }
+            }
         };
         let document = matches!(descriptor.media_type.kind(), Kind::Index | Kind::Manifest);
         if document || descriptor.size <= OBJECT_SIZE {
-            let bytes = self.small(descriptor).map_err(failed)?.ok_or_else(|| NotFound { digest: digest() })?;
+            let bytes =
+                self.small(descriptor).map_err(failed)?.ok_or_else(|| NotFound { digest: digest() })?;
             let (expected, actual) = (descriptor.size, bytes.len() as u64);
             return match actual == expected {
                 true => Ok(Box::new(InMemory(bytes))),
@@ -151,7 +150,8 @@ impl Provider for Remote {
         }
         let Some(spool) = &self.spool else { return Ok(Box::new(self.stream(descriptor))) };
         let mut blobs = lock(&spool.blobs);
-        if let Some(blob) = blobs.get(&descriptor.digest).filter(|blob| blob.stream.size() == descriptor.size) {
+        if let Some(blob) = blobs.get(&descriptor.digest).filter(|blob| blob.stream.size() == descriptor.size)
+        {
             return Ok(Box::new(Reader(blob.clone())));
         }
         let blob = Spooled::new(self.stream(descriptor), &spool.directory)?;
@@ -325,10 +325,12 @@ impl Spooled {
                 let result = match download.next().await {
                     Ok(None) => return,
                     // The page cache takes it; a disk that is slow slows the download as it should.
-                    Ok(Some(piece)) => file.write_all_at(&piece, offset).map(|()| piece.len()).map_err(|source| {
-                        let (action, path) = ("write", "a temporary file".into());
-                        restow_content::Error::Io { action, path, source }.into()
-                    }),
+                    Ok(Some(piece)) => {
+                        file.write_all_at(&piece, offset).map(|()| piece.len()).map_err(|source| {
+                            let (action, path) = ("write", "a temporary file".into());
+                            restow_content::Error::Io { action, path, source }.into()
+                        })
+                    }
                     Err(error) => Err(error),
                 };
                 let mut progress = lock(&shared.0);

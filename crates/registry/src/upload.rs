@@ -159,10 +159,7 @@ impl Manager for SendingStore {
         self.local.update(digest, labels)
     }
 
-    fn walk(
-        &self,
-        visit: &mut dyn FnMut(Info) -> restow_content::Result<()>,
-    ) -> restow_content::Result<()> {
+    fn walk(&self, visit: &mut dyn FnMut(Info) -> restow_content::Result<()>) -> restow_content::Result<()> {
         self.local.walk(visit)
     }
 

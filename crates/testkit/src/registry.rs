@@ -158,7 +158,13 @@ impl Registry {
     }
 
     /// Stores a manifest, without a look at its parts.
-    pub fn put_manifest(&self, repository: &str, tag: Option<&str>, media_type: &str, bytes: &[u8]) -> Digest {
+    pub fn put_manifest(
+        &self,
+        repository: &str,
+        tag: Option<&str>,
+        media_type: &str,
+        bytes: &[u8],
+    ) -> Digest {
         lock(&self.shared.state).put_manifest(repository, tag, media_type, bytes.to_vec());
         Digest::sha256(bytes)
     }

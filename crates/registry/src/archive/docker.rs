@@ -175,9 +175,8 @@ impl DockerArchive {
                     |name, tag| name.rsplit_once(':').is_some_and(|(_, last)| last == tag),
                 ];
                 for matches in matches {
-                    let mut found = self.images.iter().filter(|image| {
-                        image.names.iter().any(|name| matches(name, tag))
-                    });
+                    let mut found =
+                        self.images.iter().filter(|image| image.names.iter().any(|name| matches(name, tag)));
                     match (found.next(), found.next()) {
                         (None, _) => {}
                         (Some(image), None) => return Ok(image.root.clone()),

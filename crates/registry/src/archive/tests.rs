@@ -1,7 +1,7 @@
 use super::*;
-use crate::Reference;
 use crate::Access;
 use crate::Reading;
+use crate::Reference;
 use crate::Settings;
 use restow_testkit::Entry;
 use restow_testkit::Image;
@@ -221,7 +221,8 @@ fn a_source_is_opened_by_its_reference() {
         (at("layout:v2"), "holds no image \"v2\", only v1"),
         (at("image.tar:v2"), "holds no image \"v2\", only v1"),
     ] {
-        let error = access.open_source(&Reference::parse(&text).unwrap(), Reading::Once).map(drop).unwrap_err();
+        let error =
+            access.open_source(&Reference::parse(&text).unwrap(), Reading::Once).map(drop).unwrap_err();
         assert!(error.to_string().contains(expected), "{text}: {error}");
     }
 }

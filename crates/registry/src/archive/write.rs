@@ -55,7 +55,12 @@ pub struct ArchiveDestination {
 
 impl ArchiveDestination {
     /// Writes to `path`, with files below `scratch` meanwhile.
-    pub fn new(path: &Path, form: ArchiveForm, scratch: &Path, limits: &Limits) -> Result<ArchiveDestination> {
+    pub fn new(
+        path: &Path,
+        form: ArchiveForm,
+        scratch: &Path,
+        limits: &Limits,
+    ) -> Result<ArchiveDestination> {
         let directory = tempfile::Builder::new().prefix("restow-").tempdir_in(scratch);
         let directory = directory.map_err(|source| restow_content::Error::Io {
             action: "create a temporary directory in",
@@ -200,7 +205,9 @@ impl Tar<'_> {
         let count = counted.count;
         result.map_err(failed(Path::new(path)))?;
         if count != size {
-            return Err(restow_content::Error::TooLarge { what: path.to_owned(), size: count, limit: size }.into());
+            return Err(
+                restow_content::Error::TooLarge { what: path.to_owned(), size: count, limit: size }.into()
+            );
         }
         Ok(())
     }
@@ -227,7 +234,6 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| restow_content::Error::Io { action: "write", path, source }.into()
 }
-
 
 #[cfg(test)]
 mod tests;

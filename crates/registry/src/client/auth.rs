@@ -220,10 +220,12 @@ impl Registry {
 
 /// Returns whether a token for `scope` does for `wanted`: the same thing, and all actions.
 fn covers(scope: &str, wanted: &str) -> bool {
-    let split = |scope: &str| scope.rsplit_once(':').map(|(what, actions)| (what.to_owned(), actions.to_owned()));
+    let split =
+        |scope: &str| scope.rsplit_once(':').map(|(what, actions)| (what.to_owned(), actions.to_owned()));
     match (split(scope), split(wanted)) {
         (Some((what, has)), Some((other, wanted))) => {
-            what == other && wanted.split(',').all(|action| has.split(',').any(|has| has == action || has == "*"))
+            what == other
+                && wanted.split(',').all(|action| has.split(',').any(|has| has == action || has == "*"))
         }
         _ => scope == wanted,
     }
@@ -335,7 +337,8 @@ impl Issuer<'_> {
         })?;
         let document: Value = serde_json::from_slice(&body).map_err(|_| self.malformed("is not JSON"))?;
         let token = ["token", "access_token"].into_iter().find_map(|key| document[key].as_str());
-        let token = token.filter(|token| !token.is_empty()).ok_or_else(|| self.malformed("holds no token"))?;
+        let token =
+            token.filter(|token| !token.is_empty()).ok_or_else(|| self.malformed("holds no token"))?;
         self.token(token, document["expires_in"].as_u64())
     }
 

@@ -99,7 +99,11 @@ impl File {
         // The message of the parser could quote a secret, its place does not.
         let malformed = |error: serde_json::Error| Error::Configuration {
             path: path.to_owned(),
-            problem: format!("it is not what it should be at line {} column {}", error.line(), error.column()),
+            problem: format!(
+                "it is not what it should be at line {} column {}",
+                error.line(),
+                error.column()
+            ),
         };
         let file: File = serde_json::from_slice(&bytes).map_err(malformed)?;
         Ok(File { path: path.to_owned(), ..file })
@@ -108,7 +112,9 @@ impl File {
     fn find(&self, host: &str, path: &str) -> Result<Option<Login>> {
         for key in keys(host, path) {
             // As docker has it: a helper for just this registry first, then the store for all, then the file.
-            if let Some((named, helper)) = self.cred_helpers.iter().find(|(named, _)| normalized(named) == key) {
+            if let Some((named, helper)) =
+                self.cred_helpers.iter().find(|(named, _)| normalized(named) == key)
+            {
                 let server = if key == DOCKER_HUB { DOCKER_HUB_KEY } else { named };
                 return ask(helper, server);
             }
@@ -255,7 +261,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
         std::fs::write(path("a"), format!(r#"{{"auths":{{"a.org":{}}}}}"#, auth("first"))).unwrap();
-        std::fs::write(path("b"), format!(r#"{{"auths":{{"a.org":{0},"b.org":{0}}}}}"#, auth("second"))).unwrap();
+        std::fs::write(path("b"), format!(r#"{{"auths":{{"a.org":{0},"b.org":{0}}}}}"#, auth("second")))
+            .unwrap();
         std::fs::write(path("c"), "").unwrap();
         let credentials = Credentials::load(&["missing", "c", "a", "b"].map(path)).unwrap();
         assert_eq!(credentials.find("a.org", "x").unwrap(), password("first"));
@@ -277,7 +284,10 @@ mod tests {
     #[test]
     fn neither_messages_nor_debug_output_hold_a_secret() {
         let error = file(r#"{"auths":{"a.org":{"auth":"c2VjcmV0"},}}"#).unwrap_err();
-        assert!(matches!(&error, Error::Configuration { .. }) && !error.to_string().contains("c2Vj"), "{error}");
+        assert!(
+            matches!(&error, Error::Configuration { .. }) && !error.to_string().contains("c2Vj"),
+            "{error}"
+        );
         let credentials = file(r#"{"auths":{"a.org":{"auth":"dXNlcjpzZWNyZXQ="}}}"#).unwrap();
         let login = credentials.find("a.org", "x").unwrap();
         assert!(!format!("{credentials:?} {login:?}").contains("secret"));

@@ -182,7 +182,8 @@ impl Download {
                 }
                 Ok(None) if empty => return Ok(None),
                 Ok(None) => {
-                    let problem = format!("the blob ends after {} of {} bytes", self.offset, self.descriptor.size);
+                    let problem =
+                        format!("the blob ends after {} of {} bytes", self.offset, self.descriptor.size);
                     self.broke(problem.into()).await?;
                 }
                 Err(broken) => self.broke(Box::new(broken)).await?,
@@ -272,9 +273,7 @@ impl Download {
                     }
                     self.ranges = false;
                 }
-                StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::NOT_IMPLEMENTED
-                    if self.ranges && !whole =>
-                {
+                StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::NOT_IMPLEMENTED if self.ranges && !whole => {
                     self.ranges = false;
                 }
                 StatusCode::PARTIAL_CONTENT => {

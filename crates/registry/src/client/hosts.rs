@@ -137,12 +137,15 @@ pub struct Proxies {
 impl Proxies {
     fn proxies(&self) -> Result<Vec<Proxy>> {
         let none = self.none.as_deref().and_then(reqwest::NoProxy::from_string);
-        let make = |url: &Option<String>, make: fn(&str) -> reqwest::Result<Proxy>| -> Result<Option<Proxy>> {
+        let make = |url: &Option<String>,
+                    make: fn(&str) -> reqwest::Result<Proxy>|
+         -> Result<Option<Proxy>> {
             let Some(url) = url.as_deref().filter(|url| !url.is_empty()) else { return Ok(None) };
             let proxy = make(url).map_err(|error| unusable(Path::new("the proxy"), super::chain(&error)))?;
             Ok(Some(proxy.no_proxy(none.clone())))
         };
-        let proxies = [make(&self.http, |url| Proxy::http(url))?, make(&self.https, |url| Proxy::https(url))?];
+        let proxies =
+            [make(&self.http, |url| Proxy::http(url))?, make(&self.https, |url| Proxy::https(url))?];
         Ok(proxies.into_iter().flatten().collect())
     }
 }

@@ -221,8 +221,12 @@ impl Http {
             let outcome = patient(builder.send(), clock, idle, moved).await;
             let failure: Box<dyn StdError + Send + Sync> = match outcome {
                 Some(Ok(inner)) => {
-                    let response =
-                        Response { inner, request: request.clone(), clock: self.settings.clock.clone(), idle };
+                    let response = Response {
+                        inner,
+                        request: request.clone(),
+                        clock: self.settings.clock.clone(),
+                        idle,
+                    };
                     match response.status() {
                         status @ (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
                             if postponed < POSTPONED

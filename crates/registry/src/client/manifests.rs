@@ -153,8 +153,8 @@ impl Core {
     async fn head_at(&self, endpoint: &Endpoint, name: &Name, to_write: bool) -> Result<Option<Head>> {
         let scopes = [if to_write { auth::push(endpoint) } else { auth::pull(endpoint) }];
         let url = endpoint.url(&format!("manifests/{}", reference(name)));
-        let call = Call::new(RequestKind::ManifestHead, Method::HEAD, url, &scopes)
-            .header(header::ACCEPT, ACCEPT);
+        let call =
+            Call::new(RequestKind::ManifestHead, Method::HEAD, url, &scopes).header(header::ACCEPT, ACCEPT);
         let response = self.http.send(endpoint, call).await?;
         match response.status() {
             StatusCode::OK => {
@@ -189,9 +189,8 @@ impl Core {
             return Err(response.into_error().await);
         }
         if let Some(stored) = response.text_header("docker-content-digest")
-            && Digest::parse(stored).is_ok_and(|stored| {
-                stored.algorithm() == digest.algorithm() && stored != digest
-            })
+            && Digest::parse(stored)
+                .is_ok_and(|stored| stored.algorithm() == digest.algorithm() && stored != digest)
         {
             return Err(response.protocol(format!("the registry stored {stored}, expected {digest}")));
         }

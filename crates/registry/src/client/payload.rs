@@ -65,7 +65,10 @@ impl Payload {
                 let (part, told) = (part.clone(), progress.clone());
                 let left = part.end - part.start;
                 tokio::task::spawn_blocking(move || part.read(&sender, &told));
-                (Some(reqwest::Body::wrap(Body { receiver, left, progress: progress.clone() })), Some(progress))
+                (
+                    Some(reqwest::Body::wrap(Body { receiver, left, progress: progress.clone() })),
+                    Some(progress),
+                )
             }
         }
     }

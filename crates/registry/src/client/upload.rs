@@ -302,12 +302,7 @@ impl Upload<'_> {
     }
 
     fn part(&self, start: u64, end: u64) -> Payload {
-        Payload::Part(Part {
-            blob: self.blob.clone(),
-            descriptor: self.descriptor.clone(),
-            start,
-            end,
-        })
+        Payload::Part(Part { blob: self.blob.clone(), descriptor: self.descriptor.clone(), start, end })
     }
 }
 

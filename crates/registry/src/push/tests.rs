@@ -42,7 +42,8 @@ fn push(registry: &Registry, image: &Image, tags: &[&str]) -> Result<Vec<Notice>
 /// Counts the lines that start with each word.
 fn count(registry: &Registry) -> [usize; 5] {
     let lines = registry.take_lines();
-    ["HEAD", "GET", "POST", "PATCH", "PUT"].map(|word| lines.iter().filter(|line| line.starts_with(word)).count())
+    ["HEAD", "GET", "POST", "PATCH", "PUT"]
+        .map(|word| lines.iter().filter(|line| line.starts_with(word)).count())
 }
 
 #[test]
@@ -135,9 +136,7 @@ fn what_is_nowhere_is_named_and_what_may_not_leave_stays() {
 fn a_refusal_for_another_reason_is_told_as_it_is() {
     for status in [401, 403, 405, 413, 415] {
         let registry = Registry::start();
-        registry.intercept(move |request| {
-            (request.method == "PUT").then(|| Answer::error(status, "DENIED"))
-        });
+        registry.intercept(move |request| (request.method == "PUT").then(|| Answer::error(status, "DENIED")));
         let error = push(&registry, &image(1, &[10]), &["v1"]).unwrap_err();
         assert!(matches!(error, Error::Status { status: found, .. } if found == status), "{error}");
         assert_eq!(count(&registry)[2], 0);

@@ -65,7 +65,12 @@ impl Answer {
     }
 
     /// Writes the answer and returns whether the connection goes on.
-    pub(super) fn send(&self, stream: &mut TcpStream, method: &str, stalled: &AtomicUsize) -> io::Result<bool> {
+    pub(super) fn send(
+        &self,
+        stream: &mut TcpStream,
+        method: &str,
+        stalled: &AtomicUsize,
+    ) -> io::Result<bool> {
         let mut head = format!("HTTP/1.1 {} x\r\n", self.status);
         let has_length = self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-length"));
         for (name, value) in &self.headers {

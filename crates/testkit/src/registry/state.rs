@@ -61,7 +61,13 @@ impl State {
         self.repositories.get(repository)?.blobs.get(digest).cloned()
     }
 
-    pub(super) fn put_manifest(&mut self, repository: &str, tag: Option<&str>, media_type: &str, bytes: Vec<u8>) {
+    pub(super) fn put_manifest(
+        &mut self,
+        repository: &str,
+        tag: Option<&str>,
+        media_type: &str,
+        bytes: Vec<u8>,
+    ) {
         let digest = Digest::sha256(&bytes).to_string();
         let repository = self.repository(repository);
         repository.manifests.insert(digest.clone(), (media_type.to_owned(), bytes));
@@ -100,7 +106,8 @@ impl State {
             let names: Vec<_> = self.repositories.keys().cloned().collect();
             return page(request, "repositories", &names);
         }
-        let parts = [("/manifests/", 0), ("/blobs/uploads/", 1), ("/blobs/", 2), ("/tags/", 3), ("/referrers/", 4)];
+        let parts =
+            [("/manifests/", 0), ("/blobs/uploads/", 1), ("/blobs/", 2), ("/tags/", 3), ("/referrers/", 4)];
         let found = parts.iter().find_map(|(part, kind)| {
             path.split_once(part).map(|(name, rest)| (*kind, name.to_owned(), rest.to_owned()))
         });
@@ -109,7 +116,9 @@ impl State {
             Some((1, name, rest)) => self.uploads(request, &name, &rest),
             Some((2, name, rest)) => self.blobs(request, &name, &rest),
             Some((3, name, _)) => match self.repositories.get(&name) {
-                Some(repository) => page(request, "tags", &repository.tags.keys().cloned().collect::<Vec<_>>()),
+                Some(repository) => {
+                    page(request, "tags", &repository.tags.keys().cloned().collect::<Vec<_>>())
+                }
                 None => Answer::error(404, "NAME_UNKNOWN"),
             },
             Some((4, name, rest)) if self.referrers => self.referrers(&name, &rest),
@@ -133,14 +142,16 @@ impl State {
                     let (what, actions) = wanted.rsplit_once(':').unwrap_or_default();
                     token.split(' ').any(|scope| {
                         let (had, may) = scope.rsplit_once(':').unwrap_or_default();
-                        had == what && actions.split(',').all(|action| may.split(',').any(|may| may == action))
+                        had == what
+                            && actions.split(',').all(|action| may.split(',').any(|may| may == action))
                     })
                 });
                 if issued.contains(token) && enough {
                     return None;
                 }
                 let scope = wanted.join(" ");
-                let challenge = format!(r#"Bearer realm="http://{host}/token",service="test",scope="{scope}""#);
+                let challenge =
+                    format!(r#"Bearer realm="http://{host}/token",service="test",scope="{scope}""#);
                 Some(refusal.header("WWW-Authenticate", challenge))
             }
         }
@@ -156,7 +167,8 @@ impl State {
         }
         let query = if identity { form } else { request.query.clone() };
         let scopes = query.split('&').filter_map(|pair| pair.strip_prefix("scope="));
-        let decode = |text: &str| text.replace("%3A", ":").replace("%2F", "/").replace("%2C", ",").replace('+', " ");
+        let decode =
+            |text: &str| text.replace("%3A", ":").replace("%2F", "/").replace("%2C", ",").replace('+', " ");
         let token = scopes.map(decode).collect::<Vec<_>>().join(" ");
         issued.insert(token.clone());
         Answer::new(200).body(json!({"token": token, "expires_in": 300}).to_string())
@@ -188,9 +200,11 @@ impl State {
         let digests = |list: &Value| -> Vec<(String, bool)> {
             let entries = list.as_array().map(Vec::as_slice).unwrap_or_default();
             let elsewhere = |entry: &Value| {
-                entry.get("urls").is_some() || entry["mediaType"].as_str().unwrap_or_default().contains("foreign")
+                entry.get("urls").is_some()
+                    || entry["mediaType"].as_str().unwrap_or_default().contains("foreign")
             };
-            let entry = |entry: &Value| (entry["digest"].as_str().unwrap_or_default().to_owned(), elsewhere(entry));
+            let entry =
+                |entry: &Value| (entry["digest"].as_str().unwrap_or_default().to_owned(), elsewhere(entry));
             entries.iter().map(entry).collect()
         };
         let repository = self.repository(name);
@@ -346,7 +360,8 @@ fn basic(user: &str, password: &str) -> String {
     let text = format!("{user}:{password}");
     let mut encoded = String::from("Basic ");
     for group in text.as_bytes().chunks(3) {
-        let bits = group.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
+        let bits =
+            group.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
         for place in 0..4 {
             let digit = DIGITS[(bits >> (18 - 6 * place) & 63) as usize];
             encoded.push(if place <= group.len() { digit.into() } else { '=' });

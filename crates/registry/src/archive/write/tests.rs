@@ -75,7 +75,10 @@ fn an_archive_for_docker_is_one_for_all() {
         assert_eq!(layers, [one.blobs[2].0.clone(), one.blobs[3].0.clone()]);
         assert_eq!(manifest.config().digest, one.blobs[1].0);
         for layer in manifest.layers() {
-            restow_content::VerifiedReader::new(archive.open(layer).unwrap(), layer).unwrap().finish().unwrap();
+            restow_content::VerifiedReader::new(archive.open(layer).unwrap(), layer)
+                .unwrap()
+                .finish()
+                .unwrap();
         }
     }
     let two = IndexBuilder::new().image(&one).image(&image("linux/arm64")).build();

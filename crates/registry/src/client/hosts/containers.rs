@@ -125,7 +125,8 @@ impl Entry {
             true => String::new(),
             false => prefix.clone(),
         });
-        let mirrors = self.mirror.into_iter().map(|mirror| Mirror { location: trim(mirror.location), ..mirror });
+        let mirrors =
+            self.mirror.into_iter().map(|mirror| Mirror { location: trim(mirror.location), ..mirror });
         Ok(Registry {
             prefix,
             location,

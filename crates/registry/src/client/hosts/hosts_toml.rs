@@ -73,7 +73,8 @@ impl Server {
 
 pub(super) fn parse(path: &Path, text: &str) -> Result<HostsToml> {
     // The order of the hosts counts, which a map of serde's would lose.
-    let document: toml::Table = text.parse().map_err(|error: toml::de::Error| unusable(path, error.message()))?;
+    let document: toml::Table =
+        text.parse().map_err(|error: toml::de::Error| unusable(path, error.message()))?;
     let mut servers = Vec::new();
     if let Some(hosts) = document.get("host").and_then(Value::as_table) {
         for (url, table) in hosts {

@@ -71,10 +71,7 @@ fn registries_conf_names_mirrors_and_other_places() {
     assert_eq!(list("debian", Purpose::Pull), [mirror, digests, hub]);
     assert_eq!(list("debian", Purpose::Resolve), [mirror, hub]);
     assert_eq!(list("debian", Purpose::Push), [hub]);
-    assert_eq!(
-        list("example.org/team/a", Purpose::Push),
-        ["https://elsewhere.example.org/v2/x/a/tags/list"]
-    );
+    assert_eq!(list("example.org/team/a", Purpose::Push), ["https://elsewhere.example.org/v2/x/a/tags/list"]);
     assert_eq!(list("example.org/teams", Purpose::Push), ["https://example.org/v2/teams/tags/list"]);
     let internal = Name::parse("a.internal.example.org/b").unwrap().repository;
     let internal = hosts.endpoints(&internal, Purpose::Pull, &settings).unwrap();
@@ -108,9 +105,8 @@ fn hosts_toml_names_servers_in_their_order() {
     let settings = Settings::default();
     let repository = Name::parse("example.org/a").unwrap().repository;
     let found = |purpose| hosts.endpoints(&repository, purpose, &settings).unwrap();
-    let urls = |purpose| -> Vec<_> {
-        found(purpose).iter().map(|endpoint| endpoint.url("x").to_string()).collect()
-    };
+    let urls =
+        |purpose| -> Vec<_> { found(purpose).iter().map(|endpoint| endpoint.url("x").to_string()).collect() };
     let z = "https://z.example.org/v2/a/x?ns=example.org";
     let a = "http://a.example.org:5000/v2/a/x?ns=example.org";
     let b = "https://b.example.org/custom/path/a/x?ns=example.org";
@@ -129,10 +125,20 @@ fn hosts_toml_names_servers_in_their_order() {
 #[test]
 fn files_that_cannot_be_meant_are_refused() {
     let path = Path::new("x");
-    for text in ["[[registry]]\nblocked = true", "[[registry]]\nlocation = 1", "registry = ", "[registries.search]\nregistries = []"] {
+    for text in [
+        "[[registry]]\nblocked = true",
+        "[[registry]]\nlocation = 1",
+        "registry = ",
+        "[registries.search]\nregistries = []",
+    ] {
         assert!(matches!(containers::parse(path, text), Err(Error::Configuration { .. })), "{text}");
     }
-    for text in ["server = 1", "server = \"ftp://x\"", "[host]\na = 1", "server = \"https://x\"\n[header]\n\"a b\" = \"c\""] {
+    for text in [
+        "server = 1",
+        "server = \"ftp://x\"",
+        "[host]\na = 1",
+        "server = \"https://x\"\n[header]\n\"a b\" = \"c\"",
+    ] {
         assert!(matches!(hosts_toml::parse(path, text), Err(Error::Configuration { .. })), "{text}");
     }
 }

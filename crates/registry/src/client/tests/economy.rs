@@ -116,9 +116,11 @@ fn referrers_are_found_by_list_and_by_tag() {
         }
         let client = client();
         let repository = name(&registry, "a").repository;
-        for (document, media_type) in
-            [(&artifact, MediaType::OCI_MANIFEST), (&index, MediaType::OCI_INDEX), (&index, MediaType::OCI_INDEX)]
-        {
+        for (document, media_type) in [
+            (&artifact, MediaType::OCI_MANIFEST),
+            (&index, MediaType::OCI_INDEX),
+            (&index, MediaType::OCI_INDEX),
+        ] {
             let name = repository.at(&document.root.digest);
             client.put_manifest(&name, &media_type, &Bytes::from(document.root_bytes().to_vec())).unwrap();
         }

@@ -161,7 +161,8 @@ fn redirects_are_followed_and_take_no_secret_to_another_host() {
     let registry = Registry::start();
     let storage = Registry::start();
     storage.put_blob("a", &content);
-    let target = format!("http://{}/v2/a/blobs/{}?signature=secret", storage.other_host(), Digest::sha256(&content));
+    let target =
+        format!("http://{}/v2/a/blobs/{}?signature=secret", storage.other_host(), Digest::sha256(&content));
     registry.require_password("user", "password");
     let redirect = target.clone();
     registry.intercept(move |request| {
@@ -209,7 +210,8 @@ fn an_upload_is_not_sent_on_to_another_host() {
     registry.intercept(move |request| {
         (request.method == "PUT").then(|| Answer::new(307).header("Location", &target))
     });
-    let error = client().push_blob(&name(&registry, "a").repository, &layer(b"x"), &blob(b"x"), &[]).unwrap_err();
+    let error =
+        client().push_blob(&name(&registry, "a").repository, &layer(b"x"), &blob(b"x"), &[]).unwrap_err();
     assert!(error.to_string().contains("was sent on to"), "{error}");
     assert!(other.requests().is_empty());
 }

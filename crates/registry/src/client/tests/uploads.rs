@@ -15,7 +15,10 @@ fn push(client: &Client, registry: &Registry, content: &[u8]) -> Result<Pushed> 
 
 fn lines(registry: &Registry) -> Vec<String> {
     let lines = registry.take_lines();
-    lines.iter().map(|line| line.replace("/v2/a/blobs/uploads/", "U ").replace("/v2/a/blobs/", "B ")).collect()
+    lines
+        .iter()
+        .map(|line| line.replace("/v2/a/blobs/uploads/", "U ").replace("/v2/a/blobs/", "B "))
+        .collect()
 }
 
 #[test]
@@ -95,7 +98,11 @@ fn an_upload_goes_on_from_what_the_registry_has() {
             }
             "GET" => {
                 let range = format!("0-{}", kept.as_ref()?.len() - 1);
-                Some(Answer::new(204).header("Range", range).header("Location", "/v2/a/blobs/uploads/upload-1"))
+                Some(
+                    Answer::new(204)
+                        .header("Range", range)
+                        .header("Location", "/v2/a/blobs/uploads/upload-1"),
+                )
             }
             "PATCH" => {
                 let mut all = kept.take()?;
@@ -103,7 +110,11 @@ fn an_upload_goes_on_from_what_the_registry_has() {
                 all.extend_from_slice(&request.body);
                 let range = format!("0-{}", all.len() - 1);
                 *kept = Some(all);
-                Some(Answer::new(202).header("Range", range).header("Location", "/v2/a/blobs/uploads/upload-1"))
+                Some(
+                    Answer::new(202)
+                        .header("Range", range)
+                        .header("Location", "/v2/a/blobs/uploads/upload-1"),
+                )
             }
             "PUT" => {
                 let all = kept.take()?;
@@ -152,7 +163,8 @@ fn a_registry_that_takes_no_blob_whole_gets_pieces() {
 
 #[test]
 fn locations_of_every_form_are_followed() {
-    let own = |registry: &Registry| format!("http://{}/v2/a/blobs/uploads/upload-1?state=a%2Fb", registry.host());
+    let own =
+        |registry: &Registry| format!("http://{}/v2/a/blobs/uploads/upload-1?state=a%2Fb", registry.host());
     let forms: [&dyn Fn(&Registry) -> String; 4] = [
         &own,
         &|_| "/v2/a/blobs/uploads/upload-1?state=a%2Fb&x".to_owned(),
@@ -166,7 +178,8 @@ fn locations_of_every_form_are_followed() {
             if request.method == "POST" {
                 return Some(Answer::new(202).header("Location", &location));
             }
-            let right = request.path == "/v2/a/blobs/uploads/upload-1" && request.query.contains("state=a%2Fb");
+            let right =
+                request.path == "/v2/a/blobs/uploads/upload-1" && request.query.contains("state=a%2Fb");
             Some(Answer::new(if right && request.value("digest").is_some() { 201 } else { 400 }))
         });
         push(&client(), &registry, b"x").unwrap();
@@ -228,6 +241,7 @@ fn a_registry_that_stores_something_else_is_found_out() {
     let other = Digest::sha256(b"other");
     registry.intercept(move |_| Some(Answer::new(201).header("Docker-Content-Digest", &other)));
     let document = Bytes::from_static(br#"{"schemaVersion":2,"manifests":[]}"#);
-    let error = client().put_manifest(&name(&registry, "a:v1"), &MediaType::OCI_INDEX, &document).unwrap_err();
+    let error =
+        client().put_manifest(&name(&registry, "a:v1"), &MediaType::OCI_INDEX, &document).unwrap_err();
     assert!(error.to_string().contains("the registry stored sha256:"), "{error}");
 }

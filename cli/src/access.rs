@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::Args;
+use restow_oci::Limits;
 use restow_registry::Access;
 use restow_registry::Reading;
 use restow_registry::Reference;
@@ -57,17 +58,19 @@ pub(crate) struct RegistryArguments {
 
 static ACCESS: OnceLock<(RegistryArguments, Access)> = OnceLock::new();
 
-/// Sets up how images are reached, once, before any command runs.
-pub(crate) fn set_up(arguments: &RegistryArguments) -> anyhow::Result<()> {
-    let access = Access::new(arguments.settings()?, &scratch());
+/// Sets up how images are reached, once, before any command runs. Files are read when a registry is needed.
+pub(crate) fn set_up(arguments: &RegistryArguments) {
+    let own = arguments.clone();
+    let access = Access::new(Limits::default(), &scratch(), move || own.settings());
     let _ = ACCESS.set((arguments.clone(), access));
-    Ok(())
 }
 
 /// Returns how images are reached.
 pub(crate) fn access() -> &'static Access {
-    let (_, access) =
-        ACCESS.get_or_init(|| (RegistryArguments::default(), Access::new(Settings::default(), &scratch())));
+    let (_, access) = ACCESS.get_or_init(|| {
+        let access = Access::new(Limits::default(), &scratch(), || Ok(Settings::default()));
+        (RegistryArguments::default(), access)
+    });
     access
 }
 
@@ -96,7 +99,7 @@ fn parse_chunk(text: &str) -> Result<u64, String> {
 }
 
 impl RegistryArguments {
-    fn settings(&self) -> anyhow::Result<Settings> {
+    fn settings(&self) -> restow_registry::Result<Settings> {
         let home = variable("HOME").map(PathBuf::from);
         let path = |name: &str| variable(name).map(PathBuf::from);
         let config = path("XDG_CONFIG_HOME").or_else(|| Some(home.as_ref()?.join(".config")));
@@ -104,7 +107,7 @@ impl RegistryArguments {
 
         let named = self.authfile.clone().or_else(|| path("REGISTRY_AUTH_FILE"));
         if let Some(path) = named.as_ref().filter(|path| !path.exists()) {
-            anyhow::bail!("{} does not exist", path.display());
+            return Err(restow_registry::Error::NoSuchPath { path: path.clone() });
         }
         let logins = [
             named,

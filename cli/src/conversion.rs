@@ -192,6 +192,9 @@ impl Job<'_> {
         let progress = Progress::new(&self.arguments.progress);
         self.arguments.readers.check()?;
         let destination = Destination::parse(&self.images.destinations, &self.images.tag)?;
+        if self.arguments.copy_referrers || self.arguments.attach_provenance {
+            destination.must_hold_referrers()?;
+        }
         let reference = Reference::parse(&self.images.source)?;
         let source = open_source(&reference)?;
 

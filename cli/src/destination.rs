@@ -61,6 +61,17 @@ impl Destination {
         Ok(Self { place, tags: seen })
     }
 
+    /// Refuses a place that holds a single image and nothing about it.
+    pub(crate) fn must_hold_referrers(&self) -> anyhow::Result<()> {
+        match self.place {
+            Place::Archive(_) | Place::DockerArchive(_) => {
+                let problem = "an archive holds one image only: write referrers to a layout or a registry";
+                Err(Usage(problem.into()).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Returns the references by which the new image is found.
     pub(crate) fn references(&self) -> Vec<String> {
         let reference = |selector| Reference { place: self.place.clone(), selector }.to_string();

@@ -35,7 +35,8 @@ fn main() -> ExitCode {
         Ok(cancel) => cancel,
         Err(error) => return fail(&error),
     };
-    let outcome = access::set_up(&cli.registries).and_then(|()| commands::run(cli.command, &cancel));
+    access::set_up(&cli.registries);
+    let outcome = commands::run(cli.command, &cancel);
     access::tell_requests();
     match outcome {
         Ok(code) => code,

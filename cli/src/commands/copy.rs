@@ -62,6 +62,9 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let destination = Destination::parse(&arguments.destinations, &arguments.tag)?;
+    if arguments.referrers {
+        destination.must_hold_referrers()?;
+    }
     let reference = Reference::parse(&arguments.source)?;
     let source = access().open_source(&reference, Reading::Once)?;
     let root = choose(&source, &arguments.platforms)?;

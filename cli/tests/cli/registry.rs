@@ -123,6 +123,8 @@ fn referrers_come_along_when_asked_for() {
         bench.json(&format!("copy --referrers --format json docker://{from}/a:v1 docker://{to}/a:v1"));
     assert_eq!(document["referrers"], json!([signature.root.digest.as_str()]));
     assert_eq!(other.manifest("a", signature.root.digest.as_str()).as_deref(), Some(signature.root_bytes()));
+    let run = bench.run(&format!("copy --referrers docker://{from}/a:v1 out.tar:v1"));
+    assert_eq!(run.code, Some(2), "{run:?}");
     // Through a layout and back.
     bench.ok(&format!("copy --referrers docker://{from}/a:v1 oci:out:v1"));
     let last = Registry::start();

@@ -53,22 +53,34 @@ pub enum Reading {
 }
 
 /// What it takes to reach images, whatever kind of place they lie in.
-#[derive(Debug)]
 pub struct Access {
-    settings: Settings,
+    limits: Limits,
     scratch: PathBuf,
+    settings: Box<dyn Fn() -> Result<Settings> + Send + Sync>,
     client: OnceLock<Client>,
 }
 
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Access").field("scratch", &self.scratch).finish_non_exhaustive()
+    }
+}
+
 impl Access {
-    /// Reaches registries as `settings` say. Temporary files that lie beside no destination go to `scratch`.
-    pub fn new(settings: Settings, scratch: &Path) -> Access {
-        Access { settings, scratch: scratch.to_owned(), client: OnceLock::new() }
+    /// Reaches registries as `settings` say, which are asked for when the first one is. Temporary files that
+    /// lie beside no destination go to `scratch`.
+    pub fn new(
+        limits: Limits,
+        scratch: &Path,
+        settings: impl Fn() -> Result<Settings> + Send + Sync + 'static,
+    ) -> Access {
+        let (scratch, settings) = (scratch.to_owned(), Box::new(settings));
+        Access { limits, scratch, settings, client: OnceLock::new() }
     }
 
     /// Returns how much is accepted.
     pub fn limits(&self) -> &Limits {
-        &self.settings.limits
+        &self.limits
     }
 
     /// Returns the client, which is made when it is first needed.
@@ -76,7 +88,7 @@ impl Access {
         if let Some(client) = self.client.get() {
             return Ok(client);
         }
-        let client = Client::new(self.settings.clone())?;
+        let client = Client::new(Settings { limits: self.limits.clone(), ..(self.settings)()? })?;
         Ok(self.client.get_or_init(|| client))
     }
 
@@ -105,7 +117,15 @@ impl Access {
             Place::Archive(path) => {
                 let archive = match path == Path::new(STANDARD) {
                     true => OciArchive::from_input(&mut std::io::stdin().lock(), &self.scratch, limits)?,
-                    false => OciArchive::open(path, limits)?,
+                    false => match OciArchive::open(path, limits) {
+                        // A path says only that it is an archive; what lies there says which kind.
+                        Err(Error::DockerArchive { .. }) => {
+                            let saved =
+                                Reference { place: Place::DockerArchive(path.clone()), ..reference.clone() };
+                            return self.open_source(&saved, reading);
+                        }
+                        archive => archive?,
+                    },
                 };
                 let root = archive.resolve(selector)?;
                 Ok(local(Box::new(archive), root))

@@ -58,7 +58,7 @@ pub enum Error {
     },
 
     /// The archive is what `docker save` writes.
-    #[error("{path} is a docker archive, which is not supported yet by this version")]
+    #[error("{path} is a docker archive, not an OCI one")]
     DockerArchive {
         /// The archive.
         path: PathBuf,

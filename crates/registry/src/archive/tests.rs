@@ -153,7 +153,7 @@ fn what_is_no_archive_of_a_layout_is_refused_with_its_reason() {
     refused(&only(&["oci-layout"]).finish(), "it has no index.json");
     refused(
         &only(&[]).file("manifest.json", "[]").dir("abc/").finish(),
-        "is a docker archive, which is not supported yet",
+        "is a docker archive, not an OCI one",
     );
     refused(
         &only(&["index.json"]).file("oci-layout", r#"{"imageLayoutVersion":"2"}"#).finish(),
@@ -199,7 +199,7 @@ fn the_number_of_entries_is_bounded() {
 fn a_source_is_opened_by_its_reference() {
     let directory = tempfile::tempdir().unwrap();
     let image = image();
-    let access = Access::new(Settings::default(), directory.path());
+    let access = Access::new(Limits::default(), directory.path(), || Ok(Settings::default()));
     fs::write(directory.path().join("image.tar"), TarBuilder::new().entries(entries(&image)).finish())
         .unwrap();
     image.write_layout(&directory.path().join("layout"), "v1").unwrap();

@@ -27,7 +27,6 @@ use super::credentials::Login;
 use super::http::Attempt;
 use super::http::Http;
 use super::http::describe;
-use super::http::same_host;
 use super::payload::Payload;
 use crate::Error;
 use crate::Repository;
@@ -301,13 +300,7 @@ impl Issuer<'_> {
                 Method::GET
             }
         };
-        // Another host than the registry's has certificates of its own, but the same authorities.
-        let mut trust = self.endpoint.trust.clone();
-        trust.plain = url.scheme() == "http";
-        if !same_host(&url, &self.endpoint.base) {
-            trust.unverified = false;
-            trust.identity = None;
-        }
+        let trust = self.endpoint.trust_at(&url);
         let budget = Budget::new(None);
         let attempt = Attempt {
             kind: RequestKind::Token,

@@ -17,6 +17,7 @@ use reqwest::header::HeaderValue;
 use reqwest::redirect::Policy;
 
 use super::Settings;
+use super::http::same_host;
 use crate::Error;
 use crate::Repository;
 use crate::Result;
@@ -52,6 +53,18 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
+    /// Returns what holds for a request to `url` that this endpoint led to: elsewhere, we show no certificate and
+    /// want to see a good one.
+    pub(crate) fn trust_at(&self, url: &Url) -> Trust {
+        let home = same_host(url, &self.base);
+        Trust {
+            plain: url.scheme() == "http",
+            unverified: self.trust.unverified && home,
+            authorities: self.trust.authorities.clone(),
+            identity: self.trust.identity.clone().filter(|_| home),
+        }
+    }
+
     /// Returns the URL of something of the repository.
     pub(crate) fn url(&self, rest: &str) -> Url {
         self.root(&format!("{}/{rest}", self.path))

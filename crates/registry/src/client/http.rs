@@ -165,6 +165,7 @@ impl Http {
                 }
             }
             let budget = self.budget(&url, endpoint);
+            let trust = endpoint.trust_at(&url);
             let attempt = Attempt {
                 kind,
                 method: &call.method,
@@ -172,7 +173,7 @@ impl Http {
                 headers,
                 payload: &call.payload,
                 again: call.again,
-                trust: &endpoint.trust,
+                trust: &trust,
                 budget: &budget,
             };
             let response = self.attempts(attempt).await?;
@@ -217,8 +218,10 @@ impl Http {
                 builder = builder.body(body);
             }
             let idle = self.settings.idle_timeout;
+            // A registry may take its time to put a large blob away once it has all of it.
+            let patience = if matches!(attempt.payload, Payload::Part(_)) { idle * 10 } else { idle };
             let moved = || progress.as_ref().map_or(0, |progress| progress.sent());
-            let outcome = patient(builder.send(), clock, idle, moved).await;
+            let outcome = patient(builder.send(), clock, patience, moved).await;
             let failure: Box<dyn StdError + Send + Sync> = match outcome {
                 Some(Ok(inner)) => {
                     let response = Response {
@@ -258,7 +261,7 @@ impl Http {
                         None => Box::new(error.without_url()),
                     }
                 }
-                None => Box::new(Broken::Silent(idle)),
+                None => Box::new(Broken::Silent(patience)),
             };
             broken += 1;
             if broken >= self.settings.attempts || !attempt.again {

@@ -81,7 +81,7 @@ def plain(restow, work, references, daemon, report):
                 require(digest(manifest(host, name, "restow")) == root, "the registry holds another manifest")
             with report.check(f"registry: {name} put by restow is fetched by skopeo"):
                 run("skopeo", "copy", "--quiet", "--all", "--preserve-digests", "--src-tls-verify=false",
-                    f"docker://{host}/{name}:restow", f"oci:{work}/by-skopeo:{name}")
+                    f"docker://{host}/{name}:restow", f"dir:{work}/by-skopeo-{name}")
             with report.check(f"registry: {name} put by skopeo is fetched by restow"):
                 run("skopeo", "copy", "--quiet", "--all", "--preserve-digests", "--dest-tls-verify=false",
                     f"docker://{host}/{name}:restow", f"docker://{host}/other/{name}:skopeo", "--src-tls-verify=false")
@@ -117,7 +117,7 @@ def guarded(restow, work, reference, report):
     """By TLS with an authority of our own, behind a password."""
     certificate = work / "localhost"
     run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-        "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", f"{certificate}.key", "-out", f"{certificate}.pem")
+        "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE", "-keyout", f"{certificate}.key", "-out", f"{certificate}.pem")
     login = ("somebody", secrets.token_hex(8))
     with registry(work / "guarded", certificate, login) as host:
         logins = work / "auth.json"

@@ -59,7 +59,7 @@ struct Shared {
     state: Mutex<State>,
     requests: Mutex<Vec<Request>>,
     hook: Mutex<Option<Hook>>,
-    /// How many answers hang in the middle.
+    /// How many answers were left hanging so far.
     stalled: AtomicUsize,
     closing: AtomicUsize,
     connections: Mutex<Vec<TcpStream>>,
@@ -214,7 +214,7 @@ impl Registry {
         std::mem::take(&mut *lock(&self.shared.requests)).iter().map(Request::line).collect()
     }
 
-    /// Returns how many answers hang.
+    /// Returns how many answers have been left hanging so far.
     pub fn stalled(&self) -> usize {
         self.shared.stalled.load(Ordering::SeqCst)
     }

@@ -28,6 +28,8 @@ struct Manual {
     slept: Mutex<Vec<Duration>>,
     /// Whose answers are waited for until they are known to hang.
     peer: Mutex<Option<Arc<Registry>>>,
+    /// How many of those have been given up.
+    given_up: Arc<std::sync::atomic::AtomicUsize>,
 }
 
 impl Manual {
@@ -49,10 +51,12 @@ impl Clock for Manual {
 
     fn patience(&self, _: Duration) -> Wait {
         if let Some(peer) = self.peer.lock().unwrap().clone() {
+            let given_up = self.given_up.clone();
             return Box::pin(async move {
-                while peer.stalled() == 0 {
+                while peer.stalled() <= given_up.load(std::sync::atomic::Ordering::SeqCst) {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
+                given_up.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
             });
         }
         Box::pin(std::future::pending())

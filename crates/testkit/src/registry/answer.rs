@@ -90,7 +90,6 @@ impl Answer {
             stalled.fetch_add(1, Ordering::SeqCst);
             // Until the other side has had enough.
             let _ = stream.read(&mut [0]);
-            stalled.fetch_sub(1, Ordering::SeqCst);
         }
         Ok(self.ending == Ending::Open)
     }

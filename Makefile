@@ -45,10 +45,12 @@ lint: ## checks format, clippy, documentation, dependencies' licences and source
 	@if git grep --untracked -nIE '/wor[k]/(main|shared|[.])|\<(deb|security|static|index|registry|files)[.](debian|crates|npmjs|pythonhosted)[.](org|io)\>'; \
 	then echo 'error: the lines above name a path of one machine or the host of a package registry'; exit 1; fi
 
-interop: build ## converts images of many shapes and lets skopeo, umoci and containerd judge them (installs them; needs root)
+interop: build ## converts images of many shapes and lets skopeo, umoci, containerd and podman judge them (installs them; needs root)
 	@.ci/need skopeo docker-registry apache2-utils umoci containerd stargz-snapshotter runc zstd gcc libc6-dev
 	@interop/lazyread/build.sh target/lazyread
-	python3 interop/run.py $(RESTOW) target/lazyread
+	@tools/peers.sh target/peers
+	python3 interop/run.py $(RESTOW) target/lazyread target/peers
+	python3 interop/store.py $(RESTOW)
 
 image: ## builds the image for the benchmarks in target/image: 600 MB of Debian, python and an application (needs root)
 	bench/image.sh
@@ -58,8 +60,9 @@ synthetic: ## builds layers of 10 000 to 1 000 000 files and one of 4 GB in targ
 
 bench: build image synthetic ## measures restow against gzip | zstd, skopeo and ctr-remote; writes the tables of bench/README.md
 	@.ci/need pigz
-	@bench/peers.sh target/peers
+	@tools/peers.sh target/peers
 	python3 bench/run.py $(RESTOW)
+	python3 bench/store.py $(RESTOW)
 
 testdata: ## rebuilds every fixture in testdata from its description
 	testdata/build.sh

@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 from command import Failure, run  # noqa: E402
 from daemon import containerd  # noqa: E402
+from peers import Peers  # noqa: E402
 
 TARGET = ROOT / "target"
 README = ROOT / "bench" / "README.md"
@@ -244,27 +245,21 @@ def columns(measure, pipe):
             f"{measure.memory / 1e6:.0f}", f"{measure.temporary / 1e6:.0f}", f"{measure.output / 2**20:.1f}"]
 
 
-def peers(work, stack):
+def others(work, stack):
     """The other programs, as the newest Debian has them, and what versions they are."""
-    linker = next((TARGET / "peers" / "lib64").glob("ld-linux-*"))
-    libraries = [path for path in (TARGET / "peers" / "usr" / "lib").glob("*-linux-gnu")]
-
-    def program(name):
-        return [linker, "--library-path", ":".join(map(str, libraries)), TARGET / "peers" / "usr" / "bin" / name]
-
-    packages = run("dpkg-query", f"--admindir={TARGET}/peers/var/lib/dpkg", "--show",
-                   "--showformat=${Package} ${Version}\n", "skopeo", "stargz-snapshotter", "containerd").stdout
-    daemon = stack.enter_context(containerd(work / "containerd", program))
-    return [Skopeo("skopeo, zstd:chunked", work / "skopeo", program),
+    peers = Peers(TARGET / "peers", TARGET)
+    daemon = stack.enter_context(containerd(work / "containerd", peers.command))
+    versions = ", ".join(f"{package} {peers.version(package)}" for package in ("containerd", "skopeo", "stargz-snapshotter"))
+    return [Skopeo("skopeo, zstd:chunked", work / "skopeo", peers.command),
             CtrRemote("ctr-remote, `--zstdchunked`", work / "ctr-remote", daemon, "--zstdchunked"),
-            CtrRemote("ctr-remote, eStargz", work / "ctr-remote", daemon)], packages.strip().replace("\n", ", ")
+            CtrRemote("ctr-remote, eStargz", work / "ctr-remote", daemon)], versions
 
 
 def main(restow):
     TARGET.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=TARGET) as work, ExitStack() as stack:
         work = Path(work)
-        others, versions = peers(work, stack)
+        peers, versions = others(work, stack)
         pipe = Pipe(PIPE, work / "pipe", f"zstd -q -3 -T{CORES}")
         pigz = Pipe(PIGZ, work / "pigz", f"pigz -9 -p {CORES}")
         ours = Restow("restow", work / "restow", restow)
@@ -273,7 +268,7 @@ def main(restow):
         again = Restow("restow, onto its own result", work / "again", restow, again=True)
 
         image = TARGET / "image"
-        found = race([pipe, ours, *jobs, again, pigz, estargz, *others], image, RUNS)
+        found = race([pipe, ours, *jobs, again, pigz, estargz, *peers], image, RUNS)
         source = sum(layer["size"] for layer in layers(image)) / 2**20
         report = (f"The image of `make image`: {len(layers(image))} layers, {source:.1f} MiB of gzip.\n\n"
                   + table(["program", *COLUMNS], [[name, *columns(one, found[PIPE])] for name, one in found.items()]))

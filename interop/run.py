@@ -1,24 +1,23 @@
 #!/usr/bin/env python3
 """Converts images of many shapes with restow and lets other programs judge the result.
 
-usage: interop/run.py RESTOW LAZYREAD
+usage: interop/run.py RESTOW LAZYREAD PEERS
 
 Judges: skopeo copies the result without touching a digest; umoci unpacks source and result to equal trees; containerd
 imports it and runs a container on it, and its converter finds nothing to convert; stargz-snapshotter's reader, built
-into lazyread, finds every file through the table of contents and holds every chunk to its digest. Then
+into lazyread, finds every file through the table of contents and holds every chunk to its digest; podman pulls layers in part, and
+whoever chooses from an index chooses what it can use (podman.py). Then
 restow alone: what it wrote verifies, is the same everywhere, stays the same when converted again, and survives a kill
 at any moment. Needs root. interop/README.md tells how each judge is asked, and why so.
 """
 
 import hashlib
 import json
-import posixpath
 import random
 import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from contextlib import contextmanager
@@ -27,11 +26,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
+import podman  # noqa: E402
 import registries  # noqa: E402
 import shapes  # noqa: E402
 import trees  # noqa: E402
 from command import Failure, require, run  # noqa: E402
 from daemon import containerd  # noqa: E402
+from image import Image  # noqa: E402
+from peers import Peers  # noqa: E402
 
 TESTDATA = ROOT / "testdata"
 KILLS = 20
@@ -55,74 +57,6 @@ class Report:
         else:
             self.passed += 1
             print(f"ok {name}", flush=True)
-
-
-class Image:
-    """An image in a layout, read with nothing but JSON."""
-
-    def __init__(self, reference):
-        self.reference = str(reference)
-        self.directory, _, self._tag = self.reference.partition(":")
-
-    def root(self):
-        for descriptor in json.loads(Path(self.directory, "index.json").read_text())["manifests"]:
-            if descriptor.get("annotations", {}).get("org.opencontainers.image.ref.name") == self._tag:
-                return descriptor
-        raise Failure(f"{self.directory} has no tag {self._tag}")
-
-    def blob(self, descriptor):
-        return Path(self.directory, "blobs", *descriptor["digest"].split(":"))
-
-    def json(self, descriptor):
-        return json.loads(self.blob(descriptor).read_text())
-
-    def seekable(self, platform):
-        """Position, descriptor and TOC digest of the layers that can be read lazily: all but those with nothing to read."""
-        for position, layer in enumerate(self.manifest(platform)["layers"]):
-            toc = layer.get("annotations", {}).get("containerd.io/snapshot/stargz/toc.digest")
-            if toc:
-                yield position, layer, toc
-            else:
-                require(not self.names(layer), f"layer {position} is not seekable")
-
-    def manifest(self, platform):
-        document = self.json(self.root())
-        while "manifests" in document:
-            choices = [one for one in document["manifests"] if one.get("platform", platform).items() >= platform.items()]
-            require(choices, f"{self.reference} has nothing for {platform}")
-            document = self.json(choices[0])
-        return document
-
-    def config(self, platform):
-        return self.json(self.manifest(platform)["config"])
-
-    def blobs(self):
-        return {path.name for path in Path(self.directory, "blobs", "sha256").iterdir()}
-
-    @contextmanager
-    def tar(self, descriptor):
-        """The tar of a zstd layer, as a third party's decoder and parser see it."""
-        process = subprocess.Popen(["zstd", "-dcq", self.blob(descriptor)], stdout=subprocess.PIPE)
-        with process.stdout, tarfile.open(fileobj=process.stdout, mode="r|") as tar:
-            yield tar
-
-    def names(self, descriptor):
-        """The names in a layer, in order."""
-        with self.tar(descriptor) as tar:
-            return [entry.name for entry in tar]
-
-    def contents(self, descriptor):
-        """What a layer leaves in each path that is a file: path -> SHA-256. The last entry of a path counts."""
-        files = {}
-        with self.tar(descriptor) as tar:
-            for entry in tar:
-                path = posixpath.normpath(entry.name)
-                files.pop(path, None)
-                if entry.isreg():
-                    files[path] = hashlib.file_digest(tar.extractfile(entry), "sha256").hexdigest()
-                elif entry.islnk():
-                    files[path] = files[posixpath.normpath(entry.linkname)]
-        return files
 
 
 @dataclass
@@ -350,7 +284,7 @@ def golden():
                                keeps_diff_ids=first)
 
 
-def main(restow, lazyread):
+def main(restow, lazyread, peers):
     report = Report()
     with tempfile.TemporaryDirectory(prefix="restow-") as work:
         work = Path(work)
@@ -360,6 +294,7 @@ def main(restow, lazyread):
         subprocess.run(["gcc", "-static", "-o", bystander / "true", "-xc", "-"], input=b"int main(void){return 0;}",
                        check=True)
         made = [make(work / make.__name__) for make in (shapes.awkward, shapes.platforms, shapes.docker)]
+        source, *_ = reworked = [*golden()]
         busybox = shapes.Shape("busybox", f"{TESTDATA}/layouts/busybox:demo",
                                prefetch=(TESTDATA / "busybox.prefetch").read_text(),
                                first={0: ["bin", "bin/busybox", "bin/sh"],
@@ -368,7 +303,7 @@ def main(restow, lazyread):
             trees.prove(work / "trees")
         with containerd(work / "containerd") as daemon:
             bench = Bench(Path(restow).resolve(), Path(lazyread).resolve(), work, daemon, report, bystander)
-            for shape in (busybox, *golden(), *made):
+            for shape in (busybox, *reworked, *made):
                 prefetch = work / f"{shape.name}.prefetch"
                 prefetch.write_text(shape.prefetch)
                 judge(bench, shape, "plain", ())
@@ -377,6 +312,8 @@ def main(restow, lazyread):
                 ordinary(bench, shape)
             references = {shape.name: shape.reference for shape in (busybox, *made)}
             registries.judge(bench.restow, work / "registries", references, daemon, report)
+            podman.judge_all(bench, Peers(peers, work), [
+                busybox, source, *made[:2], shapes.details(work / "details"), shapes.refused(work / "refused")])
         same_everywhere(bench, made[0], work / "awkward.prefetch")
         killed(bench, old=busybox, kept=made[2], new=shapes.bulk(work / "bulk"))
     print(f"interop: {report.passed} passed, {report.failed} failed")

@@ -24,7 +24,8 @@ class Shape:
 
     `original` is the same image for readers that cannot open `reference`. `prefetch` is a list of paths as restow
     takes it, and `first` says with which names a layer, by position, then begins. A source that other converters
-    have been at does not keep its DiffIDs: their landmarks go."""
+    have been at does not keep its DiffIDs: their landmarks go. podman would refuse to pull the layers at the positions
+    `refused` in part; what it says of an image that it cannot pull at all, not even the source, is `impossible`."""
 
     name: str
     reference: str
@@ -34,6 +35,8 @@ class Shape:
     platforms: tuple = (HOST,)
     arguments: tuple = ()
     keeps_diff_ids: bool = True
+    refused: tuple = ()
+    impossible: str = ""
 
 
 class Tar:
@@ -49,7 +52,10 @@ class Tar:
         for key, value in attributes.items():
             setattr(entry, key, value)
         self._output.write(entry.tobuf(format, "utf-8", "surrogateescape"))
-        self._output.write(data + bytes(-len(data) % tarfile.BLOCKSIZE))
+        self.raw(data + bytes(-len(data) % tarfile.BLOCKSIZE))
+
+    def raw(self, data):
+        self._output.write(data)
 
     def directory(self, name, **attributes):
         self.add(name, tarfile.DIRTYPE, **attributes)
@@ -59,6 +65,15 @@ class Tar:
 
     def symlink(self, name, target, **attributes):
         self.add(name, tarfile.SYMTYPE, linkname=target, mode=0o777, **attributes)
+
+    def extended(self, **records):
+        """Writes a PAX header for the next entry with these bytes as values, which no text could give."""
+        text = b""
+        for key, value in records.items():
+            record = b" " + key.replace("__", ".").encode() + b"=" + value + b"\n"
+            length = next(length for length in range(len(record) + 1, len(record) + 8) if length == len(record) + len(str(length)))
+            text += str(length).encode() + record
+        self.add("PaxHeaders/extended", tarfile.XHDTYPE, text, format=tarfile.USTAR_FORMAT)
 
     def end(self, blocks=2):
         self._output.write(bytes(tarfile.BLOCKSIZE * blocks))
@@ -164,7 +179,151 @@ def awkward(directory):
     return Shape(
         "awkward", f"{directory}:awkward",
         prefetch="# what a start reads\n/bin/tool-harder\ndata/large\n/data/n*\n\nno/parents/given/file\nnot/there\n",
-        first={0: [".", "./bin", "./bin/tool", "./bin/tool-hard", "./bin/tool-harder"], 1: ["data", "data/large"]})
+        first={0: [".", "./bin", "./bin/tool", "./bin/tool-hard", "./bin/tool-harder"], 1: ["data", "data/large"]},
+        refused=(3,), impossible="duplicates of file paths not supported")
+
+
+def _times(tar):
+    tar.directory("times")
+    for name, when in (("nanoseconds", "1600000000.000000001"), ("tenth", "1600000000.1"), ("finer", "1600000000.1234567891"),
+                       ("zero", "0"), ("almost-zero", "0.000000001"), ("before", "-0.000000001"), ("long-before", "-2147483649.25"),
+                       ("far", "16725225599.999999999")):
+        tar.add(f"times/modified-{name}", pax_headers={"mtime": when})
+        tar.add(f"times/accessed-{name}", pax_headers={"atime": when})
+        tar.add(f"times/changed-{name}", pax_headers={"ctime": when})
+    tar.add("times/all", pax_headers={"mtime": "1.5", "atime": "-2.25", "ctime": "3.125"})
+    tar.directory("times/directory", pax_headers={"mtime": "-1.5", "atime": "-2.5", "ctime": "-3.5"})
+    tar.symlink("times/link", "all", pax_headers={"mtime": "-4.75", "atime": "5.75"})
+    for when in (0, -1, -1 << 31, 1 << 33):
+        tar.add(f"times/binary{when}", mtime=when, format=tarfile.GNU_FORMAT)
+    tar.end()
+
+
+def _owners(tar):
+    for kind, format in (("pax", tarfile.PAX_FORMAT), ("gnu", tarfile.GNU_FORMAT)):
+        for owner in (0, 0o7777777, 0o10000000, (1 << 31) - 1, 1 << 31, (1 << 32) - 2):
+            tar.add(f"owners/{kind}-{owner}", uid=owner, gid=owner, uname="näme", gname="x" * 31, format=format)
+    tar.end()
+
+
+def _binary_attributes(tar):
+    every = bytes(range(256))
+    tar.extended(SCHILY__xattr__user__every=every, SCHILY__xattr__user__zero=b"\0", SCHILY__xattr__user__newline=b"\n=\n")
+    tar.add("attributes/bytes", data=b"1", format=tarfile.USTAR_FORMAT)
+    tar.extended(SCHILY__xattr__security__capability=bytes.fromhex("0000000300040000000000000000000000000000e8030000"))
+    tar.add("attributes/capable", data=b"2", mode=0o755, format=tarfile.USTAR_FORMAT)
+    tar.extended(SCHILY__xattr__user__none=b"", SCHILY__xattr__trusted__note=every[::-1])
+    tar.directory("attributes/directory", format=tarfile.USTAR_FORMAT)
+    tar.end()
+
+
+def _devices(tar):
+    for major, minor in ((1, 3), (0, 1), (4095, 0o7777777)):
+        tar.add(f"devices/character-{major}", tarfile.CHRTYPE, devmajor=major, devminor=minor)
+        tar.add(f"devices/block-{major}", tarfile.BLKTYPE, devmajor=major, devminor=minor)
+    tar.add("devices/pipe", tarfile.FIFOTYPE, devmajor=7, devminor=8)
+    tar.add("devices/file", data=b"with the numbers of a device", devmajor=5, devminor=6)
+    tar.directory("devices/directory", devmajor=1, devminor=2)
+    tar.end()
+
+
+def _links(tar):
+    tar.add("links/empty")
+    tar.link("links/to-empty", "links/empty")
+    tar.add("./links/data", data=_bytes(5, 5_000_000), mode=0o640, uid=7, pax_headers=_xattrs(user__note="of the target"))
+    # What a link's own header says of owner and mode is not what the file has, and still has to come back.
+    tar.link("links/to-data", "links/data", mode=0o777, uid=9, mtime=0)
+    tar.link("/links/to-link", "./links/to-data")
+    tar.symlink("links/long", "l" * 3000)
+    tar.symlink("links/long-gnu", "g" * 3000, format=tarfile.GNU_FORMAT)
+    tar.end()
+
+
+def _runs(tar):
+    """Empty files, and runs of zeros around what podman takes for a hole."""
+    for number in range(3):
+        tar.add(f"runs/empty-{number}")
+    for size in (1, 511, 512, 513, 1023, 1024, 1025, 100_000):
+        tar.add(f"runs/zeros-{size}", data=bytes(size))
+        tar.add(f"runs/between-{size}", data=b"a" + bytes(size) + b"b")
+        tar.add(f"runs/around-{size}", data=bytes(1024) + b"c" * size + bytes(1024))
+    tar.end()
+
+
+def _spellings(tar):
+    for name in ("<a>&b", "\u2028\u2029", "\x01\x7f\x85", "e\u0301-é", "\U0001f6a2", "\\u003c", '"', "%41", "a\\/b", " "):
+        tar.add(f"names/{name}/{name}", data=name.encode())
+        tar.symlink(f"names/{name}/link", name)
+        tar.link(f"names/{name}/hard", f"names/{name}/{name}")
+    tar.add("names/" + "ä" * 120, data=b"long", format=tarfile.GNU_FORMAT)
+    tar.link("names/link-" + "ö" * 120, "names/" + "ä" * 120, format=tarfile.GNU_FORMAT)
+    tar.add("names/" + "d/" * 100 + "n" * 255, data=b"longer", format=tarfile.GNU_FORMAT)
+    tar.add("/names//./twice//slashed", data=b"unclean")
+    tar.end()
+
+
+def _old_headers(tar):
+    """What older tars write: no magic, directories that are files with a slash, types within modes, no type at all."""
+    tar.add("old/", tarfile.AREGTYPE, mode=0o40755, format=tarfile.USTAR_FORMAT)
+    tar.add("old/file", tarfile.AREGTYPE, b"1", mode=0o100644, format=tarfile.USTAR_FORMAT)
+    tar.add("old/set", data=b"2", mode=0o107755, format=tarfile.USTAR_FORMAT)
+    tar.end()
+
+
+def _no_end(tar):
+    tar.add("ends/none", data=b"the archive just stops")
+
+
+def _half_an_end(tar):
+    tar.add("ends/half", data=b"one block of zeros")
+    tar.end(1)
+
+
+def _garbage(tar):
+    tar.add("ends/garbage", data=b"and then")
+    tar.end()
+    tar.raw(random.Random(11).randbytes(20_000) + b"\0garbage")
+
+
+def _many_ends(tar):
+    tar.add("ends/many", data=b"and two megabytes of zeros")
+    tar.end(4096)
+
+
+def _global_header(tar):
+    tar.add("pax_global_header", tarfile.XGLTYPE, b"19 comment=for all\n", format=tarfile.USTAR_FORMAT)
+    tar.add("refused/global", data=b"as git archive writes it")
+    tar.end()
+
+
+def _much_garbage(tar):
+    tar.add("refused/garbage", data=b"and then more than fits into a segment")
+    tar.end()
+    tar.raw(random.Random(12).randbytes(3_000_000))
+
+
+# What readers that put a tar together again get wrong, a layer each.
+DETAILS = (_times, _owners, _binary_attributes, _devices, _links, _runs, _spellings, _old_headers, _no_end, _half_an_end,
+           _garbage, _many_ends)
+
+
+def details(directory):
+    layout = Layout(directory)
+    for write in (*DETAILS, Tar.end):
+        with layout.layer() as output:
+            write(Tar(output))
+    layout.tag("details", layout.manifest())
+    return Shape("details", f"{directory}:details", prefetch="names/**\nlinks/to-data\nends/*\n")
+
+
+def refused(directory):
+    """A layer that podman pulls in part between some of which it can pull none in part."""
+    layout = Layout(directory)
+    for write in (_global_header, _links, _much_garbage):
+        with layout.layer() as output:
+            write(Tar(output))
+    layout.tag("refused", layout.manifest())
+    return Shape("refused", f"{directory}:refused", prefetch="links/to-data\n", refused=(0, 2))
 
 
 def _small(layout, seed, **options):
@@ -198,6 +357,23 @@ def platforms(directory):
                  platforms=(HOST, OTHER), arguments=("--all-platforms",))
 
 
+def everywhere(directory):
+    """One layer for all the platforms whose names have more than one spelling, and for some that have not."""
+    names = ("amd64", "386", "arm/v5", "arm/v6", "arm/v7", "arm64", "ppc64le", "riscv64", "s390x")
+    everywhere = [{"architecture": architecture, "os": "linux"} | ({"variant": variant} if variant else {})
+                  for architecture, _, variant in (name.partition("/") for name in names)]
+    layout = Layout(directory)
+    manifests = []
+    for platform in everywhere:
+        with layout.layer() as output:
+            tar = Tar(output)
+            tar.add("file", data=b"for all")
+            tar.end()
+        manifests.append(layout.manifest(platform=platform))
+    layout.tag("everywhere", layout.blob({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}, INDEX))
+    return Shape("everywhere", f"{directory}:everywhere", platforms=tuple(everywhere), arguments=("--all-platforms",))
+
+
 def docker(directory):
     """A Docker manifest list over one Docker manifest."""
     layout = Layout(directory)
@@ -210,6 +386,25 @@ def docker(directory):
     # skopeo finds no Docker document at the top of a layout, so for it the same manifest lies below an OCI index.
     layout.tag("oci", layout.blob({"schemaVersion": 2, "mediaType": INDEX, "manifests": [manifest]}, INDEX))
     return Shape("docker", f"{directory}:docker", original=f"{directory}:oci", prefetch="app/library\n", first={0: ["app", "app/library"]})
+
+
+def successive(directory):
+    """Two versions of an image of one layer: most files stay, a few change, and two large ones change a little."""
+    layout = Layout(directory)
+    for version in range(2):
+        with layout.layer() as output:
+            tar = Tar(output)
+            # podman 5.8.6 makes parents nobody lists side by side, and then one of the makers may fail.
+            tar.directory("files")
+            tar.directory("large")
+            for number in range(200):
+                tar.add(f"files/{number}", data=_bytes(number + 10_000 * version * (number % 40 == 0), 30_000))
+            large = _bytes(77, 10_000_000)
+            tar.add("large/overwritten", data=large[:5_000_000] + b"%d" % version + large[5_000_001:])
+            tar.add("large/shifted", data=large[::-1][:6_000_000] + b"more" * version + large[::-1][6_000_000:])
+            tar.end()
+        layout.tag(f"v{version}", layout.manifest())
+    return [Shape("successive", f"{directory}:v{version}") for version in range(2)]
 
 
 def bulk(directory, files=3000):

@@ -15,7 +15,7 @@ def run(*command, **options):
         [str(part) for part in command], stdin=subprocess.DEVNULL, capture_output=True, text=True,
         errors="backslashreplace", env=environment, **options)
     if done.returncode != 0:
-        words = (done.stderr + done.stdout)[-2000:]
+        words = (done.stdout + done.stderr)[-2000:]
         raise Failure(f"`{' '.join(map(str, command))}` ended with status {done.returncode}\n{words}")
     return done
 

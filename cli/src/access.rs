@@ -10,16 +10,20 @@ use std::time::Duration;
 use clap::Args;
 use restow_oci::Limits;
 use restow_registry::Access;
+use restow_registry::Destination;
+use restow_registry::Place;
 use restow_registry::Reading;
 use restow_registry::Reference;
 use restow_registry::Settings;
 use restow_registry::Source;
+use restow_registry::StoreImages;
 use restow_registry::client::Credentials;
 use restow_registry::client::Hosts;
 use restow_registry::client::Proxies;
 
 use crate::args::parse_size;
 use crate::output;
+use crate::reference;
 
 /// How registries are reached; the same for all commands.
 #[derive(Debug, Clone, Args)]
@@ -77,6 +81,19 @@ pub(crate) fn access() -> &'static Access {
 /// Finds the image that `reference` means, to be read as often as need be.
 pub(crate) fn open_source(reference: &Reference) -> restow_registry::Result<Source> {
     access().open_source(reference, Reading::Again)
+}
+
+/// Opens the place of a destination, and makes it where there is nothing. `source` is where most blobs come from.
+pub(crate) fn open_destination(
+    place: &Place,
+    source: Option<&Source>,
+) -> restow_registry::Result<Box<dyn Destination>> {
+    let Place::Store(Some(root)) = place else { return access().open_destination(place, source) };
+    let images = StoreImages::create(root, access().limits())?;
+    if let Some(rebuilt) = images.rebuilt() {
+        reference::warn_of_loss(root, rebuilt);
+    }
+    Ok(Box::new(images))
 }
 
 /// Tells how many requests were sent, if that is wanted.

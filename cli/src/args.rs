@@ -1,11 +1,19 @@
 //! What may stand on the command line, as close to it as possible, and what several commands share.
 
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
+use clap::ArgMatches;
 use clap::Args;
+use clap::CommandFactory as _;
+use clap::FromArgMatches as _;
+use clap::Id;
 use clap::Parser;
 use clap::Subcommand;
 use clap::ValueEnum;
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
 use restow_convert::Platforms;
 use restow_oci::Platform;
 
@@ -19,6 +27,7 @@ use crate::commands::index;
 use crate::commands::inspect;
 use crate::commands::ls;
 use crate::commands::optimize;
+use crate::commands::store;
 use crate::commands::toc_digest;
 use crate::commands::verify;
 use crate::commands::version;
@@ -29,6 +38,7 @@ References:
   oci-archive:FILE[:TAG]    an OCI image layout in a tar file; FILE may be -
   docker-archive:FILE[:NAME]  what docker save writes; FILE may be -
   docker://HOST/NAME[:TAG]  a registry's image; without HOST, Docker Hub's
+  store:NAME                an image in the store that --root says
   PATH[:TAG]                the same: a layout, or an archive if PATH ends in .tar
   A TAG may be left out where the layout holds one image. @DIGEST names one, too.
 
@@ -42,6 +52,9 @@ Exit status:
 #[derive(Debug, Parser)]
 #[command(name = "restow", version, after_help = REFERENCES, disable_help_subcommand = true)]
 pub(crate) struct Cli {
+    /// Where the store is [default: restow/store in the user's data directory]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Store")]
+    pub(crate) root: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Command,
     #[command(flatten)]
@@ -60,10 +73,37 @@ pub(crate) enum Command {
     Cat(cat::Arguments),
     TocDigest(toc_digest::Arguments),
     Verify(verify::Arguments),
+    Store(Box<store::Arguments>),
     Version(version::Arguments),
     Completions(completions::Arguments),
     /// Print the manual page in roff
     Man,
+}
+
+/// Formats whose name begins the names of flags that mean nothing without them.
+const FORMATS: [&str; 4] = ["zstdchunked", "estargz", "zstd", "gzip"];
+
+/// Parses the command line, or says what is wrong with it and exits.
+pub(crate) fn parse(words: Vec<OsString>) -> Cli {
+    let mut command = Cli::command();
+    let matches = command.try_get_matches_from_mut(words).unwrap_or_else(|error| error.exit());
+    let problem = matches.subcommand().and_then(|(_, matches)| orphan(matches));
+    if let Some(problem) = problem {
+        command.error(ErrorKind::MissingRequiredArgument, problem).exit();
+    }
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
+}
+
+/// Finds a flag of a format that is not asked for. The parser itself would require the format, but not where another
+/// one, which excludes it, is asked for.
+fn orphan(matches: &ArgMatches) -> Option<String> {
+    let given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    let given: Vec<_> = matches.ids().map(Id::as_str).filter(given).collect();
+    given.iter().find_map(|id| {
+        let of = |format: &&str| id.strip_prefix(*format).is_some_and(|rest| rest.starts_with('_'));
+        let format = FORMATS.into_iter().find(of).filter(|format| !given.contains(format))?;
+        Some(format!("--{} means something with --{format} only", id.replace('_', "-")))
+    })
 }
 
 /// Which images of an index are meant.
@@ -150,8 +190,6 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

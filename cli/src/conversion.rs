@@ -22,16 +22,17 @@ use restow_convert::Observer as _;
 use restow_convert::Recompress;
 use restow_convert::Seekable;
 use restow_convert::Selected;
+use restow_convert::write_toc_image;
 use restow_layer::Depth;
 use restow_layer::EncodeOptions;
 use restow_layer::Recompression;
 use restow_layer::Workers;
+use restow_oci::Descriptor;
 use restow_oci::Limits;
 use restow_registry::Destination as Place;
-use restow_registry::Reference;
 use restow_registry::Source;
 
-use crate::access::access;
+use crate::access::open_destination;
 use crate::access::open_source;
 use crate::args::Format;
 use crate::args::JobsArguments;
@@ -47,16 +48,17 @@ use crate::order::Planner;
 use crate::output;
 use crate::progress::Progress;
 use crate::readers::ReadersArguments;
+use crate::reference;
 use crate::referrers::Referring;
 use crate::report::Summary;
 
 /// What is converted, and what it is called afterwards.
 #[derive(Debug, Args)]
 pub(crate) struct ImageArguments {
-    /// The image to read: oci:PATH[:TAG], docker://HOST/NAME[:TAG], an archive or a path
+    /// The image to read: oci:PATH[:TAG], docker://HOST/NAME[:TAG], store:NAME, an archive or a path
     #[arg(value_name = "SRC")]
     source: String,
-    /// Where to write it: oci:PATH[:TAG], docker://HOST/NAME[:TAG], an archive or a path; several are tags in one place
+    /// Where to write it: the same; several give one place's image several names
     #[arg(value_name = "DST", required = true, num_args = 1..)]
     destinations: Vec<String>,
     /// A further tag for the new image in the place of DST; may be given several times
@@ -195,7 +197,14 @@ impl Job<'_> {
         if self.arguments.copy_referrers || self.arguments.attach_provenance {
             destination.must_hold_referrers()?;
         }
-        let reference = Reference::parse(&self.images.source)?;
+        let toc_tags = match &self.target {
+            Target::Seekable { format, wishes } => {
+                format.check(!wishes.is_empty())?;
+                format.toc_tags(&destination.tags)?
+            }
+            Target::Ordinary(_) | Target::Same => None,
+        };
+        let reference = reference::parse(&self.images.source)?;
         let source = open_source(&reference)?;
 
         let run = Run { job: &self, limits: &limits, progress: &progress, source: &source };
@@ -205,8 +214,10 @@ impl Job<'_> {
             progress.warning(notice);
         }
 
-        let place = access().open_destination(&destination.place, Some(&source))?;
-        let (conversion, uncopied) = match run.convert_into(&*place, paths, &destination.tags) {
+        let place = open_destination(&destination.place, Some(&source))?;
+        let names = Names { image: &destination.tags, tables: toc_tags.as_deref() };
+        let converted = run.convert_into(&*place, paths, &names);
+        let Converted { conversion, tables, notices: uncopied } = match converted {
             Ok(done) => done,
             Err(error) => {
                 // The error says more than what could not be cleaned up after it.
@@ -225,6 +236,7 @@ impl Job<'_> {
             destination: &destination,
             images: &images,
             conversion: &conversion,
+            tables: tables.as_ref().zip(toc_tags.as_deref()),
             misses: &misses,
             notices: notices.into_iter().chain(uncopied).collect(),
             elapsed: started.elapsed(),
@@ -236,6 +248,21 @@ impl Job<'_> {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The tags of what is published together.
+struct Names<'a> {
+    image: &'a [String],
+    /// Of the image of the tables of contents, where there is to be one.
+    tables: Option<&'a [String]>,
+}
+
+/// What has been published.
+struct Converted {
+    conversion: Conversion,
+    /// The image of the tables of contents.
+    tables: Option<Descriptor>,
+    notices: Vec<String>,
 }
 
 /// A job under way.
@@ -274,17 +301,26 @@ impl Run<'_> {
         &self,
         place: &dyn Place,
         prioritized: convert::Prioritized,
-        tags: &[String],
-    ) -> anyhow::Result<(Conversion, Vec<String>)> {
+        names: &Names<'_>,
+    ) -> anyhow::Result<Converted> {
         let Source { provider, root, name, .. } = self.source;
         let store = Overlay::new(place.store(), [&**provider].into_iter().chain(place.held()));
         let converter = self.converter(place.scratch(), prioritized)?;
         let conversion = convert::convert(&store, root, &*converter, &self.options(), self.progress)
             .with_context(|| name.clone())?;
+        let tables = match (&self.job.target, names.tables) {
+            (Target::Seekable { format, .. }, Some(_)) => {
+                write_toc_image(&store, &conversion, format.toc_referrer(), self.limits)?
+            }
+            _ => None,
+        };
         // From here on it is quick, and all or nothing.
         self.job.cancel.check()?;
-        let notices = place.publish(&store, &conversion.root, tags)?;
-        Ok((conversion, notices.iter().map(ToString::to_string).collect()))
+        let mut images = vec![(&conversion.root, names.image)];
+        images.extend(tables.as_ref().zip(names.tables));
+        let notices = place.publish_all(&store, &images)?;
+        let notices = notices.iter().map(ToString::to_string).collect();
+        Ok(Converted { conversion, tables, notices })
     }
 
     fn converter(

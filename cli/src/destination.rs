@@ -5,13 +5,14 @@ use restow_registry::Reference;
 use restow_registry::Selector;
 
 use crate::failure::Usage;
+use crate::reference;
 
-/// A place, and the tags the new image gets there.
+/// A place, and the names the new image gets there.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Destination {
-    /// The layout, the archive or the repository.
+    /// The layout, the archive, the store or the repository.
     pub(crate) place: Place,
-    /// The tags, none twice; without any, the image has no name.
+    /// The names, none twice; without any, an image in a layout has none.
     pub(crate) tags: Vec<String>,
 }
 
@@ -21,7 +22,7 @@ impl Destination {
         let mut place: Option<Place> = None;
         let mut all = Vec::new();
         for text in references {
-            let reference = Reference::parse(text)?;
+            let reference = reference::parse(text)?;
             if let Some(first) = place.as_ref().filter(|first| **first != reference.place) {
                 let first = Reference { place: first.clone(), selector: Selector::Only };
                 let problem = format!("{text} is not in {first}; convert once for each place");
@@ -45,7 +46,7 @@ impl Destination {
         }
         for tag in tags {
             // As part of a reference it is held to the rules of tags now, not when the work is done.
-            let reference = Reference::parse(&format!("oci:.:{tag}"))?;
+            let reference = reference::parse(&format!("oci:.:{tag}"))?;
             if reference.tag() != Some(tag) {
                 return Err(Usage(format!("--tag {tag}: this is not a tag")).into());
             }
@@ -58,14 +59,17 @@ impl Destination {
             }
         }
         let place = place.ok_or_else(|| Usage("no destination".into()))?;
+        if seen.is_empty() && matches!(place, Place::Store(_)) {
+            return Err(Usage("an image in the store needs a name, as in store:NAME".into()).into());
+        }
         Ok(Self { place, tags: seen })
     }
 
     /// Refuses a place that holds a single image and nothing about it.
     pub(crate) fn must_hold_referrers(&self) -> anyhow::Result<()> {
         match self.place {
-            Place::Archive(_) | Place::DockerArchive(_) => {
-                let problem = "an archive holds one image only: write referrers to a layout or a registry";
+            Place::Archive(_) | Place::DockerArchive(_) | Place::Store(_) => {
+                let problem = "what refers to an image is kept by layouts and registries only";
                 Err(Usage(problem.into()).into())
             }
             _ => Ok(()),
@@ -103,6 +107,8 @@ mod tests {
             (&["out:a"], &[], ("oci:out", "a")),
             (&["oci:out:a", "out:b", "out:a"], &["c", "b"], ("oci:out", "a b c")),
             (&["out"], &["a"], ("oci:out", "a")),
+            (&["store:a", "store:b:v1"], &["c"], ("store:", "a b:v1 c")),
+            (&["store:"], &["a"], ("store:", "a")),
             (&["out.tar:a"], &[], ("oci-archive:out.tar", "a")),
             (&["docker://localhost:5000/a"], &[], ("docker://localhost:5000/a", "latest")),
             (&["docker://localhost:5000/a"], &["b"], ("docker://localhost:5000/a", "b")),
@@ -117,6 +123,9 @@ mod tests {
         }
         for (references, expected) in [
             (&["out:a", "other:b"][..], "other:b is not in oci:out; convert once for each place"),
+            (&["out:a", "store:b"], "store:b is not in oci:out; convert once for each place"),
+            (&["store:b", "out:a"], "out:a is not in store:; convert once for each place"),
+            (&["store:"], "an image in the store needs a name, as in store:NAME"),
             (
                 &["out@sha256:0000000000000000000000000000000000000000000000000000000000000000"],
                 "out@sha256:0000000000000000000000000000000000000000000000000000000000000000: \

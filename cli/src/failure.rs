@@ -94,13 +94,18 @@ fn remedy(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
         registry::Error::UnsupportedTransport { .. } => {
             Some("copy the image into a layout first: skopeo copy SOURCE oci:DIRECTORY:TAG")
         }
+        registry::Error::NoStore => Some("--root names a directory"),
         registry::Error::NotALayout { .. } => {
             Some("a layout is a directory with oci-layout, index.json and blobs")
         }
         _ => None,
     })
     .or_else(|| match cause.downcast_ref()? {
-        content::Error::Busy { .. } => Some("another restow writes to this layout; wait until it is done"),
+        content::Error::Busy { .. } => Some("another restow writes to this place; wait until it is done"),
+        content::Error::Foreign { .. } => Some("--plain looks at its blobs without a database"),
+        content::Error::Unreadable { .. } => {
+            Some("restow store scrub puts away what has rotted; nothing was collected")
+        }
         _ => None,
     })
 }

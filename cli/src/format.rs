@@ -14,6 +14,8 @@ use restow_layer::Estargz;
 use restow_layer::ZstdChunked;
 
 use crate::args::parse_size;
+use crate::failure::Usage;
+use crate::toc_image;
 
 /// The flags of all seekable formats. The group `seekable` says which one is meant; a command that can do without may
 /// leave it as it is, one that cannot makes it required.
@@ -27,11 +29,17 @@ pub(crate) struct FormatArguments {
     /// How hard to compress, from 1 (fast) to 22 (small)
     #[arg(long, value_name = "LEVEL", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=22))]
     zstdchunked_compression_level: i32,
-    /// The most bytes of a file in one chunk, in bytes or as 64KiB, 4MiB
+    /// The most bytes of a file in one chunk, in bytes or as 64KiB, 4MiB; 0 is 4MiB
     ///
     /// A chunk is what a reader fetches and verifies at once.
-    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = parse_chunk_size)]
+    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = parse_chunk_size_or_default)]
     zstdchunked_chunk_size: u64,
+    /// Where the chunks of a file end
+    ///
+    /// content ends them where podman does, so that it finds what a changed file has in common with one it holds, and
+    /// fetches the rest only; layers become larger by it.
+    #[arg(long, value_enum, value_name = "HOW", default_value_t, requires = "zstdchunked")]
+    zstdchunked_chunking: Chunking,
     /// Write eStargz layers: gzip, as containerd's stargz snapshotter reads them
     #[arg(long)]
     estargz: bool,
@@ -40,7 +48,7 @@ pub(crate) struct FormatArguments {
           value_parser = clap::value_parser!(i32).range(1..=12))]
     estargz_compression_level: i32,
     /// The most bytes of a file in one chunk, in bytes or as 64KiB, 4MiB; 0 is 4MiB
-    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = parse_estargz_chunk_size)]
+    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = parse_chunk_size_or_default)]
     estargz_chunk_size: u64,
     /// Let chunks share a gzip member until it has this many bytes of the tar
     ///
@@ -51,12 +59,35 @@ pub(crate) struct FormatArguments {
     /// Accepted and without effect: --jobs says how many threads work, and the result does not depend on it
     #[arg(long, value_name = "N")]
     estargz_parallelism: Option<u32>,
+    /// Put the tables of contents into an image of their own, which the snapshotter looks for beside this one
+    #[arg(long, requires = "estargz")]
+    estargz_external_toc: bool,
+    /// Keep every layer's tar, and so its DiffID; the tables of contents go into an image of their own
+    ///
+    /// Nothing is moved and no landmark added. A layer that holds what an earlier conversion added is refused.
+    #[arg(long, requires = "estargz")]
+    estargz_keep_diff_id: bool,
+    /// What to call the image of the tables of contents, beside DST [default: TAG-esgztoc for each tag]
+    #[arg(long, value_name = "TAG")]
+    toc_image: Option<String>,
+    /// Let the image of the tables of contents say which image it is about, as registries list referrers
+    #[arg(long)]
+    toc_referrer: bool,
     /// Whether to mark the end of the files that were moved to the front by an entry of its own
     ///
     /// auto marks it where files were moved, and in eStargz says so where none were, as that format wants it. An entry
     /// changes the layer's DiffID, and so do moved files.
     #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
     landmark: Landmark,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Chunking {
+    /// After --zstdchunked-chunk-size
+    #[default]
+    Fixed,
+    /// Where the content says, after 64 KiB on average and --zstdchunked-chunk-size at the latest
+    Content,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -74,7 +105,8 @@ impl FormatArguments {
             Some(Box::new(ZstdChunked::new(self.zstdchunked_compression_level)))
         } else if self.estargz {
             let codec = Estargz::new(self.estargz_compression_level);
-            Some(Box::new(codec.min_chunk_size(self.estargz_min_chunk_size)))
+            let codec = codec.min_chunk_size(self.estargz_min_chunk_size);
+            Some(Box::new(if self.external_toc() { codec.external_toc() } else { codec }))
         } else {
             None
         }
@@ -84,13 +116,57 @@ impl FormatArguments {
     pub(crate) fn options(&self, spool: PathBuf) -> EncodeOptions {
         EncodeOptions {
             chunk_size: if self.estargz { self.estargz_chunk_size } else { self.zstdchunked_chunk_size },
+            chunking: match self.zstdchunked_chunking {
+                Chunking::Fixed => layer::Chunking::Fixed,
+                Chunking::Content => layer::Chunking::Content,
+            },
             landmark: match self.landmark {
                 Landmark::Auto => layer::Landmark::Auto,
                 Landmark::Always => layer::Landmark::Always,
                 Landmark::Never => layer::Landmark::Never,
             },
+            keep_diff_id: self.estargz_keep_diff_id,
             ..EncodeOptions::new(spool)
         }
+    }
+
+    fn external_toc(&self) -> bool {
+        self.estargz_external_toc || self.estargz_keep_diff_id
+    }
+
+    /// Refuses what contradicts itself, with `moving` telling whether files are to be moved.
+    pub(crate) fn check(&self, moving: bool) -> Result<(), Usage> {
+        let usage = |problem: &str| Err(Usage(problem.into()));
+        if self.estargz_keep_diff_id && (moving || self.landmark == Landmark::Always) {
+            return usage(
+                "--estargz-keep-diff-id keeps the tar as it is: no file can move, no landmark be added",
+            );
+        }
+        if (self.toc_image.is_some() || self.toc_referrer) && !self.external_toc() {
+            return usage("--toc-image and --toc-referrer mean something with --estargz-external-toc only");
+        }
+        Ok(())
+    }
+
+    /// Returns the tags of the image of the tables of contents of an image with `tags`, if there is to be one.
+    pub(crate) fn toc_tags(&self, tags: &[String]) -> Result<Option<Vec<String>>, Usage> {
+        match (&self.toc_image, tags) {
+            _ if !self.external_toc() => Ok(None),
+            (Some(tag), _) if tags.contains(tag) => {
+                Err(Usage(format!("--toc-image {tag}: the new image itself is called so")))
+            }
+            (Some(tag), _) => Ok(Some(vec![tag.clone()])),
+            (None, []) => Err(Usage(
+                "the image of the tables of contents is named after a tag, and DST has none: give it one, or --toc-image"
+                    .into(),
+            )),
+            (None, tags) => Ok(Some(tags.iter().map(|tag| toc_image::tag(tag)).collect())),
+        }
+    }
+
+    /// Tells whether the image of the tables of contents says which image it is about.
+    pub(crate) fn toc_referrer(&self) -> bool {
+        self.toc_referrer
     }
 }
 
@@ -101,7 +177,7 @@ fn parse_chunk_size(text: &str) -> Result<u64, String> {
     if (4 << 10..=64 << 20).contains(&size) { Ok(size) } else { Err("expected 4KiB to 64MiB".into()) }
 }
 
-fn parse_estargz_chunk_size(text: &str) -> Result<u64, String> {
+fn parse_chunk_size_or_default(text: &str) -> Result<u64, String> {
     match parse_size(text)? {
         0 => Ok(DEFAULT_CHUNK_SIZE),
         _ => parse_chunk_size(text),

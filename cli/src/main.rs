@@ -18,19 +18,20 @@ mod output;
 mod parallel;
 mod progress;
 mod readers;
+mod reference;
 mod referrers;
 mod report;
 mod seekable;
+mod toc_image;
 mod transfer;
 
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 fn main() -> ExitCode {
-    let cli = args::Cli::parse_from(command_line(std::env::args_os()));
+    let cli = args::parse(command_line(std::env::args_os()));
+    reference::set_root(cli.root);
     let cancel = match interrupt::watch() {
         Ok(cancel) => cancel,
         Err(error) => return fail(&error),

@@ -32,11 +32,15 @@ pub(crate) struct Slots {
 pub(crate) struct FileMemo(Slots);
 
 /// Returns where the user's caches are: `$XDG_CACHE_HOME/restow` or `~/.cache/restow`, if there is a home.
-#[expect(clippy::disallowed_methods, reason = "the command line is where the environment is read")]
 pub(crate) fn default_directory() -> Option<PathBuf> {
+    user_directory("XDG_CACHE_HOME", ".cache").map(|caches| caches.join("restow"))
+}
+
+/// Returns the user's directory that the variable `name` says, or else the one below home.
+#[expect(clippy::disallowed_methods, reason = "the command line is where the environment is read")]
+pub(crate) fn user_directory(name: &str, below_home: &str) -> Option<PathBuf> {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let caches = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
-    caches.map(|caches| caches.join("restow"))
+    absolute(name).or_else(|| absolute("HOME").map(|home| home.join(below_home)))
 }
 
 #[derive(Serialize, Deserialize)]

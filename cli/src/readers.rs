@@ -37,11 +37,6 @@ enum Readers {
 }
 
 impl ReadersArguments {
-    /// Tells whether others than containerd are to read the layers.
-    pub(crate) fn is_given(&self) -> bool {
-        self.zstdchunked_readers != Readers::Containerd
-    }
-
     /// Fails for a combination that means nothing.
     pub(crate) fn check(&self) -> Result<(), Usage> {
         if self.strict && self.zstdchunked_readers == Readers::Containerd {

@@ -29,6 +29,8 @@ pub(crate) struct Summary<'a> {
     pub(crate) destination: &'a Destination,
     pub(crate) images: &'a [Selected],
     pub(crate) conversion: &'a Conversion,
+    /// The image of the tables of contents and its tags, if there is one.
+    pub(crate) tables: Option<(&'a Descriptor, &'a [String])>,
     /// Wishes that no file fulfilled.
     pub(crate) misses: &'a [(Digest, String)],
     /// What was told beside the conversion's own warnings.
@@ -56,6 +58,10 @@ impl Summary<'_> {
                 image.platform.as_ref().map(|platform| format!(" for {platform}")).unwrap_or_default();
             let oci = if self.became_oci(manifest) { ", Docker's before and OCI's now" } else { "" };
             progress.summary(&format!("image {}{platform}{oci}\n{}", output::short(manifest), table(layers)));
+        }
+        if let Some((root, tags)) = self.tables {
+            let digest = output::short(&root.digest);
+            progress.summary(&format!("tables of contents {digest}: {}", tags.join(", ")));
         }
         let total = |size: fn(&LayerReport) -> u64| self.conversion.layers.iter().map(size).sum::<u64>();
         let (before, after) = (total(|layer| layer.source.size), total(|layer| layer.destination.size));
@@ -95,6 +101,7 @@ impl Summary<'_> {
             "changed": root.digest != self.source.root.digest,
             "source": { "reference": self.source.name, "root": root_document(&self.source.root) },
             "destination": { "references": self.destination.references(), "root": root_document(root) },
+            "tocImage": self.tables.map(|(root, tags)| json!({ "root": root_document(root), "tags": tags })),
             "images": images.collect::<Vec<_>>(),
             "layers": self.conversion.layers.iter().map(layer_document).collect::<Vec<_>>(),
             "missing": misses.map(|(manifest, path)| json!({ "manifest": manifest, "path": path })).collect::<Vec<_>>(),

@@ -18,7 +18,10 @@ use restow_layer::footer::Footer;
 use restow_layer::footer::Position;
 use restow_layer::sniff;
 use restow_oci::Descriptor;
+use restow_oci::Digest;
 use restow_oci::Limits;
+
+use crate::toc_image::Tables;
 
 /// As many bytes as tell the compressions apart.
 const SNIFFED: usize = 16;
@@ -49,14 +52,31 @@ impl LayerBlob {
         Ok(Self { blob, hints, footer })
     }
 
+    /// Adds the table of contents from elsewhere, if it is not in the blob.
+    pub(crate) fn with_table(
+        mut self,
+        layer: &Digest,
+        tables: &Tables,
+        limits: &Limits,
+    ) -> anyhow::Result<Self> {
+        if matches!(self.footer, Some(Footer::ExternalToc { .. })) {
+            self.hints.external_toc = tables.read(layer, limits)?;
+        }
+        Ok(self)
+    }
+
     /// Returns what the annotations say of the table of contents.
     pub(crate) fn hints(&self) -> &Hints {
         &self.hints
     }
 
-    /// Says whether there is a table of contents in the blob.
+    /// Says whether there is a table of contents, in the blob or elsewhere.
     pub(crate) fn is_seekable(&self) -> bool {
-        self.hints.toc.is_some() || !matches!(self.footer, None | Some(Footer::ExternalToc { .. }))
+        match self.footer {
+            Some(Footer::ExternalToc { .. }) => self.hints.external_toc.is_some(),
+            Some(_) => true,
+            None => self.hints.toc.is_some(),
+        }
     }
 
     /// Returns the name of the format, and for zstd:chunked whose readers find the table by the footers.
@@ -86,31 +106,38 @@ impl LayerBlob {
 
     /// Returns the JSON of the table of contents as it stands in the blob.
     pub(crate) fn toc(&self, limits: &Limits) -> anyhow::Result<Vec<u8>> {
+        if let (Some(Footer::ExternalToc { .. }), Some(blob)) = (self.footer, &self.hints.external_toc) {
+            return file_in_tar(blob, limits);
+        }
         let (start, end) = match (self.footer, self.hints.toc) {
             (Some(Footer::Gzip { toc_offset, start }), _) => (toc_offset, start),
             (Some(Footer::Zstd { toc, .. }), _) | (None, Some(toc)) => frame(toc)?,
             (None, None) => return Err(Error::NotSeekable.into()),
             (Some(Footer::ExternalToc { .. }), _) => {
-                anyhow::bail!("the table of contents is in another image")
+                anyhow::bail!("the table of contents is in another image; --toc-image says in which")
             }
         };
         anyhow::ensure!(end.saturating_sub(start) <= limits.toc_size, "the table of contents is too large");
         let stored = read(&*self.blob, start, end)?;
-        let mut json = Vec::new();
         if matches!(self.footer, Some(Footer::Gzip { .. })) {
-            // In eStargz the table is a file in a tar.
-            let mut tar = TarReader::new(decompress(&*stored, limits)?, limits);
-            let mut raw = Buffer::default();
-            tar.next(&mut raw)?;
-            raw.truncate(0);
-            while (raw.len() as u64) <= limits.toc_size && tar.read_payload(&mut raw, 1 << 20)? > 0 {}
-            json.extend_from_slice(raw.filled());
-        } else {
-            decompress(&*stored, limits)?.take(limits.toc_size + 1).read_to_end(&mut json)?;
+            return file_in_tar(&stored, limits);
         }
+        let mut json = Vec::new();
+        decompress(&*stored, limits)?.take(limits.toc_size + 1).read_to_end(&mut json)?;
         anyhow::ensure!(json.len() as u64 <= limits.toc_size, "the table of contents is too large");
         Ok(json)
     }
+}
+
+/// Returns the table of eStargz, which is the first file of a compressed tar.
+fn file_in_tar(compressed: &[u8], limits: &Limits) -> anyhow::Result<Vec<u8>> {
+    let mut tar = TarReader::new(decompress(compressed, limits)?, limits);
+    let mut raw = Buffer::default();
+    tar.next(&mut raw)?;
+    raw.truncate(0);
+    while (raw.len() as u64) <= limits.toc_size && tar.read_payload(&mut raw, 1 << 20)? > 0 {}
+    anyhow::ensure!(raw.len() as u64 <= limits.toc_size, "the table of contents is too large");
+    Ok(raw.filled().to_vec())
 }
 
 fn frame(toc: Position) -> anyhow::Result<(u64, u64)> {

@@ -41,6 +41,9 @@ pub(crate) struct Arguments {
     /// found again by their paths.
     #[arg(long, value_name = "FILE")]
     zstdchunked_record_in: Option<PathBuf>,
+    /// The same for eStargz
+    #[arg(long, value_name = "FILE")]
+    estargz_record_in: Option<PathBuf>,
     #[command(flatten)]
     ordinary: OrdinaryArguments,
     #[command(flatten)]
@@ -50,19 +53,19 @@ pub(crate) struct Arguments {
 #[derive(Debug, Args)]
 struct OrdinaryArguments {
     /// Write ordinary zstd layers, in frames of 8 MiB
-    #[arg(long, conflicts_with_all = ["zstdchunked", "estargz"])]
+    #[arg(long, conflicts_with_all = ["zstdchunked", "estargz", "landmark"])]
     zstd: bool,
-    /// How hard to compress, from 1 (fast) to 22 (small) [default: 3]
-    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=22))]
-    zstd_compression_level: Option<i32>,
+    /// How hard to compress, from 1 (fast) to 22 (small)
+    #[arg(long, value_name = "LEVEL", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=22))]
+    zstd_compression_level: i32,
     /// Write ordinary gzip layers, in members of 8 MiB
-    #[arg(long, conflicts_with_all = ["zstdchunked", "estargz", "zstd"])]
+    #[arg(long, conflicts_with_all = ["zstdchunked", "estargz", "landmark", "zstd"])]
     gzip: bool,
-    /// How hard to compress, from 1 (fast) to 12 (small) [default: 6]
-    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=12))]
-    gzip_compression_level: Option<i32>,
+    /// How hard to compress, from 1 (fast) to 12 (small)
+    #[arg(long, value_name = "LEVEL", default_value_t = 6, value_parser = clap::value_parser!(i32).range(1..=12))]
+    gzip_compression_level: i32,
     /// Write layers that are not compressed
-    #[arg(long, conflicts_with_all = ["zstdchunked", "estargz", "zstd", "gzip"])]
+    #[arg(long, conflicts_with_all = ["zstdchunked", "estargz", "landmark", "zstd", "gzip"])]
     uncompress: bool,
     /// Make the whole image Docker's, whose layers are gzip or not compressed and have no annotations
     #[arg(long, conflicts_with_all = ["zstdchunked", "estargz", "zstd", "oci"])]
@@ -72,60 +75,31 @@ struct OrdinaryArguments {
 impl OrdinaryArguments {
     fn recompression(&self) -> Option<Recompression> {
         if self.zstd {
-            Some(Recompression::Zstd { level: self.zstd_compression_level.unwrap_or(3) })
+            Some(Recompression::Zstd { level: self.zstd_compression_level })
         } else if self.gzip {
-            Some(Recompression::Gzip { level: self.gzip_compression_level.unwrap_or(6) })
+            Some(Recompression::Gzip { level: self.gzip_compression_level })
         } else {
             self.uncompress.then_some(Recompression::None)
         }
     }
 }
 
-impl Arguments {
-    /// Refuses a flag that means nothing without another one. The parser would let it pass where something contradicts
-    /// the other one.
-    fn check(&self) -> Result<(), Usage> {
-        let Self { ordinary, .. } = self;
-        for (flag, given, format, asked) in [
-            ("zstd-compression-level", ordinary.zstd_compression_level.is_some(), "zstd", ordinary.zstd),
-            ("gzip-compression-level", ordinary.gzip_compression_level.is_some(), "gzip", ordinary.gzip),
-            (
-                "zstdchunked-readers",
-                self.conversion.readers.is_given(),
-                "zstdchunked",
-                self.format.codec().is_some(),
-            ),
-            (
-                "zstdchunked-record-in",
-                self.zstdchunked_record_in.is_some(),
-                "zstdchunked",
-                self.format.codec().is_some(),
-            ),
-        ] {
-            if given && !asked {
-                return Err(Usage(format!("--{flag} means something with --{format} only")));
-            }
-        }
-        Ok(())
-    }
-}
-
 pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<ExitCode> {
-    arguments.check()?;
-    let Arguments { images, format, ordinary, conversion, zstdchunked_record_in } = arguments;
+    let Arguments { images, format, ordinary, conversion, .. } = arguments;
     let media_types = if ordinary.docker { MediaTypes::Docker } else { conversion.media_types() };
     let target = match ordinary.recompression() {
         Some(recompression) => Target::Ordinary(recompression),
         None if format.codec().is_some() => {
-            let record = zstdchunked_record_in.as_deref().map(record::load).transpose()?;
+            let record = arguments.zstdchunked_record_in.as_ref().or(arguments.estargz_record_in.as_ref());
+            let record = record.map(|path| record::load(path)).transpose()?;
             let wishes = Wishes { record: record.unwrap_or_default(), ..Wishes::default() };
             Target::Seekable { format, wishes }
         }
         None if media_types != MediaTypes::Keep => Target::Same,
         None => {
             return Err(Usage(
-                "what is the image to become? --zstdchunked, --zstd, --gzip and --uncompress say so of its layers, \
-                 --oci and --docker of its media types"
+                "what is the image to become? --zstdchunked, --estargz, --zstd, --gzip and --uncompress say so of its \
+                 layers, --oci and --docker of its media types"
                     .into(),
             )
             .into());

@@ -11,18 +11,19 @@ use restow_convert::Platforms;
 use restow_oci::Descriptor;
 use restow_oci::Kind;
 use restow_registry::Reading;
-use restow_registry::Reference;
 use restow_registry::Source;
 use restow_registry::Watched;
 use serde_json::json;
 
 use crate::access::access;
+use crate::access::open_destination;
 use crate::args::Format;
 use crate::args::PlatformArguments;
 use crate::args::ProgressArguments;
 use crate::destination::Destination;
 use crate::failure::Usage;
 use crate::output;
+use crate::reference;
 use crate::referrers;
 use crate::transfer::Transfer;
 
@@ -65,10 +66,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if arguments.referrers {
         destination.must_hold_referrers()?;
     }
-    let reference = Reference::parse(&arguments.source)?;
+    let reference = reference::parse(&arguments.source)?;
     let source = access().open_source(&reference, Reading::Once)?;
     let root = choose(&source, &arguments.platforms)?;
-    let place = access().open_destination(&destination.place, Some(&source))?;
+    let place = open_destination(&destination.place, Some(&source))?;
 
     let transfer = Arc::new(Transfer::new(&arguments.progress));
     let watched = Watched::new(&*source.provider, transfer.clone());

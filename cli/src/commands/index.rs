@@ -24,6 +24,7 @@ use crate::access::access;
 use crate::failure;
 use crate::output;
 use crate::parallel;
+use crate::reference;
 
 /// How many references are looked at together before their results are written.
 const BATCH: usize = 256;
@@ -155,7 +156,7 @@ fn parse_reference(text: &str) -> anyhow::Result<Reference> {
         true => text.to_owned(),
         false => format!("docker://{text}"),
     };
-    Ok(Reference::parse(&whole)?)
+    Ok(reference::parse(&whole)?)
 }
 
 fn parse_architecture(text: &str) -> Result<(String, Platform), String> {

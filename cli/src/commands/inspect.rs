@@ -11,7 +11,6 @@ use restow_oci::Kind;
 use restow_oci::Limits;
 use restow_oci::MediaType;
 use restow_oci::Platform;
-use restow_registry::Reference;
 use restow_registry::Source;
 use serde_json::Value;
 use serde_json::json;
@@ -21,19 +20,24 @@ use crate::args::Format;
 use crate::image::Image;
 use crate::output;
 use crate::output::Table;
+use crate::reference;
 use crate::seekable::LayerBlob;
+use crate::toc_image::Tables;
+use crate::toc_image::TocArguments;
 
 /// Print the images of a reference and their layers
 ///
 /// Blobs are looked into, not read in full: `restow verify` does that.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The image: oci:PATH[:TAG], docker://HOST/NAME[:TAG], an archive, or a path
+    /// The image: oci:PATH[:TAG], docker://HOST/NAME[:TAG], store:NAME, an archive, or a path
     #[arg(value_name = "REF")]
     reference: String,
     /// Print the table of contents of this layer, counted from 0, as it stands in the blob
     #[arg(long, value_name = "N", conflicts_with = "format")]
     toc: Option<usize>,
+    #[command(flatten)]
+    elsewhere: TocArguments,
     /// Show only the image for this platform; may be given several times
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = Platform::parse)]
     platform: Vec<Platform>,
@@ -44,9 +48,12 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let limits = Limits::default();
-    let source = open_source(&Reference::parse(&arguments.reference)?)?;
+    let reference = reference::parse(&arguments.reference)?;
+    let source = open_source(&reference)?;
+    let elsewhere = arguments.elsewhere.open(&reference, &limits)?;
     if let Some(position) = arguments.toc {
-        print_toc(&source, &Image::one(&source, &arguments.platform, &limits)?, position, &limits)?;
+        let image = Image::one(&source, &arguments.platform, &limits)?;
+        print_toc(&source, &elsewhere, &image, position, &limits)?;
         return Ok(ExitCode::SUCCESS);
     }
     let platforms = match arguments.platform.as_slice() {
@@ -55,8 +62,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     let images = Image::all(&source, &platforms, &limits)?;
     match arguments.format {
-        Format::Text => output::print(&tables(&source, &images, &limits))?,
-        Format::Json => output::print_json(&document(&source, &images, &limits))?,
+        Format::Text => output::print(&tables(&source, &elsewhere, &images, &limits))?,
+        Format::Json => output::print_json(&document(&source, &elsewhere, &images, &limits))?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -71,20 +78,27 @@ struct Row {
 }
 
 impl Row {
-    fn of(source: &Source, layer: &Descriptor, limits: &Limits) -> Self {
+    fn of(source: &Source, elsewhere: &Tables, layer: &Descriptor, limits: &Limits) -> Self {
         let mut row = Row { format: "?", readers: None, entries: None, problem: None };
-        if let Err(error) = row.look(source, layer, limits) {
+        if let Err(error) = row.look(source, elsewhere, layer, limits) {
             row.problem = Some(crate::failure::describe(&error));
         }
         row
     }
 
-    fn look(&mut self, source: &Source, layer: &Descriptor, limits: &Limits) -> anyhow::Result<()> {
+    fn look(
+        &mut self,
+        source: &Source,
+        elsewhere: &Tables,
+        layer: &Descriptor,
+        limits: &Limits,
+    ) -> anyhow::Result<()> {
         if !matches!(layer.media_type.kind(), Kind::Layer { .. }) {
             self.format = "opaque";
             return Ok(());
         }
         let blob = LayerBlob::open(&*source.provider, layer)?;
+        let blob = blob.with_table(&layer.digest, elsewhere, limits)?;
         (self.format, self.readers) = blob.format()?;
         if blob.is_seekable() {
             self.entries = Some(blob.entries(limits)?);
@@ -93,7 +107,7 @@ impl Row {
     }
 }
 
-fn tables(source: &Source, images: &[Image], limits: &Limits) -> String {
+fn tables(source: &Source, elsewhere: &Tables, images: &[Image], limits: &Limits) -> String {
     let mut text = vec![format!("{}  {}  {}", source.name, source.root.media_type, source.root.digest)];
     for image in images {
         let platform = image.platform.as_ref().map(|platform| format!("  {platform}")).unwrap_or_default();
@@ -101,7 +115,7 @@ fn tables(source: &Source, images: &[Image], limits: &Limits) -> String {
         let mut table = Table::new(&[">layer", "type", ">size", "format", ">entries", "digest", "DiffID"]);
         let mut problems = Vec::new();
         for (position, layer) in image.manifest.layers().iter().enumerate() {
-            let row = Row::of(source, layer, limits);
+            let row = Row::of(source, elsewhere, layer, limits);
             problems.extend(row.problem.map(|problem| format!("layer {position}: {problem}")));
             table.row([
                 position.to_string(),
@@ -120,9 +134,9 @@ fn tables(source: &Source, images: &[Image], limits: &Limits) -> String {
     text.join("\n")
 }
 
-fn document(source: &Source, images: &[Image], limits: &Limits) -> Value {
+fn document(source: &Source, elsewhere: &Tables, images: &[Image], limits: &Limits) -> Value {
     let layer = |image: &Image, position: usize, layer: &Descriptor| {
-        let row = Row::of(source, layer, limits);
+        let row = Row::of(source, elsewhere, layer, limits);
         json!({
             "position": position,
             "mediaType": layer.media_type.as_str(),
@@ -154,10 +168,16 @@ fn document(source: &Source, images: &[Image], limits: &Limits) -> Value {
     })
 }
 
-fn print_toc(source: &Source, image: &Image, position: usize, limits: &Limits) -> anyhow::Result<()> {
+fn print_toc(
+    source: &Source,
+    elsewhere: &Tables,
+    image: &Image,
+    position: usize,
+    limits: &Limits,
+) -> anyhow::Result<()> {
     let layer = image.layer(source, position)?;
     let json = LayerBlob::open(&*source.provider, layer).and_then(|blob| {
-        let toc = blob.toc(limits)?;
+        let toc = blob.with_table(&layer.digest, elsewhere, limits)?.toc(limits)?;
         serde_json::from_slice::<Value>(&toc).context("the table of contents is not JSON")
     });
     let json = json.with_context(|| format!("{}: layer {position}, {}", source.name, layer.digest))?;

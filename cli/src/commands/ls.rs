@@ -7,7 +7,6 @@ use clap::Args;
 use restow_layer::Kind;
 use restow_oci::Limits;
 use restow_oci::Platform;
-use restow_registry::Reference;
 use serde_json::Value;
 use serde_json::json;
 
@@ -20,6 +19,7 @@ use crate::files::Stat;
 use crate::image::Image;
 use crate::output;
 use crate::output::Table;
+use crate::reference;
 
 /// List the files of an image as a container sees them, without unpacking it
 ///
@@ -27,7 +27,7 @@ use crate::output::Table;
 /// contents that the manifest vouches for are not read any further; others are, to their ends.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The image: oci:PATH[:TAG], docker://HOST/NAME[:TAG], an archive, or a path
+    /// The image: oci:PATH[:TAG], docker://HOST/NAME[:TAG], store:NAME, an archive, or a path
     #[arg(value_name = "REF")]
     reference: String,
     /// A directory to list the files of, or a file
@@ -48,7 +48,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let limits = Limits::default();
-    let source = open_source(&Reference::parse(&arguments.reference)?)?;
+    let source = open_source(&reference::parse(&arguments.reference)?)?;
     let image = Image::one(&source, arguments.platform.as_slice(), &limits)?;
     let layers = image.manifest.layers();
     let list = || {

@@ -10,6 +10,7 @@ pub(crate) mod inspect;
 pub(crate) mod ls;
 mod man;
 pub(crate) mod optimize;
+pub(crate) mod store;
 pub(crate) mod toc_digest;
 pub(crate) mod verify;
 pub(crate) mod version;
@@ -33,6 +34,7 @@ pub(crate) fn run(command: Command, cancel: &Cancel) -> anyhow::Result<ExitCode>
         Command::Cat(arguments) => cat::run(&arguments),
         Command::TocDigest(arguments) => toc_digest::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
+        Command::Store(arguments) => store::run(&arguments, cancel),
         Command::Version(arguments) => version::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man => man::run(),

@@ -13,25 +13,29 @@ use restow_oci::Digest;
 use restow_oci::Kind;
 use restow_oci::Limits;
 use restow_oci::Platform;
-use restow_registry::Reference;
 use restow_registry::Source;
 
 use crate::access::open_source;
 use crate::image::Image;
 use crate::output;
+use crate::reference;
 use crate::seekable::LayerBlob;
+use crate::toc_image::Tables;
+use crate::toc_image::TocArguments;
 
 /// Print the digest of a layer's table of contents, or of the tables of all layers
 ///
 /// The table is read, checked, and held to what the manifest says of it.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The image: oci:PATH[:TAG], docker://HOST/NAME[:TAG], an archive, or a path
+    /// The image: oci:PATH[:TAG], docker://HOST/NAME[:TAG], store:NAME, an archive, or a path
     #[arg(value_name = "REF")]
     reference: String,
     /// The layer, counted from 0; without it each layer gets a line: position, digest, digest of the table or -
     #[arg(long, value_name = "N")]
     layer: Option<usize>,
+    #[command(flatten)]
+    elsewhere: TocArguments,
     /// Take the image for this platform
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = Platform::parse)]
     platform: Option<Platform>,
@@ -39,10 +43,12 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let limits = Limits::default();
-    let source = open_source(&Reference::parse(&arguments.reference)?)?;
+    let reference = reference::parse(&arguments.reference)?;
+    let source = open_source(&reference)?;
+    let elsewhere = arguments.elsewhere.open(&reference, &limits)?;
     let image = Image::one(&source, arguments.platform.as_slice(), &limits)?;
     let digest = |position: usize, layer: &Descriptor| {
-        let digest = toc_digest(&source, layer, &limits);
+        let digest = toc_digest(&source, &elsewhere, layer, &limits);
         digest.with_context(|| format!("{}: layer {position}, {}", source.name, layer.digest))
     };
     if let Some(position) = arguments.layer {
@@ -60,11 +66,16 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// Returns the digest of a layer's table, or nothing if it has none of its own.
-fn toc_digest(source: &Source, layer: &Descriptor, limits: &Limits) -> anyhow::Result<Option<Digest>> {
+fn toc_digest(
+    source: &Source,
+    elsewhere: &Tables,
+    layer: &Descriptor,
+    limits: &Limits,
+) -> anyhow::Result<Option<Digest>> {
     if !matches!(layer.media_type.kind(), Kind::Layer { .. }) {
         return Ok(None);
     }
-    let blob = LayerBlob::open(&*source.provider, layer)?;
+    let blob = LayerBlob::open(&*source.provider, layer)?.with_table(&layer.digest, elsewhere, limits)?;
     if !blob.is_seekable() {
         return Ok(None);
     }

@@ -88,6 +88,50 @@ fn estargz_is_a_format_like_the_other() {
 }
 
 #[test]
+fn tables_of_contents_have_an_image_of_their_own_if_asked() {
+    let bench = Bench::with(&image());
+    let optimize = |options: &str| format!("optimize oci:src:v1 --platform linux/amd64 --estargz {options}");
+    for options in
+        ["--estargz-external-toc", "--estargz-keep-diff-id", "--estargz-keep-diff-id --toc-referrer"]
+    {
+        let run = bench.json(&optimize(&format!("oci:out:v1 {options} --format json")));
+        assert_eq!(run["tocImage"]["tags"][0], "v1-esgztoc");
+        assert_eq!(run["layers"][0]["diffIdKept"], options.contains("keep"));
+        assert_eq!(bench.tags("out"), ["v1", "v1-esgztoc"]);
+        let verified = bench.ok("verify oci:out:v1").stdout;
+        assert!(verified.contains("estargz with external TOC") && verified.contains("entries"), "{verified}");
+        let toc = bench.json("inspect oci:out:v1 --toc 0");
+        assert_eq!(toc["version"], 1);
+        bench.ok("verify oci:out:v1-esgztoc");
+        assert!(bench.ok("toc-digest oci:out:v1 --layer 1").stdout.starts_with("sha256:"));
+        bench.ok("cat oci:out:v1 app/main");
+    }
+    bench.ok(&optimize("oci:named:v1 --estargz-external-toc --toc-image tables"));
+    assert_eq!(bench.tags("named"), ["v1", "tables"]);
+    assert!(!bench.ok("verify oci:named:v1").stdout.contains("entries"));
+    assert!(bench.ok("verify oci:named:v1 --toc-image oci:named:tables").stdout.contains("entries"));
+    // The tables of another image are no tables of this one.
+    bench.ok(&optimize("oci:other:v1 --estargz-external-toc --estargz-chunk-size 4KiB"));
+    let run = bench.ok("verify oci:named:v1 --toc-image oci:other:v1-esgztoc");
+    assert!(!run.stdout.contains("entries"), "{}", run.stdout);
+
+    bench.write("list", "app/main");
+    for (options, problem) in [
+        ("--estargz-keep-diff-id --prefetch-list list", "no file can move"),
+        ("--estargz-keep-diff-id --landmark always", "no landmark be added"),
+        ("--toc-image tables", "mean something with --estargz-external-toc only"),
+        ("--estargz-external-toc --toc-image v1", "the new image itself is called so"),
+    ] {
+        let run = bench.run(&optimize(&format!("oci:refused:v1 {options}")));
+        assert_eq!(run.code, Some(2), "{run:?}");
+        assert!(run.stderr.contains(problem), "{}", run.stderr);
+    }
+    let run = bench.run(&optimize("oci:refused --estargz-external-toc"));
+    assert!(run.code == Some(2) && run.stderr.contains("is named after a tag"), "{run:?}");
+    assert!(!bench.path("refused").exists());
+}
+
+#[test]
 fn the_binary_called_optimize_optimizes() {
     let bench = Bench::with(&image());
     let optimize = bench.path("optimize");

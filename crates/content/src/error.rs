@@ -29,6 +29,31 @@ pub enum Error {
         key: String,
     },
 
+    /// The blob that was to be ingested is there already.
+    #[error("blob {digest} exists already")]
+    Exists {
+        /// The blob.
+        digest: Digest,
+    },
+
+    /// A field that an update cannot change.
+    #[error("field {field:?} cannot be updated, only labels and labels.KEY")]
+    InvalidField {
+        /// The field.
+        field: String,
+    },
+
+    /// A filter that does not follow containerd's grammar.
+    #[error("filter {filter:?} is malformed at byte {position}: {problem}")]
+    InvalidFilter {
+        /// The filter.
+        filter: String,
+        /// Where in the filter.
+        position: usize,
+        /// What is wrong there.
+        problem: String,
+    },
+
     /// A key that names no ingest.
     #[error("the key of an ingest must not be empty")]
     EmptyKey,
@@ -106,6 +131,56 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 
+    /// The database of a store refused, or holds what it should not.
+    #[error("cannot {action} in {path}")]
+    Metadata {
+        /// What was tried.
+        action: &'static str,
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+
+    /// The directory is of another kind, in which something else than a database says what is to be kept.
+    #[error("{path} is {found}, not a store with a database")]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+    },
+
+    /// No such image.
+    #[error("image {name:?} not found")]
+    NoImage {
+        /// The name of the image.
+        name: String,
+    },
+
+    /// No such lease.
+    #[error("lease {id:?} not found")]
+    NoLease {
+        /// The lease.
+        id: String,
+    },
+
+    /// A lease of that name exists already.
+    #[error("lease {id:?} exists already")]
+    LeaseExists {
+        /// The lease.
+        id: String,
+    },
+
+    /// What a document refers to is not known, so that nothing may be collected.
+    #[error("cannot tell what {digest} refers to: {problem}")]
+    Unreadable {
+        /// The document.
+        digest: Digest,
+        /// Why it cannot be read.
+        problem: String,
+    },
+
     /// Something other than a regular file lies where a blob or a document should be.
     #[error("{path} is a {found}, not a regular file")]
     NotRegular {
@@ -150,9 +225,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// Returns whether the blob or ingest asked for is simply not there.
+    /// Returns whether the blob, ingest, image or lease asked for is simply not there.
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Error::NotFound { .. } | Error::NoIngest { .. })
+        matches!(
+            self,
+            Error::NotFound { .. } | Error::NoIngest { .. } | Error::NoImage { .. } | Error::NoLease { .. }
+        )
     }
 }
 

@@ -94,6 +94,11 @@ impl Blob for Section {
         }
         self.file.read_at(&mut buffer[..length], self.start.saturating_add(offset))
     }
+
+    fn file(&self) -> Option<&File> {
+        let whole = self.start == 0 && self.file.metadata().is_ok_and(|found| found.len() == self.size);
+        whole.then_some(&self.file)
+    }
 }
 
 #[cfg(test)]

@@ -5,22 +5,31 @@
 //! committed blob never changes. Whoever reads one checks it: [`read`] and [`VerifiedReader`] compare size
 //! and digest, a bare [`Blob`] does not.
 //!
+//! [`LocalStore`] is a directory of blobs, as an OCI layout and containerd have it. [`MetadataStore`] adds a
+//! database to one: images, leases, namespaces and the collection of what nothing refers to.
+//!
 //! To add a store, implement [`Provider`], [`Ingester`] and [`Manager`], and run the cases of the module
 //! `suite` (feature `testsuite`) against it. [`MemoryStore`] is the smallest example.
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests fail by panicking"))]
 
 mod error;
+mod fields;
 pub mod file;
+mod filter;
 mod labels;
 mod local;
 mod memory;
+pub mod metadata;
 mod overlay;
 pub mod publish;
 mod read;
+mod scrub;
 #[cfg(any(test, feature = "testsuite"))]
 pub mod suite;
+pub mod time;
 mod write;
 
+use std::fs::File;
 use std::io;
 use std::io::Write;
 use std::time::SystemTime;
@@ -29,14 +38,21 @@ use restow_oci::Descriptor;
 use restow_oci::Digest;
 
 pub use crate::error::Error;
+pub use crate::fields::Fields;
+pub use crate::filter::Filter;
+pub use crate::filter::Filterable;
 pub use crate::labels::Labels;
 pub use crate::local::LocalStore;
 pub use crate::memory::MemoryStore;
+pub use crate::metadata::MetadataStore;
 pub use crate::overlay::Overlay;
 pub use crate::read::VerifiedReader;
 pub use crate::read::read;
+pub use crate::scrub::Scrubbed;
+pub use crate::scrub::scrub;
 pub use crate::write::copy;
 pub use crate::write::ingest_beside;
+pub use crate::write::link;
 pub use crate::write::write;
 
 /// The result of an operation on a store.
@@ -49,6 +65,11 @@ pub trait Blob: Send + Sync {
 
     /// Reads some bytes at `offset` and returns how many; 0 at the end and beyond, or for an empty buffer.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Returns the file that holds the blob and nothing else, if there is one.
+    fn file(&self) -> Option<&File> {
+        None
+    }
 }
 
 /// A place that blobs can be read from.
@@ -63,8 +84,45 @@ pub trait Ingester: Send + Sync {
     /// Starts the ingest called `key`, or takes up an earlier one where it stopped.
     ///
     /// A key is held by one writer at a time, whatever process it lives in: [`Error::Busy`] for everyone
-    /// else.
-    fn ingest(&self, key: &str) -> Result<Box<dyn Ingest>>;
+    /// else. A blob that is there already needs no ingest: [`Error::Exists`]. An earlier ingest that expected
+    /// another size starts again from nothing.
+    fn begin(&self, key: &str, expected: &Expected) -> Result<Box<dyn Ingest>>;
+
+    /// Makes the blob in `file`, which holds it and nothing else, visible without a copy of its bytes. Returns
+    /// false, and has done nothing, where that cannot be.
+    fn adopt(&self, file: &File, descriptor: &Descriptor, check: Check) -> Result<bool> {
+        let _ = (file, descriptor, check);
+        Ok(false)
+    }
+
+    /// Starts or takes up an ingest of whatever will come, as [`begin`](Ingester::begin) does.
+    fn ingest(&self, key: &str) -> Result<Box<dyn Ingest>> {
+        self.begin(key, &Expected::default())
+    }
+}
+
+/// How much of a blob is compared before it is adopted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Check {
+    /// Size and digest. The new blob has its bytes for itself, though it shares their place on the disk.
+    Digest,
+    /// The size alone. The new blob may be the very file, under a second name.
+    Size,
+}
+
+/// What a writer knows of a blob before it writes it. It is no promise: only a commit compares.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Expected {
+    /// The digest; without one, the blob is digested by sha256.
+    pub digest: Option<Digest>,
+    /// The number of bytes.
+    pub size: Option<u64>,
+}
+
+impl From<&Descriptor> for Expected {
+    fn from(descriptor: &Descriptor) -> Expected {
+        Expected { digest: Some(descriptor.digest.clone()), size: Some(descriptor.size) }
+    }
 }
 
 /// A blob on its way into a store. Dropping it without a commit keeps what was written for the next writer of
@@ -75,7 +133,8 @@ pub trait Ingest: Write + Send {
     /// Returns the number of bytes written so far, those of earlier writers included.
     fn offset(&self) -> u64;
 
-    /// Returns the sha256 digest of the bytes written so far.
+    /// Returns the digest of the bytes written so far, by the algorithm of the digest that was expected from
+    /// the beginning, or else by sha256.
     fn digest(&self) -> Digest;
 
     /// Starts again from nothing.
@@ -101,8 +160,13 @@ pub trait Manager: Send + Sync {
     /// Returns what is known of a blob.
     fn info(&self, digest: &Digest) -> Result<Info>;
 
+    /// Changes the labels of a blob: those that `fields` names become what they are in `labels`.
+    fn update_fields(&self, digest: &Digest, labels: Labels, fields: &Fields) -> Result<Info>;
+
     /// Replaces all labels of a blob.
-    fn update(&self, digest: &Digest, labels: Labels) -> Result<Info>;
+    fn update(&self, digest: &Digest, labels: Labels) -> Result<Info> {
+        self.update_fields(digest, labels, &Fields::All)
+    }
 
     /// Visits all blobs in the order of their digests, until `visit` fails.
     fn walk(&self, visit: &mut dyn FnMut(Info) -> Result<()>) -> Result<()>;
@@ -149,6 +213,8 @@ pub struct IngestStatus {
     pub key: String,
     /// The number of bytes written so far.
     pub offset: u64,
+    /// The number of bytes that its writer expects, if it said so.
+    pub total: Option<u64>,
     /// When the first writer started.
     pub started: SystemTime,
     /// When bytes were last written.
@@ -163,6 +229,10 @@ impl<B: Blob + ?Sized> Blob for &B {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         (**self).read_at(buffer, offset)
     }
+
+    fn file(&self) -> Option<&File> {
+        (**self).file()
+    }
 }
 
 impl<B: Blob + ?Sized> Blob for Box<B> {
@@ -172,6 +242,10 @@ impl<B: Blob + ?Sized> Blob for Box<B> {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         (**self).read_at(buffer, offset)
+    }
+
+    fn file(&self) -> Option<&File> {
+        (**self).file()
     }
 }
 

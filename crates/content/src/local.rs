@@ -4,22 +4,33 @@
 //! |---|---|
 //! | `blobs/<algorithm>/<encoded>` | a blob, read-only |
 //! | `labels/<algorithm>/<encoded>` | the labels of a blob that has any |
+//! | `quarantine/<algorithm>/<encoded>` | a blob that has rotted |
 //! | `ingest/<sha256 of the key>/ref` | the key; whoever holds the lock on this file owns the directory |
 //! | `ingest/<sha256 of the key>/data` | the bytes so far |
+//! | `ingest/<sha256 of the key>/total` | the size of the blob in decimal, where its writer knows it |
+//!
+//! An ingest started when its `ref` was written and was updated when its `data` was.
 
+mod adopt;
 mod ingest;
 mod write_behind;
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+use std::time::SystemTime;
 
 use restow_oci::Descriptor;
 use restow_oci::Digest;
 
 use crate::Blob;
+use crate::Check;
 use crate::Error;
+use crate::Expected;
+use crate::Fields;
 use crate::Info;
 use crate::Ingest;
 use crate::IngestStatus;
@@ -32,10 +43,12 @@ use crate::error::failed;
 use crate::file;
 use crate::file::Section;
 use crate::labels;
+use crate::publish;
 use crate::read::check_size;
 use crate::read::digester;
+use crate::read::hash;
 
-use self::ingest::LocalIngest;
+pub(crate) use self::ingest::LocalIngest;
 
 /// A store in a directory of the local file system. Several may work on one directory, in several processes.
 #[derive(Clone, Debug)]
@@ -68,6 +81,16 @@ impl LocalStore {
         self.place("blobs", digest)
     }
 
+    /// Returns what is named like a blob, in the order of the digests.
+    pub(crate) fn digests(&self) -> Result<Vec<Digest>> {
+        let mut found = Vec::new();
+        for algorithm in ["sha256", "sha512"] {
+            let names = names(&self.root.join("blobs").join(algorithm))?;
+            found.extend(names.iter().filter_map(|name| Digest::parse(&format!("{algorithm}:{name}")).ok()));
+        }
+        Ok(found)
+    }
+
     fn labels_path(&self, digest: &Digest) -> PathBuf {
         self.place("labels", digest)
     }
@@ -76,7 +99,52 @@ impl LocalStore {
         self.root.join(kind).join(digest.algorithm_name()).join(digest.encoded())
     }
 
-    fn open_blob(&self, digest: &Digest) -> Result<(std::fs::File, u64)> {
+    /// Returns whether the blob is there, in the size that it should have, if that is known.
+    pub(crate) fn holds(&self, digest: &Digest, size: Option<u64>) -> Result<bool> {
+        match self.open_blob(digest) {
+            Ok((_, found)) => Ok(size.is_none_or(|size| size == found)),
+            // What is no regular file cannot be this blob and is replaced.
+            Err(Error::NotFound { .. } | Error::NotRegular { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts a blob away that is not what its digest says, and returns where it lies now: in `quarantine`, where nobody
+    /// looks for blobs. One that turns out to be right stays.
+    pub fn quarantine(&self, digest: &Digest) -> Result<Option<PathBuf>> {
+        let blob = self.section(digest)?;
+        let mut digester = digester(digest)?;
+        // What cannot be read to its end is put away, too.
+        if hash(&blob, &mut digester).is_ok() && digester.finish() == *digest {
+            return Ok(None);
+        }
+        let place = self.place("quarantine", digest);
+        publish::create_directory(place.parent().unwrap_or(Path::new(".")))?;
+        publish::rename_complete(&self.path(digest), &place)?;
+        Ok(Some(place))
+    }
+
+    /// Removes what writers left that died before they had written their keys, if that was at least `age` ago.
+    pub(crate) fn sweep_ingests(&self, now: SystemTime, age: Duration) -> Result<()> {
+        let ingests = self.root.join("ingest");
+        for name in names(&ingests)? {
+            let directory = ingests.join(name);
+            let modified = directory.symlink_metadata().and_then(|found| found.modified());
+            let old = modified.is_ok_and(|time| now.duration_since(time).unwrap_or_default() >= age);
+            if old && ingest::status(&directory, None)?.is_none() {
+                ingest::sweep(&directory)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the blob as it is.
+    pub(crate) fn section(&self, digest: &Digest) -> Result<Section> {
+        let (file, size) = self.open_blob(digest)?;
+        Ok(Section::new(Arc::new(file), 0, size))
+    }
+
+    pub(crate) fn open_blob(&self, digest: &Digest) -> Result<(std::fs::File, u64)> {
         file::open(&self.path(digest)).map_err(|error| match error {
             Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Error::NotFound { digest: digest.clone() }
@@ -89,15 +157,24 @@ impl LocalStore {
 impl Provider for LocalStore {
     fn open(&self, descriptor: &Descriptor) -> Result<Box<dyn Blob>> {
         digester(&descriptor.digest)?;
-        let (file, size) = self.open_blob(&descriptor.digest)?;
-        check_size(descriptor, size)?;
-        Ok(Box::new(Section::new(Arc::new(file), 0, size)))
+        let blob = self.section(&descriptor.digest)?;
+        check_size(descriptor, blob.size())?;
+        Ok(Box::new(blob))
     }
 }
 
 impl Ingester for LocalStore {
-    fn ingest(&self, key: &str) -> Result<Box<dyn Ingest>> {
-        Ok(Box::new(LocalIngest::begin(self, key)?))
+    fn begin(&self, key: &str, expected: &Expected) -> Result<Box<dyn Ingest>> {
+        if let Some(digest) = &expected.digest
+            && self.holds(digest, expected.size)?
+        {
+            return Err(Error::Exists { digest: digest.clone() });
+        }
+        Ok(Box::new(LocalIngest::begin(self, key, expected)?))
+    }
+
+    fn adopt(&self, file: &File, descriptor: &Descriptor, check: Check) -> Result<bool> {
+        self.adopt_with("", file, descriptor, check, |_, _| Ok(()))
     }
 }
 
@@ -113,26 +190,23 @@ impl Manager for LocalStore {
         Ok(Info { digest: digest.clone(), size, labels, created, updated })
     }
 
-    fn update(&self, digest: &Digest, labels: Labels) -> Result<Info> {
+    fn update_fields(&self, digest: &Digest, labels: Labels, fields: &Fields) -> Result<Info> {
         labels::check(&labels)?;
         let info = self.info(digest)?;
-        if info.labels == labels {
+        if fields.apply(info.labels.clone(), labels.clone()) == info.labels {
             return Ok(info);
         }
-        labels::change(&self.labels_path(digest), |_| labels)?;
+        labels::change(&self.labels_path(digest), |old| fields.apply(old, labels))?;
         self.info(digest)
     }
 
     fn walk(&self, visit: &mut dyn FnMut(Info) -> Result<()>) -> Result<()> {
-        for algorithm in ["sha256", "sha512"] {
-            for name in names(&self.root.join("blobs").join(algorithm))? {
-                let Ok(digest) = Digest::parse(&format!("{algorithm}:{name}")) else { continue };
-                match self.info(&digest) {
-                    Ok(info) => visit(info)?,
-                    // Foreign things, and blobs removed since the directory was read.
-                    Err(Error::NotRegular { .. } | Error::NotFound { .. }) => {}
-                    Err(error) => return Err(error),
-                }
+        for digest in self.digests()? {
+            match self.info(&digest) {
+                Ok(info) => visit(info)?,
+                // Foreign things, and blobs removed since the directory was read.
+                Err(Error::NotRegular { .. } | Error::NotFound { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())

@@ -15,6 +15,8 @@ use restow_oci::Digester;
 
 use crate::Blob;
 use crate::Error;
+use crate::Expected;
+use crate::Fields;
 use crate::Info;
 use crate::Ingest;
 use crate::IngestStatus;
@@ -27,7 +29,9 @@ use crate::labels;
 use crate::now;
 use crate::read::Bytes;
 use crate::read::check_size;
+use crate::read::differs;
 use crate::read::digester;
+use crate::read::digester_for;
 use crate::read::settle;
 
 /// A store in memory. Clones share it.
@@ -45,6 +49,7 @@ struct State {
 #[derive(Debug)]
 struct Partial {
     data: Vec<u8>,
+    total: Option<u64>,
     held: bool,
     started: SystemTime,
     updated: SystemTime,
@@ -82,19 +87,27 @@ impl Provider for MemoryStore {
 }
 
 impl Ingester for MemoryStore {
-    fn ingest(&self, key: &str) -> Result<Box<dyn Ingest>> {
+    fn begin(&self, key: &str, expected: &Expected) -> Result<Box<dyn Ingest>> {
         if key.is_empty() {
             return Err(Error::EmptyKey);
         }
+        let mut digester = digester_for(expected)?;
         let now = now();
         let mut state = self.state();
-        let new = Partial { data: Vec::new(), held: false, started: now, updated: now };
-        let partial = state.ingests.entry(key.to_owned()).or_insert(new);
-        if partial.held {
+        let new =
+            || Partial { data: Vec::new(), total: expected.size, held: false, started: now, updated: now };
+        if let Some(digest) = expected.digest.as_ref().filter(|digest| state.blobs.contains_key(digest)) {
+            return Err(Error::Exists { digest: digest.clone() });
+        }
+        if state.ingests.get(key).is_some_and(|partial| partial.held) {
             return Err(Error::Busy { key: key.to_owned() });
         }
+        let partial = state.ingests.entry(key.to_owned()).or_insert_with(new);
+        if differs(partial.total, expected.size) {
+            *partial = new();
+        }
+        partial.total = partial.total.or(expected.size);
         partial.held = true;
-        let mut digester = Digester::sha256();
         digester.update(&partial.data);
         let offset = partial.data.len() as u64;
         Ok(Box::new(MemoryIngest { store: self.clone(), key: key.to_owned(), offset, digester, done: false }))
@@ -106,10 +119,11 @@ impl Manager for MemoryStore {
         Ok(self.state().blob(digest)?.0.clone())
     }
 
-    fn update(&self, digest: &Digest, labels: Labels) -> Result<Info> {
+    fn update_fields(&self, digest: &Digest, labels: Labels, fields: &Fields) -> Result<Info> {
         labels::check(&labels)?;
         let mut state = self.state();
         let (info, _) = state.blob(digest)?;
+        let labels = fields.apply(info.labels.clone(), labels);
         if info.labels != labels {
             info.labels = labels;
             info.updated = now();
@@ -150,8 +164,8 @@ impl Manager for MemoryStore {
 }
 
 fn status(key: &str, partial: &Partial) -> IngestStatus {
-    let &Partial { started, updated, .. } = partial;
-    IngestStatus { key: key.to_owned(), offset: partial.data.len() as u64, started, updated }
+    let &Partial { total, started, updated, .. } = partial;
+    IngestStatus { key: key.to_owned(), offset: partial.data.len() as u64, total, started, updated }
 }
 
 /// An ingest that this writer holds.
@@ -193,7 +207,7 @@ impl Ingest for MemoryIngest {
     fn restart(&mut self) -> Result<()> {
         self.store.state().partial(&self.key)?.data.clear();
         self.offset = 0;
-        self.digester = Digester::sha256();
+        self.digester.reset();
         Ok(())
     }
 

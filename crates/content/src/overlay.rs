@@ -1,9 +1,14 @@
 //! Several providers behind one store.
 
+use std::fs::File;
+
 use restow_oci::Descriptor;
 use restow_oci::Digest;
 
 use crate::Blob;
+use crate::Check;
+use crate::Expected;
+use crate::Fields;
 use crate::Info;
 use crate::Ingest;
 use crate::IngestStatus;
@@ -50,8 +55,12 @@ impl Provider for Overlay<'_> {
 }
 
 impl Ingester for Overlay<'_> {
-    fn ingest(&self, key: &str) -> Result<Box<dyn Ingest>> {
-        self.upper.ingest(key)
+    fn begin(&self, key: &str, expected: &Expected) -> Result<Box<dyn Ingest>> {
+        self.upper.begin(key, expected)
+    }
+
+    fn adopt(&self, file: &File, descriptor: &Descriptor, check: Check) -> Result<bool> {
+        self.upper.adopt(file, descriptor, check)
     }
 }
 
@@ -60,8 +69,8 @@ impl Manager for Overlay<'_> {
         self.upper.info(digest)
     }
 
-    fn update(&self, digest: &Digest, labels: Labels) -> Result<Info> {
-        self.upper.update(digest, labels)
+    fn update_fields(&self, digest: &Digest, labels: Labels, fields: &Fields) -> Result<Info> {
+        self.upper.update_fields(digest, labels, fields)
     }
 
     fn walk(&self, visit: &mut dyn FnMut(Info) -> Result<()>) -> Result<()> {

@@ -101,9 +101,14 @@ pub fn create_directory(directory: &Path) -> Result<()> {
 }
 
 /// Moves a file that is complete to where it is looked for, durably.
-#[expect(clippy::disallowed_methods, reason = "the one place that renames, and syncs what a rename needs")]
-pub(crate) fn rename(file: &File, from: &Path, to: &Path) -> Result<()> {
+fn rename(file: &File, from: &Path, to: &Path) -> Result<()> {
     file.sync_all().map_err(failed("sync", from))?;
+    rename_complete(from, to)
+}
+
+/// Moves a file that is complete and on the disk to where it is looked for, durably.
+#[expect(clippy::disallowed_methods, reason = "the one place that renames, and syncs what a rename needs")]
+pub(crate) fn rename_complete(from: &Path, to: &Path) -> Result<()> {
     std::fs::rename(from, to).map_err(failed("rename to", to))?;
     sync_directory(to.parent().unwrap_or(Path::new("")))
 }

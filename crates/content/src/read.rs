@@ -3,13 +3,13 @@
 use std::io;
 use std::io::Read;
 
-use restow_oci::Algorithm;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Digester;
 
 use crate::Blob;
 use crate::Error;
+use crate::Expected;
 use crate::Provider;
 use crate::Result;
 
@@ -129,6 +129,16 @@ pub(crate) fn digester(digest: &Digest) -> Result<Digester> {
     Digester::new(digest.algorithm()).map_err(|_| Error::UnsupportedAlgorithm { digest: digest.clone() })
 }
 
+/// Returns what computes the digest of a blob of which `expected` is known.
+pub(crate) fn digester_for(expected: &Expected) -> Result<Digester> {
+    expected.digest.as_ref().map_or_else(|| Ok(Digester::sha256()), digester)
+}
+
+/// Returns whether two writers of one ingest cannot mean the same blob.
+pub(crate) fn differs(total: Option<u64>, expected: Option<u64>) -> bool {
+    total.zip(expected).is_some_and(|(total, expected)| total != expected)
+}
+
 /// Refuses a blob that cannot be the one `descriptor` names, before a byte of it is read.
 pub(crate) fn check_size(descriptor: &Descriptor, actual: u64) -> Result<()> {
     match actual == descriptor.size {
@@ -139,12 +149,12 @@ pub(crate) fn check_size(descriptor: &Descriptor, actual: u64) -> Result<()> {
     }
 }
 
-/// Returns the digest under which the bytes of an ingest are committed: of `sha256`, computed while they were
-/// written, or of the algorithm that `expected` asks for.
-pub(crate) fn settle(expected: Option<&Descriptor>, sha256: Digest, written: &dyn Blob) -> Result<Digest> {
-    let Some(expected) = expected else { return Ok(sha256) };
-    let mut actual = sha256;
-    if expected.digest.algorithm() != Algorithm::Sha256 {
+/// Returns the digest under which the bytes of an ingest are committed: `running`, computed while they were
+/// written, or one of the algorithm that `expected` asks for.
+pub(crate) fn settle(expected: Option<&Descriptor>, running: Digest, written: &dyn Blob) -> Result<Digest> {
+    let Some(expected) = expected else { return Ok(running) };
+    let mut actual = running;
+    if expected.digest.algorithm() != actual.algorithm() {
         let mut digester = digester(&expected.digest)?;
         hash(written, &mut digester).map_err(|(offset, source)| Error::Read {
             digest: expected.digest.clone(),

@@ -1,9 +1,14 @@
-//! What every store must do, as cases that the tests of each store run.
+//! What every store must do, as cases that the tests of each store run: rules of this crate in [`CASES`],
+//! containerd's own suite in [`CONTAINERD`], and for stores with namespaces [`shared`] and [`isolated`].
 //!
 //! ```ignore
 //! restow_content::suite::run(|| MyStore::new_and_empty());
 //! ```
 #![expect(clippy::unwrap_used, reason = "a case fails by panicking")]
+
+mod containerd;
+mod namespaces;
+mod rules;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -26,6 +31,10 @@ use crate::copy;
 use crate::ingest_beside;
 use crate::read;
 use crate::write;
+
+pub use self::containerd::CONTAINERD;
+pub use self::namespaces::isolated;
+pub use self::namespaces::shared;
 
 /// A case, called with an empty store.
 pub type Case = fn(&dyn Store);
@@ -57,11 +66,19 @@ pub const CASES: &[(&str, Case)] = &[
     ("writers_of_one_blob_all_succeed", writers_of_one_blob_all_succeed),
     ("an_interrupted_copy_is_completed", an_interrupted_copy_is_completed),
     ("a_damaged_blob_is_not_copied", a_damaged_blob_is_not_copied),
+    ("a_blob_that_exists_is_not_begun_again", rules::a_blob_that_exists_is_not_begun_again),
+    ("an_expected_digest_chooses_the_algorithm", rules::an_expected_digest_chooses_the_algorithm),
+    ("an_ingest_of_another_size_starts_again", rules::an_ingest_of_another_size_starts_again),
+    ("a_failed_commit_lets_go_of_its_key", rules::a_failed_commit_lets_go_of_its_key),
+    ("a_commit_without_expectations_checks_no_size", rules::a_commit_without_expectations_checks_no_size),
+    ("ingests_are_filtered", rules::ingests_are_filtered),
+    ("blobs_are_filtered", rules::blobs_are_filtered),
+    ("an_update_changes_the_fields_it_names", rules::an_update_changes_the_fields_it_names),
 ];
 
 /// Runs every case on a store of its own, as `new` makes them. A failing case names itself in its panic.
 pub fn run<S: Store>(new: impl Fn() -> S + Sync) {
-    for (name, case) in CASES {
+    for (name, case) in CASES.iter().chain(CONTAINERD) {
         let new = &new;
         thread::scope(|scope| {
             // The name of the thread is the name in the panic.

@@ -8,6 +8,7 @@ use restow_oci::Digest;
 use restow_oci::MediaType;
 
 use crate::Blob;
+use crate::Check;
 use crate::Error;
 use crate::Ingest;
 use crate::Ingester;
@@ -35,20 +36,20 @@ pub fn write(ingester: &dyn Ingester, media_type: MediaType, bytes: &[u8]) -> Re
 /// Copies the blob that `descriptor` names, verified. A blob of the right size that is there already is left
 /// alone; a copy that was interrupted is taken up.
 pub fn copy(from: &dyn Provider, to: &dyn Store, descriptor: &Descriptor) -> Result<()> {
-    // A digest that cannot be verified is refused before anything is written.
-    digester(&descriptor.digest)?;
-    match to.info(&descriptor.digest) {
-        Ok(info) if info.size == descriptor.size => return Ok(()),
-        Ok(_) => {}
-        Err(error) if error.is_not_found() => {}
-        Err(error) => return Err(error),
+    if is_there(to, descriptor)? {
+        return Ok(());
     }
     let source = open(from, descriptor)?;
+    if let Some(file) = source.file()
+        && to.adopt(file, descriptor, Check::Digest)?
+    {
+        return Ok(());
+    }
     let key = format!("copy-{}", descriptor.digest);
     let mut ingest = ingest_beside(to, &key)?;
     loop {
         let resumed = ingest.offset() > 0;
-        append(&source, descriptor, &mut *ingest, &key)?;
+        append(&source, &descriptor.digest, &mut *ingest, &key)?;
         match settle(Some(descriptor), ingest.digest(), &*ingest.written()?) {
             Ok(_) => return ingest.commit(Some(descriptor), Labels::new()).map(drop),
             // What was there already may not have been the start of this blob, or more than all of it.
@@ -61,8 +62,33 @@ pub fn copy(from: &dyn Provider, to: &dyn Store, descriptor: &Descriptor) -> Res
     }
 }
 
+/// Brings the blob that `descriptor` names over as [`copy`] does, but where both stores are directories on one
+/// file system, the blob is not read and its place on the disk is shared: nothing but its size is compared. For
+/// blobs that were verified before, as those of a store are.
+pub fn link(from: &dyn Provider, to: &dyn Store, descriptor: &Descriptor) -> Result<()> {
+    if is_there(to, descriptor)? {
+        return Ok(());
+    }
+    let source = open(from, descriptor)?;
+    match source.file() {
+        Some(file) if to.adopt(file, descriptor, Check::Size)? => Ok(()),
+        _ => copy(from, to, descriptor),
+    }
+}
+
+/// Returns whether a blob need not be copied. A digest that cannot be verified is refused before anything is
+/// written.
+fn is_there(to: &dyn Store, descriptor: &Descriptor) -> Result<bool> {
+    digester(&descriptor.digest)?;
+    match to.info(&descriptor.digest) {
+        Ok(info) => Ok(info.size == descriptor.size),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Writes the bytes of `source` from where `ingest` stands to their end.
-fn append(source: &dyn Blob, descriptor: &Descriptor, ingest: &mut dyn Ingest, key: &str) -> Result<()> {
+pub(crate) fn append(source: &dyn Blob, digest: &Digest, ingest: &mut dyn Ingest, key: &str) -> Result<()> {
     let mut buffer = vec![0; usize::try_from(source.size()).unwrap_or(usize::MAX).clamp(1, PIECE)];
     while ingest.offset() < source.size() {
         let offset = ingest.offset();
@@ -70,8 +96,7 @@ fn append(source: &dyn Blob, descriptor: &Descriptor, ingest: &mut dyn Ingest, k
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             result => result,
         };
-        let count =
-            count.map_err(|source| Error::Read { digest: descriptor.digest.clone(), offset, source })?;
+        let count = count.map_err(|source| Error::Read { digest: digest.clone(), offset, source })?;
         ingest.write_all(&buffer[..count]).map_err(|source| Error::Write {
             key: key.to_owned(),
             offset,

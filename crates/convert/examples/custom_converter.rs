@@ -54,7 +54,13 @@ impl LayerConverter for DropPath {
         let docker = layer.descriptor.media_type.is_docker();
         let media_type = if docker { MediaType::DOCKER_LAYER_GZIP } else { MediaType::OCI_LAYER_GZIP };
         let descriptor = Descriptor::new(media_type, blob.digest, blob.size);
-        Ok(Converted::Changed { descriptor, diff_id, partial: None, statistics: Statistics::default() })
+        Ok(Converted::Changed {
+            descriptor,
+            diff_id,
+            partial: None,
+            toc: None,
+            statistics: Statistics::default(),
+        })
     }
 
     fn identity(&self, _layer: &Layer<'_>) -> Option<String> {

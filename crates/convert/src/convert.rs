@@ -296,6 +296,7 @@ fn layer_report(image: &Image, position: usize, done: &Done, options: &Options) 
         outcome: done.outcome,
         destination: changed.map_or_else(|| source.clone(), |blob| image.replaced(position, blob, reader)),
         source,
+        toc: changed.and_then(|blob| blob.toc.clone()),
         diff_id_kept: changed.is_none_or(|blob| image.diff_id(position) == Some(&blob.diff_id)),
         statistics: done.statistics.clone(),
         elapsed: done.elapsed,

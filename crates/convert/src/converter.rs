@@ -196,6 +196,8 @@ pub enum Converted {
         diff_id: Digest,
         /// What podman's reader is told of the blob instead, where the format has something to say to it.
         partial: Option<Partial>,
+        /// The blob of its table of contents, where that is not in the layer.
+        toc: Option<Descriptor>,
         /// What is worth telling.
         statistics: Statistics,
     },

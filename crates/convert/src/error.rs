@@ -145,6 +145,22 @@ pub enum Error {
         /// Why.
         source: restow_content::Error,
     },
+    /// What stands in an image of tables of contents does not say whose table it is.
+    #[error("{table} in manifest {manifest} does not say of which layer it is the table of contents")]
+    Ownerless {
+        /// The manifest.
+        manifest: Digest,
+        /// The layer that should be a table.
+        table: Digest,
+    },
+    /// An image of tables of contents has two for one layer.
+    #[error("there are two tables of contents of layer {layer}: {} and {}", .tables[0], .tables[1])]
+    Ambiguous {
+        /// The layer.
+        layer: Digest,
+        /// The tables.
+        tables: [Digest; 2],
+    },
     /// The work was asked to stop.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),

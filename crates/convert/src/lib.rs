@@ -26,6 +26,7 @@ mod schedule;
 mod seekable;
 mod select;
 mod survey;
+mod toc_image;
 
 pub use cancel::Cancel;
 pub use cancel::Cancelled;
@@ -62,3 +63,5 @@ pub use select::Platforms;
 pub use select::Selected;
 pub use select::Selection;
 pub use select::select;
+pub use toc_image::read_toc_image;
+pub use toc_image::write_toc_image;

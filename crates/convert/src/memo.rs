@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::Partial;
 use crate::Statistics;
 use crate::schedule::NewBlob;
+use crate::toc_image;
 
 /// Remembers converted layers between runs, so that a second run has nothing to do.
 ///
@@ -27,7 +28,7 @@ pub trait Memo: Debug + Send + Sync {
     fn remember(&self, key: &str, memory: &Memory);
 }
 
-/// A converted layer, as remembered. It is used only while its blob is still in the store with the right size.
+/// A converted layer, as remembered. It is used only while its blobs are still in the store with the right size.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
     media_type: String,
@@ -36,12 +37,15 @@ pub struct Memory {
     annotations: BTreeMap<String, String>,
     diff_id: String,
     partial: Option<Partial>,
+    /// The digest and the size of the table of contents, where it is a blob of its own.
+    #[serde(default)]
+    toc: Option<(String, u64)>,
     statistics: Statistics,
 }
 
 impl Memory {
     pub(crate) fn new(blob: &NewBlob, statistics: &Statistics) -> Self {
-        let NewBlob { descriptor, diff_id, partial } = blob;
+        let NewBlob { descriptor, diff_id, partial, toc } = blob;
         Self {
             media_type: descriptor.media_type.to_string(),
             digest: descriptor.digest.to_string(),
@@ -49,6 +53,7 @@ impl Memory {
             annotations: descriptor.annotations.clone(),
             diff_id: diff_id.to_string(),
             partial: partial.clone(),
+            toc: toc.as_ref().map(|toc| (toc.digest.to_string(), toc.size)),
             statistics: statistics.clone(),
         }
     }
@@ -59,7 +64,13 @@ impl Memory {
         let diff_id = Digest::parse(&self.diff_id).ok()?;
         let mut descriptor = Descriptor::new(MediaType::parse(&self.media_type).ok()?, digest, self.size);
         descriptor.annotations = self.annotations;
-        Some((NewBlob { descriptor, diff_id, partial: self.partial }, self.statistics))
+        let toc = match self.toc {
+            Some((digest, size)) => {
+                Some(Descriptor::new(toc_image::MEDIA_TYPE, Digest::parse(&digest).ok()?, size))
+            }
+            None => None,
+        };
+        Some((NewBlob { descriptor, diff_id, partial: self.partial, toc }, self.statistics))
     }
 }
 

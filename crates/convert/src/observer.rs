@@ -56,6 +56,8 @@ pub struct LayerReport {
     pub source: Descriptor,
     /// The layer after.
     pub destination: Descriptor,
+    /// The blob of the layer's table of contents, where that is not in the layer.
+    pub toc: Option<Descriptor>,
     /// Whether the uncompressed bytes, and with them the entry in the config, are the same as before.
     pub diff_id_kept: bool,
     /// What the converter counted; zeros for a layer that was kept.

@@ -147,6 +147,7 @@ impl LayerConverter for Recompress {
             descriptor: Descriptor::new(media_type, blob.digest, blob.size),
             diff_id: recompressed.diff_id,
             partial: None,
+            toc: None,
             statistics,
         })
     }

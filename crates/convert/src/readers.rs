@@ -42,9 +42,9 @@ impl Readers {
 /// all that have one.
 ///
 /// containerd takes the first of those whose platforms are equal once they are normalized; podman wants the exact
-/// variant, and of equals one that is marked as zstd. So the entry for containerd is first and has the variant that
-/// says nothing more, which podman never asks for. skopeo copies an index unchanged only if all its zstd images are
-/// marked. Where a platform has but one spelling, the mark alone tells podman which to take.
+/// words, and of equals one that is marked as zstd. So the entry for containerd is first and has a spelling that podman
+/// never asks for. skopeo copies an index unchanged only if all its zstd images are marked. Where an entry names no
+/// platform, the mark alone tells podman which to take.
 pub(crate) fn spell(entry: &mut Descriptor, reader: Reader, readers: Readers) {
     let redundant = entry.platform.as_ref().and_then(redundant);
     let marked = readers != Readers::Both || reader == Reader::Podman || redundant.is_some();
@@ -69,17 +69,23 @@ pub(crate) fn is_marked(entry: &Descriptor) -> bool {
     entry.annotations.get(PODMAN_COMPRESSION_ZSTD).is_some_and(|value| value == "true")
 }
 
-/// Returns the spelling of a platform that only those who normalize take for it, if there is one.
+/// Returns the spelling of a platform that only those who normalize take for it: a variant that says nothing more, an
+/// old name of the architecture, or the system's name with a capital letter.
 fn redundant(platform: &Platform) -> Option<Platform> {
     let normal = platform.normalized();
     let variant = match (normal.architecture.as_str(), normal.variant.as_deref()) {
         ("amd64", None) => "v1",
         ("arm64", None) => "8",
+        ("arm64", Some("v9")) => "9",
         ("arm", Some("v5")) => "5",
         ("arm", Some("v6")) => "6",
         ("arm", Some("v7")) => "7",
         ("arm", Some("v8")) => "8",
-        _ => return None,
+        ("386", None) => return Some(Platform { architecture: "i386".to_owned(), ..platform.clone() }),
+        _ => {
+            let (first, rest) = normal.os.split_at_checked(1)?;
+            return Some(Platform { os: first.to_ascii_uppercase() + rest, ..platform.clone() });
+        }
     };
     Some(Platform { variant: Some(variant.to_owned()), ..platform.clone() })
 }

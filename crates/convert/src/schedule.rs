@@ -33,6 +33,7 @@ pub(crate) struct NewBlob {
     pub(crate) descriptor: Descriptor,
     pub(crate) diff_id: Digest,
     pub(crate) partial: Option<Partial>,
+    pub(crate) toc: Option<Descriptor>,
 }
 
 /// What became of a layer that was given to the converter.
@@ -150,7 +151,7 @@ fn perform(
     let Work { layer, key, .. } = work;
     let recalled = key.as_ref().and_then(|key| options.memo.recall(key)).and_then(Memory::into_parts);
     if let Some((blob, statistics)) = recalled
-        && store.open(&blob.descriptor).is_ok()
+        && std::iter::once(&blob.descriptor).chain(&blob.toc).all(|blob| store.open(blob).is_ok())
     {
         let changed = Some(blob);
         return Ok(Done { changed, outcome: Outcome::Recalled, statistics, ..Done::default() });
@@ -166,8 +167,8 @@ fn perform(
             Unsupported::Fail => Err(reason),
             Unsupported::Keep => Ok(kept(Some(chain(&*reason)))),
         },
-        Converted::Changed { descriptor, diff_id, partial, statistics } => {
-            let blob = NewBlob { descriptor, diff_id, partial };
+        Converted::Changed { descriptor, diff_id, partial, toc, statistics } => {
+            let blob = NewBlob { descriptor, diff_id, partial, toc };
             if let Some(key) = key {
                 options.memo.remember(key, &Memory::new(&blob, &statistics));
             }

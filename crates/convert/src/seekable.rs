@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::io::Read as _;
 
 use restow_content::Blob;
 use restow_content::Store;
@@ -12,6 +13,7 @@ use restow_layer::Encoded;
 use restow_layer::Format;
 use restow_layer::Hints;
 use restow_layer::ReadAt;
+use restow_layer::TocPlace;
 use restow_layer::VerifyOptions;
 use restow_layer::Workers;
 use restow_layer::encode;
@@ -30,6 +32,7 @@ use crate::LayerConverter;
 use crate::LayerWriter;
 use crate::Partial;
 use crate::Statistics;
+use crate::toc_image;
 
 /// Paths to move to the front of layers, by source manifest and position.
 pub type Prioritized = BTreeMap<(Digest, usize), Vec<String>>;
@@ -90,7 +93,7 @@ impl Seekable {
     ) -> Result<Option<Encoded>, BoxError> {
         let mut source = layer.open(store)?;
         let options = EncodeOptions { prioritized: self.paths(layer).to_vec(), ..self.options.clone() };
-        let encoded = encode(&mut source, output, &*self.codec, &options, &self.workers)?;
+        let mut encoded = encode(&mut source, output, &*self.codec, &options, &self.workers)?;
         source.finish()?;
         layer.check_diff_id(encoded.source_diff_id.clone())?;
         if encoded.entries == 0 {
@@ -98,7 +101,7 @@ impl Seekable {
             return Ok(None);
         }
         if let Some(depth) = self.verify {
-            let verified = self.read_back(layer, output, &encoded, depth);
+            let verified = self.read_back(layer, output, &mut encoded, depth);
             verified.map_err(|source| Error::ReadBack { source })?;
         }
         Ok(Some(encoded))
@@ -108,12 +111,18 @@ impl Seekable {
         &self,
         layer: &Layer<'_>,
         output: &LayerWriter<'_>,
-        encoded: &Encoded,
+        encoded: &mut Encoded,
         depth: Depth,
     ) -> Result<(), BoxError> {
         let blob = ReadBack { blob: output.written()?, cancel: layer.cancel };
+        let mut hints = Hints::from_annotations(&encoded.lazy_annotations)?;
+        if let Some(toc) = &mut encoded.toc_blob {
+            let mut bytes = Vec::new();
+            toc.read()?.read_to_end(&mut bytes)?;
+            hints.external_toc = Some(bytes);
+        }
         let options = VerifyOptions {
-            hints: Hints::from_annotations(&encoded.lazy_annotations)?,
+            hints,
             diff_id: Some(encoded.diff_id.clone()),
             depth,
             limits: self.options.limits.clone(),
@@ -139,7 +148,8 @@ impl Seekable {
         let (Some(mut annotations), Some(content)) = (verified.lazy_annotations, verified.content) else {
             return Ok(None);
         };
-        if media_type != ordinary(verified.format) {
+        // A layer found by itself has its table in itself.
+        if media_type != ordinary(verified.format) || self.codec.layout().toc == TocPlace::Apart {
             return Ok(None);
         }
         layer.open(store)?.finish()?;
@@ -156,7 +166,7 @@ impl Seekable {
         };
         let mut descriptor = Descriptor::new(media_type, descriptor.digest.clone(), descriptor.size);
         descriptor.annotations = annotations;
-        Ok(Some(Converted::Changed { descriptor, diff_id: content.diff_id, partial, statistics }))
+        Ok(Some(Converted::Changed { descriptor, diff_id: content.diff_id, partial, toc: None, statistics }))
     }
 }
 
@@ -171,7 +181,7 @@ impl LayerConverter for Seekable {
         {
             return Ok(reused);
         }
-        let (blob, encoded) = match layer.write(store, |output| self.encode(store, layer, output)) {
+        let (blob, mut encoded) = match layer.write(store, |output| self.encode(store, layer, output)) {
             Ok(Some(written)) => written,
             Ok(None) => return Ok(Converted::Unchanged),
             Err(error) if is_unsupported(&*error) => return Ok(Converted::Unsupported(error)),
@@ -189,17 +199,18 @@ impl LayerConverter for Seekable {
             source_compression: encoded.source_format.to_string(),
         };
         let partial = Some(Partial::from(encoded.partial_annotations));
-        Ok(Converted::Changed { descriptor, diff_id: encoded.diff_id, partial, statistics })
+        let toc = encoded.toc_blob.as_mut().map(|toc| toc_image::store(store, toc)).transpose()?;
+        Ok(Converted::Changed { descriptor, diff_id: encoded.diff_id, partial, toc, statistics })
     }
 
     fn identity(&self, layer: &Layer<'_>) -> Option<String> {
-        let EncodeOptions { chunk_size, landmark, check_frames, .. } = &self.options;
+        let EncodeOptions { chunk_size, chunking, landmark, keep_diff_id, check_frames, .. } = &self.options;
         let paths = Digest::sha256(self.paths(layer).join("\0").as_bytes());
         let Self { verify, reuse, .. } = self;
         let codec = self.codec.identity();
         Some(format!(
-            "{codec} chunk={chunk_size} landmark={landmark:?} first={paths} check={check_frames} verify={verify:?} \
-             reuse={reuse}"
+            "{codec} chunk={chunk_size} {chunking:?} landmark={landmark:?} keep={keep_diff_id} first={paths} \
+             check={check_frames} verify={verify:?} reuse={reuse}"
         ))
     }
 }

@@ -46,10 +46,21 @@ pub struct Layout {
     pub placement: Placement,
     /// How the table of contents is spelled.
     pub dialect: Dialect,
-    /// Whether the table is the last file of the tar, before the end of the archive.
-    pub toc_in_tar: bool,
+    /// Where the table is.
+    pub toc: TocPlace,
     /// Whether a layer has a landmark even if nothing was moved, unless it is to have none.
     pub landmark: bool,
+}
+
+/// Where a table of contents is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TocPlace {
+    /// In the blob, where decoders of the tar do not see it.
+    Hidden,
+    /// In the tar: its last file, before the end of the archive.
+    InTar,
+    /// In a blob of its own.
+    Apart,
 }
 
 /// What shares a frame.

@@ -115,6 +115,17 @@ pub enum Error {
         limit: u64,
     },
 
+    /// The layer's tar was to stay as it is.
+    ///
+    /// Files were to be moved, or the tar holds a table of contents or a landmark of an earlier conversion.
+    #[error("its tar would change, from DiffID {source_diff_id} to {diff_id}")]
+    NewDiffId {
+        /// The digest of the source's tar.
+        source_diff_id: Digest,
+        /// The digest of the result's.
+        diff_id: Digest,
+    },
+
     /// Bytes do not have the digest they were announced with.
     #[error("{what} has digest {actual}, expected {expected}")]
     Mismatch {
@@ -166,7 +177,7 @@ pub enum Error {
 impl Error {
     /// Returns whether the layer is a sound tar that merely has no form as a seekable layer.
     pub fn is_unlistable(&self) -> bool {
-        matches!(self, Error::Unlistable { .. } | Error::TocSize { .. })
+        matches!(self, Error::Unlistable { .. } | Error::TocSize { .. } | Error::NewDiffId { .. })
     }
 }
 

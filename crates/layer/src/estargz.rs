@@ -9,17 +9,16 @@
 //! With its table elsewhere, the tar ends in the members, the blob in a footer of 46 bytes, and the table's tar file is
 //! a gzip blob of its own.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
 use flate2::{Compression, GzBuilder};
-use libdeflater::{CompressionLvl, Compressor, Decompressor};
 use restow_oci::{MediaType, annotations};
 
-use crate::codec::{Codec, Contents, Layout, Placement, Seal};
+use crate::codec::{Codec, Contents, Layout, Placement, Seal, TocPlace};
 use crate::error::{Error, Result};
 use crate::footer;
+use crate::gzip;
 use crate::spool::TocBlob;
 use crate::toc::Dialect;
 
@@ -34,35 +33,18 @@ pub const DEFAULT_LEVEL: i32 = 5;
 /// The highest level of the library that compresses the table, a stream where members are in memory.
 const MOST_STREAMED: u32 = 9;
 
-thread_local! {
-    /// Compressors are costly to make and used by one thread at a time: each thread keeps its own, by level.
-    static COMPRESSORS: RefCell<BTreeMap<i32, Compressor>> = const { RefCell::new(BTreeMap::new()) };
-    static DECOMPRESSOR: RefCell<Decompressor> = RefCell::new(Decompressor::new());
-}
-
 /// The eStargz codec.
 #[derive(Debug, Clone, Copy)]
 pub struct Estargz {
     level: i32,
     least: u64,
-    table: Table,
-}
-
-/// Where the table of contents goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Table {
-    /// Into the tar, which so becomes another.
-    Inside,
-    /// Into a blob of its own.
-    External,
-    /// Into a blob of its own, and no landmark goes into the tar.
-    ExternalAlone,
+    table: TocPlace,
 }
 
 impl Estargz {
     /// Compresses at `level`, 1 to 12; every chunk begins a member.
     pub const fn new(level: i32) -> Self {
-        Self { level, least: 0, table: Table::Inside }
+        Self { level, least: 0, table: TocPlace::InTar }
     }
 
     /// Lets a chunk begin a member only if the one before has `bytes` bytes of the tar. Fewer members are smaller; a
@@ -73,19 +55,7 @@ impl Estargz {
 
     /// Puts the table into a blob of its own: [`Encoded::toc_blob`](crate::Encoded::toc_blob).
     pub const fn external_toc(self) -> Self {
-        Self { table: Table::External, ..self }
-    }
-
-    /// Puts the table into a blob of its own and, unless the options ask for it, no landmark into the tar: a layer in
-    /// which nothing is moved keeps its DiffID.
-    pub const fn keep_diff_id(self) -> Self {
-        Self { table: Table::ExternalAlone, ..self }
-    }
-
-    fn compressor(&self) -> Result<Compressor> {
-        let level = CompressionLvl::new(self.level)
-            .map_err(|_| failed(format!("there is no level {}", self.level)))?;
-        Ok(Compressor::new(level))
+        Self { table: TocPlace::Apart, ..self }
     }
 
     /// Writes one member that holds all of `bytes`. Readers of the table read one member only.
@@ -98,10 +68,6 @@ impl Estargz {
         encoder.finish()?;
         Ok(counted.size)
     }
-}
-
-fn failed(problem: impl ToString) -> Error {
-    Error::Compressor { format: "gzip", problem: problem.to_string() }
 }
 
 impl Codec for Estargz {
@@ -118,44 +84,28 @@ impl Codec for Estargz {
         Layout {
             placement: Placement::Along { least: self.least },
             dialect: Dialect::Stargz,
-            toc_in_tar: self.table == Table::Inside,
+            toc: self.table,
             // eStargz specification, "Prioritized Files and Landmark Files": one of the two must be there.
-            landmark: self.table != Table::ExternalAlone,
+            landmark: true,
         }
     }
 
     fn compress(&self, bytes: &[u8], out: &mut Vec<u8>) -> Result<()> {
-        COMPRESSORS.with_borrow_mut(|compressors| {
-            let compressor = match compressors.entry(self.level) {
-                std::collections::btree_map::Entry::Occupied(compressor) => compressor.into_mut(),
-                std::collections::btree_map::Entry::Vacant(place) => place.insert(self.compressor()?),
-            };
-            let start = out.len();
-            out.resize(start + compressor.gzip_compress_bound(bytes.len()), 0);
-            let length = compressor.gzip_compress(bytes, &mut out[start..]).map_err(failed)?;
-            out.truncate(start + length);
-            Ok(())
-        })
+        gzip::compress(self.level, bytes, out)
     }
 
     fn decompress(&self, frame: &[u8], out: &mut [u8]) -> Result<()> {
-        let decoded = DECOMPRESSOR
-            .with_borrow_mut(|decompressor| decompressor.gzip_decompress(frame, out))
-            .map_err(failed)?;
-        if decoded != out.len() {
-            return Err(failed(format!("a member of {} bytes decodes to {decoded}", out.len())));
-        }
-        Ok(())
+        gzip::decompress(frame, out)
     }
 
     fn seal(&self, contents: &mut Contents, position: u64, out: &mut dyn Write) -> Result<Seal> {
         let unwritten = |source| Error::Write { offset: position, source };
         let (size, footer, toc_blob) = match self.table {
-            Table::Inside => {
+            TocPlace::InTar | TocPlace::Hidden => {
                 let size = self.stream(contents.tar_end()?, out).map_err(unwritten)?;
                 (size, footer::gzip(position), None)
             }
-            Table::External | Table::ExternalAlone => {
+            TocPlace::Apart => {
                 let directory = contents.spool_directory.clone();
                 let toc = TocBlob::write(&directory, |blob| {
                     self.stream(contents.toc_tar()?, blob).map(|_| ()).map_err(Error::Spool)

@@ -3,6 +3,9 @@
 //! One JSON object a line. `{"type":2,"payload":…}` is a segment of raw bytes (padding and header blocks, in base64);
 //! `{"type":1,"name":…,"size":…,"payload":…}` stands for a file's content, its payload the CRC-64 of it (ISO
 //! polynomial, big-endian); `position` counts the lines. There is a file line for every header, whatever its size.
+//!
+//! podman decodes every segment by itself, after the padding of the file before it, and refuses one in which it finds
+//! neither a header nor the end of an archive.
 
 use std::path::Path;
 
@@ -12,6 +15,7 @@ use crc_fast::CrcAlgorithm;
 
 use crate::error::Result;
 use crate::spool::{Packed, Packer};
+use crate::tar::BLOCK;
 use crate::toc::write_string;
 
 /// The checksum of a file's content, which can be put together from those of its parts.
@@ -37,20 +41,67 @@ impl Checksum {
     }
 }
 
+/// The most bytes after the last entry that join into one segment.
+const MOST_TRAILING: usize = 1 << 20;
+
 /// Writes the stream.
 pub(crate) struct TarSplit {
     packer: Packer,
     line: Vec<u8>,
     position: u64,
+    /// What followed the last entry and is no segment yet.
+    trailing: Vec<u8>,
+    /// How many bytes of padding the next segment has to begin with.
+    padding: usize,
+    /// Whether podman would refuse a segment.
+    refused: bool,
+}
+
+/// A stream that is complete.
+pub(crate) struct Finished {
+    pub(crate) packed: Packed,
+    /// Why podman would refuse it.
+    pub(crate) refusal: Option<&'static str>,
 }
 
 impl TarSplit {
     pub(crate) fn new(directory: &Path) -> Result<Self> {
-        Ok(Self { packer: Packer::new(directory)?, line: Vec::new(), position: 0 })
+        Ok(Self {
+            packer: Packer::new(directory)?,
+            line: Vec::new(),
+            position: 0,
+            trailing: Vec::new(),
+            padding: 0,
+            refused: false,
+        })
     }
 
-    /// Adds bytes that are no file's content.
+    /// Adds padding and header blocks.
     pub(crate) fn segment(&mut self, bytes: &[u8]) -> Result<()> {
+        self.flush()?;
+        self.write(bytes)
+    }
+
+    /// Adds bytes that no header follows. What podman takes for no end of an archive joins the segment before.
+    pub(crate) fn trailing(&mut self, bytes: &[u8]) -> Result<()> {
+        if is_end(bytes) || self.trailing.len() + bytes.len() > MOST_TRAILING {
+            self.flush()?;
+        }
+        self.trailing.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if self.trailing.is_empty() {
+            return Ok(());
+        }
+        let bytes = std::mem::take(&mut self.trailing);
+        self.refused |= !bytes.get(self.padding..).is_some_and(is_end);
+        self.padding = 0;
+        self.write(&bytes)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }
@@ -62,6 +113,7 @@ impl TarSplit {
 
     /// Adds a file, whose content the reader has from elsewhere.
     pub(crate) fn file(&mut self, name: &str, size: u64, checksum: Checksum) -> Result<()> {
+        self.padding = size.wrapping_neg() as usize % BLOCK;
         self.line.extend_from_slice(b"{\"type\":1,\"name\":");
         write_string(name, &mut self.line);
         if size == 0 {
@@ -74,8 +126,10 @@ impl TarSplit {
         self.finish_line()
     }
 
-    pub(crate) fn finish(self) -> Result<Packed> {
-        self.packer.finish()
+    pub(crate) fn finish(mut self) -> Result<Finished> {
+        self.flush()?;
+        let refusal = self.refused.then_some("what follows its last entry is not the end of an archive");
+        Ok(Finished { packed: self.packer.finish()?, refusal })
     }
 
     fn finish_line(&mut self) -> Result<()> {
@@ -85,6 +139,12 @@ impl TarSplit {
         self.line.clear();
         Ok(())
     }
+}
+
+/// Tells whether Go's tar reader finds the end of an archive: no bytes, one block of zeros, or two and anything.
+fn is_end(bytes: &[u8]) -> bool {
+    let blocks = &bytes[..bytes.len().min(2 * BLOCK)];
+    blocks.len().is_multiple_of(BLOCK) && blocks.iter().all(|byte| *byte == 0)
 }
 
 fn encode(bytes: &[u8], line: &mut Vec<u8>) {

@@ -17,7 +17,7 @@ use std::ops::Range;
 use restow_oci::{MediaType, annotations};
 use zstd::zstd_safe::{CCtx, CParameter, DCtx};
 
-use crate::codec::{Codec, Contents, Layout, Placement, Seal};
+use crate::codec::{Codec, Contents, Layout, Placement, Seal, TocPlace};
 use crate::error::{Error, Result};
 use crate::footer::{self, Position};
 use crate::toc::Dialect;
@@ -93,7 +93,12 @@ impl Codec for ZstdChunked {
     }
 
     fn layout(&self) -> Layout {
-        Layout { placement: Placement::Apart, dialect: Dialect::Superset, toc_in_tar: false, landmark: false }
+        Layout {
+            placement: Placement::Apart,
+            dialect: Dialect::Superset,
+            toc: TocPlace::Hidden,
+            landmark: false,
+        }
     }
 
     fn compress(&self, bytes: &[u8], out: &mut Vec<u8>) -> Result<()> {

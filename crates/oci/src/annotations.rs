@@ -7,6 +7,8 @@ pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// eStargz and stargz's zstd:chunked: the digest of the uncompressed TOC.
 pub const STARGZ_TOC_DIGEST: &str = "containerd.io/snapshot/stargz/toc.digest";
+/// eStargz, on a TOC in an image of its own: the digest of the layer that it is the TOC of.
+pub const STARGZ_LAYER_DIGEST: &str = "containerd.io/snapshot/stargz/layer.digest";
 /// eStargz and stargz's zstd:chunked: the size of the layer's tar.
 pub const STARGZ_UNCOMPRESSED_SIZE: &str = "io.containers.estargz.uncompressed-size";
 /// stargz-snapshotter: how many bytes to prefetch from the start of a layer without a landmark.

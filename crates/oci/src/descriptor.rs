@@ -9,9 +9,11 @@ use serde_json::Value;
 
 use crate::Digest;
 use crate::Digester;
+use crate::Limits;
 use crate::MediaType;
 use crate::Platform;
 use crate::Result;
+use crate::document::Document;
 use crate::json;
 use crate::json::Object;
 
@@ -51,6 +53,18 @@ impl Descriptor {
             platform: None,
             artifact_type: None,
         }
+    }
+
+    /// Parses a descriptor that stands alone.
+    pub fn parse(bytes: Vec<u8>, limits: &Limits) -> Result<Descriptor> {
+        const NAME: &str = "descriptor";
+        let document = Document::parse(NAME, bytes, limits.manifest_size, limits)?;
+        Descriptor::read(&Object::root(NAME, document.map(), &Descriptor::KEYS, limits)?)
+    }
+
+    /// Returns the descriptor as a document that stands alone.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        Document::new(self.to_map()).into_bytes()
     }
 
     pub(crate) const KEYS: [&str; 8] =
@@ -130,4 +144,25 @@ fn read_data(object: &Object<'_>, descriptor: &Descriptor) -> Result<Option<Vec<
         return Err(error(&format!("content of {}", descriptor.digest), digest.as_str().into()));
     }
     Ok(Some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_descriptor_that_stands_alone_is_read_as_it_was_written() {
+        let mut descriptor = Descriptor::new(MediaType::OCI_MANIFEST, Digest::sha256(b"content"), 7);
+        for _ in 0..2 {
+            let bytes = descriptor.to_bytes();
+            assert_eq!(Descriptor::parse(bytes, &Limits::default()).unwrap(), descriptor);
+            descriptor.annotations.insert("key".into(), "value".into());
+            descriptor.platform = Some(Platform::parse("linux/arm64/v8").unwrap());
+            descriptor.urls.push("https://example.org/blob".into());
+            descriptor.data = Some(b"content".to_vec());
+        }
+        for damaged in [&b""[..], b"{}", b"[]", b"{\"digest\":\"sha256:00\"}"] {
+            assert!(Descriptor::parse(damaged.to_vec(), &Limits::default()).is_err());
+        }
+    }
 }

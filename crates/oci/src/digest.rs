@@ -161,6 +161,14 @@ impl Digester {
         }
     }
 
+    /// Forgets the bytes so far; the algorithm stays.
+    pub fn reset(&mut self) {
+        match &mut self.0 {
+            State::Sha256(state) => *state = Sha256::new(),
+            State::Sha512(state) => *state = Sha512::new(),
+        }
+    }
+
     /// Returns the digest of the bytes so far, which may still grow.
     pub fn current(&self) -> Digest {
         self.clone().finish()
@@ -296,7 +304,10 @@ mod tests {
         digester.update(b"a");
         assert_eq!(digester.current(), Digest::sha256(b"a"));
         digester.update(b"b");
-        assert_eq!(digester.finish(), Digest::sha256(b"ab"));
+        assert_eq!(digester.current(), Digest::sha256(b"ab"));
+        digester.reset();
+        digester.update(b"b");
+        assert_eq!(digester.finish(), Digest::sha256(b"b"));
     }
 
     #[test]

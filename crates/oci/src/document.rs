@@ -140,6 +140,13 @@ impl Head {
         }
     }
 
+    pub(crate) fn set_subject(&mut self, subject: &Descriptor) {
+        if self.subject.as_ref() != Some(subject) {
+            json::set(self.document.edit(), "subject", Some(Value::Object(subject.to_map())));
+            self.subject = Some(subject.clone());
+        }
+    }
+
     pub(crate) fn remove_subject(&mut self) {
         if self.subject.take().is_some() {
             json::set(self.document.edit(), "subject", None);
@@ -264,6 +271,11 @@ macro_rules! head_methods {
             let mut annotations = self.head.annotations.clone();
             annotations.remove(key);
             self.head.set_annotations(&annotations);
+        }
+
+        /// Says which other manifest this one is about.
+        pub fn set_subject(&mut self, subject: &Descriptor) {
+            self.head.set_subject(subject);
         }
 
         /// Removes the link to another manifest, which an edit may have made untrue.

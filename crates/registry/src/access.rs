@@ -26,6 +26,7 @@ use crate::Repository;
 use crate::Result;
 use crate::Selector;
 use crate::Settings;
+use crate::StoreImages;
 
 /// The path that stands for standard input or output.
 pub(crate) const STANDARD: &str = "-";
@@ -114,6 +115,12 @@ impl Access {
                 let root = layout.resolve(selector)?;
                 Ok(local(Box::new(layout.store().clone()), root))
             }
+            Place::Store(root) => {
+                let root = root.as_deref().ok_or(Error::NoStore)?;
+                let images = StoreImages::open(root, limits)?;
+                let root = images.resolve(selector)?;
+                Ok(local(Box::new(images), root))
+            }
             Place::Archive(path) => {
                 let archive = match path == Path::new(STANDARD) {
                     true => OciArchive::from_input(&mut std::io::stdin().lock(), &self.scratch, limits)?,
@@ -165,8 +172,8 @@ impl Access {
                 let archive = OciArchive::open(path, limits)?;
                 archive.catalogue().referrers(digest, &archive, limits)
             }
-            // Docker's list has no place for them, and a stream is read only once.
-            Place::Archive(_) | Place::DockerArchive(_) => Ok(Vec::new()),
+            // Docker's list has no place for them, a stream is read only once, and a store goes by names.
+            Place::Archive(_) | Place::DockerArchive(_) | Place::Store(_) => Ok(Vec::new()),
         }
     }
 
@@ -176,6 +183,10 @@ impl Access {
         let archive = |path: &Path, form| ArchiveDestination::new(path, form, &self.scratch, limits);
         Ok(match place {
             Place::Layout(path) => Box::new(Layout::create(path, limits)?),
+            Place::Store(root) => {
+                let root = root.as_deref().ok_or(Error::NoStore)?;
+                Box::new(StoreImages::create(root, limits)?)
+            }
             Place::Archive(path) => Box::new(archive(path, ArchiveForm::Oci)?),
             Place::DockerArchive(path) => Box::new(archive(path, ArchiveForm::Docker)?),
             Place::Registry(repository) => {

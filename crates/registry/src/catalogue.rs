@@ -31,10 +31,14 @@ pub(crate) struct Catalogue {
 }
 
 impl Catalogue {
+    pub(crate) fn new(place: &Path, index: Index) -> Catalogue {
+        Catalogue { place: place.to_owned(), index }
+    }
+
     pub(crate) fn parse(place: &Path, bytes: Vec<u8>, limits: &Limits) -> Result<Catalogue> {
         let index =
             Index::parse(bytes, limits).map_err(unusable(format!("index.json of {}", place.display())))?;
-        Ok(Catalogue { place: place.to_owned(), index })
+        Ok(Catalogue::new(place, index))
     }
 
     /// Returns the catalogue of a place that holds nothing yet.

@@ -9,6 +9,7 @@ use restow_oci::Descriptor;
 use crate::Layout;
 use crate::Notice;
 use crate::Result;
+use crate::StoreImages;
 
 /// A place that an image is written to: first its new blobs, in any order, then the image as a whole, at once.
 pub trait Destination: Send + Sync {
@@ -21,9 +22,10 @@ pub trait Destination: Send + Sync {
     /// Returns a directory for files that nobody needs afterwards.
     fn scratch(&self) -> &Path;
 
-    /// Copies the image `root` from `source`, verified, and names it by each of `tags`, or not at all. What
-    /// the place has already, `source` may be without.
-    fn publish(&self, source: &dyn Provider, root: &Descriptor, tags: &[String]) -> Result<Vec<Notice>>;
+    /// Copies images that belong together from `source`, verified, and names each by its names, or not at all.
+    /// What the place has already, `source` may be without. The first image counts: no name of it changes
+    /// before the others are there.
+    fn publish_all(&self, source: &dyn Provider, images: &[(&Descriptor, &[String])]) -> Result<Vec<Notice>>;
 
     /// Removes what a run that failed has left.
     fn discard(self: Box<Self>) -> Result<()>;
@@ -42,11 +44,42 @@ impl Destination for Layout {
         self.path()
     }
 
-    fn publish(&self, source: &dyn Provider, root: &Descriptor, tags: &[String]) -> Result<Vec<Notice>> {
-        Layout::publish(self, source, root, tags)
+    fn publish_all(&self, source: &dyn Provider, images: &[(&Descriptor, &[String])]) -> Result<Vec<Notice>> {
+        Layout::publish_all(self, source, images)
     }
 
     fn discard(self: Box<Self>) -> Result<()> {
         Layout::discard(*self)
+    }
+}
+
+impl Destination for StoreImages {
+    fn store(&self) -> &dyn Store {
+        StoreImages::store(self)
+    }
+
+    fn held(&self) -> Option<&dyn Provider> {
+        None
+    }
+
+    fn scratch(&self) -> &Path {
+        StoreImages::store(self).root()
+    }
+
+    fn publish_all(&self, source: &dyn Provider, images: &[(&Descriptor, &[String])]) -> Result<Vec<Notice>> {
+        let published = images.iter().rev().map(|(root, names)| self.publish(source, root, names));
+        Ok(published.collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    fn discard(self: Box<Self>) -> Result<()> {
+        // What was brought in is collected some time.
+        Ok(())
+    }
+}
+
+impl dyn Destination + '_ {
+    /// Publishes a single image.
+    pub fn publish(&self, source: &dyn Provider, root: &Descriptor, names: &[String]) -> Result<Vec<Notice>> {
+        self.publish_all(source, &[(root, names)])
     }
 }

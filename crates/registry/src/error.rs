@@ -32,6 +32,17 @@ pub enum Error {
         tag: String,
     },
 
+    /// Nobody said where the store is.
+    #[error("no directory is known for the store")]
+    NoStore,
+
+    /// An image in a store needs a name: what has none is collected.
+    #[error("an image in {place} needs a name")]
+    NoName {
+        /// The store.
+        place: PathBuf,
+    },
+
     /// There is nothing at the path.
     #[error("{path} does not exist")]
     NoSuchPath {

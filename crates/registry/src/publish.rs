@@ -1,12 +1,15 @@
-//! Putting an image into a layout.
+//! Putting an image into a layout or a store.
 
 use std::fmt;
 
 use restow_content::Overlay;
 use restow_content::Provider;
+use restow_content::Store;
 use restow_content::copy;
+use restow_content::link;
 use restow_oci::Descriptor;
 use restow_oci::Kind;
+use restow_oci::Limits;
 
 use crate::Error;
 use crate::Layout;
@@ -43,6 +46,17 @@ impl fmt::Display for Notice {
     }
 }
 
+/// How blobs come over.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Transfer {
+    /// They are read and verified.
+    #[default]
+    Copy,
+    /// Where both sides lie on one file system, files are shared and not read, all but documents: only sizes are
+    /// compared.
+    Link,
+}
+
 impl Layout {
     /// Copies the image `root` from `source`, verified, and names it by each of `tags`, or not at all.
     ///
@@ -50,43 +64,103 @@ impl Layout {
     /// that is in use then names the new image. The index changes at once, after all blobs are in place for
     /// good: a reader sees all tags or none of them, and after a failure the old images.
     pub fn publish(&self, source: &dyn Provider, root: &Descriptor, tags: &[String]) -> Result<Vec<Notice>> {
-        if let Some(tag) = tags.iter().find(|tag| !reference::is_tag(tag)) {
+        self.publish_each(Transfer::Copy, source, &[(root, tags)])
+    }
+
+    /// Publishes as [`publish`](Layout::publish) does, with blobs that come over as `how` says.
+    pub fn publish_by(
+        &self,
+        how: Transfer,
+        source: &dyn Provider,
+        root: &Descriptor,
+        tags: &[String],
+    ) -> Result<Vec<Notice>> {
+        self.publish_each(how, source, &[(root, tags)])
+    }
+
+    /// Publishes images that belong together, each with its tags, at one moment.
+    pub fn publish_all(
+        &self,
+        source: &dyn Provider,
+        images: &[(&Descriptor, &[String])],
+    ) -> Result<Vec<Notice>> {
+        self.publish_each(Transfer::Copy, source, images)
+    }
+
+    fn publish_each(
+        &self,
+        how: Transfer,
+        source: &dyn Provider,
+        images: &[(&Descriptor, &[String])],
+    ) -> Result<Vec<Notice>> {
+        let mut tags = images.iter().flat_map(|(_, tags)| tags.iter());
+        if let Some(tag) = tags.find(|tag| !reference::is_tag(tag)) {
             let reference = self.path.display().to_string();
             return Err(Error::InvalidTag { reference, tag: tag.clone() });
         }
-        let source = Overlay::new(&self.store, [source]);
-        let graph = graph::walk(&source, root, &self.limits)?;
-        let outcomes = parallel::each(&graph.leaves, COPIES, |blob| self.copy_one(&source, blob))?;
-        let mut missing = graph.missing;
         let mut notices = Vec::new();
-        for (descriptor, outcome) in graph.leaves.into_iter().zip(outcomes) {
-            match outcome {
-                Outcome::There => {}
-                Outcome::Missing if may_be_absent(&descriptor) => {
-                    notices.push(Notice::NotCopied { descriptor })
-                }
-                Outcome::Missing => missing.push(descriptor.digest),
-            }
+        for (root, _) in images {
+            notices.extend(transfer(how, source, &self.store, root, &self.limits)?);
         }
-        if !missing.is_empty() {
-            return Err(Error::MissingBlobs { root: root.digest.clone(), missing });
-        }
-        for document in &graph.documents {
-            copy(&source, &self.store, document)?;
-        }
-        self.edit(|catalogue| match tags {
-            [] => catalogue.set(root, None),
-            tags => tags.iter().try_for_each(|tag| catalogue.set(root, Some(tag))),
+        self.edit(|catalogue| {
+            images.iter().try_for_each(|(root, tags)| match tags {
+                [] => catalogue.set(root, None),
+                tags => tags.iter().try_for_each(|tag| catalogue.set(root, Some(tag))),
+            })
         })?;
         Ok(notices)
     }
+}
 
-    fn copy_one(&self, source: &dyn Provider, blob: &Descriptor) -> Result<Outcome> {
-        match copy(source, &self.store, blob) {
-            Ok(()) => Ok(Outcome::There),
-            Err(error) if error.is_not_found() => Ok(Outcome::Missing),
-            Err(error) => Err(error.into()),
+/// Copies the image `root` from `source` into `store`, verified. Blobs that are there with the right size are left
+/// alone; `source` may be without them. Documents come last, after all that they refer to.
+pub(crate) fn transfer(
+    how: Transfer,
+    source: &dyn Provider,
+    store: &dyn Store,
+    root: &Descriptor,
+    limits: &Limits,
+) -> Result<Vec<Notice>> {
+    let source = Overlay::new(store, [source]);
+    let graph = graph::walk(&source, root, limits)?;
+    let outcomes = copy_all(how, &source, store, &graph.leaves)?;
+    let mut missing = graph.missing;
+    let mut notices = Vec::new();
+    for (descriptor, outcome) in graph.leaves.into_iter().zip(outcomes) {
+        match outcome {
+            Outcome::There => {}
+            Outcome::Missing if may_be_absent(&descriptor) => notices.push(Notice::NotCopied { descriptor }),
+            Outcome::Missing => missing.push(descriptor.digest),
         }
+    }
+    if !missing.is_empty() {
+        return Err(Error::MissingBlobs { root: root.digest.clone(), missing });
+    }
+    for document in &graph.documents {
+        copy(&source, store, document)?;
+    }
+    Ok(notices)
+}
+
+/// Copies blobs side by side and returns what became of each, or the error of the first that failed.
+fn copy_all(
+    how: Transfer,
+    source: &dyn Provider,
+    store: &dyn Store,
+    blobs: &[Descriptor],
+) -> Result<Vec<Outcome>> {
+    parallel::each(blobs, COPIES, |blob| copy_one(how, source, store, blob))
+}
+
+fn copy_one(how: Transfer, source: &dyn Provider, store: &dyn Store, blob: &Descriptor) -> Result<Outcome> {
+    let result = match how {
+        Transfer::Copy => copy(source, store, blob),
+        Transfer::Link => link(source, store, blob),
+    };
+    match result {
+        Ok(()) => Ok(Outcome::There),
+        Err(error) if error.is_not_found() => Ok(Outcome::Missing),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -6,6 +6,7 @@
 //! | `oci-archive:FILE[:TAG]` | a layout in a tar |
 //! | `docker-archive:FILE[:NAME]` | what `docker save` writes |
 //! | `docker://HOST/NAME[:TAG]` | a repository of a registry; without a host, of Docker Hub |
+//! | `store:NAME` | a store with a database; which one, the program says |
 //! | `PATH[:TAG]` | a layout directory; an archive where the path ends in `.tar` or is a file |
 //!
 //! `-` in the place of a FILE is standard input or output. A digest, `@sha256:…`, may stand behind or in place of the tag, and decides. The path ends at the first
@@ -44,6 +45,8 @@ pub enum Place {
     DockerArchive(PathBuf),
     /// A repository of a registry.
     Registry(Repository),
+    /// A store with a database, in this directory once that is known.
+    Store(Option<PathBuf>),
 }
 
 /// Which of the images of a place is meant.
@@ -61,9 +64,10 @@ const LAYOUT: &str = "oci:";
 const ARCHIVE: &str = "oci-archive:";
 const DOCKER_ARCHIVE: &str = "docker-archive:";
 const REGISTRY: &str = "docker://";
+const STORE: &str = "store:";
 
 /// Prefixes that have a meaning for users of related tools, and so are no paths.
-const UNSUPPORTED: [&str; 4] = ["docker-daemon:", "containerd://", "containers-storage:", "store:"];
+const UNSUPPORTED: [&str; 3] = ["docker-daemon:", "containerd://", "containers-storage:"];
 
 impl Reference {
     /// Parses a reference. The file system is asked which paths exist, and nothing else.
@@ -79,6 +83,14 @@ impl Reference {
             Selector::Tag(tag) => Some(tag),
             Selector::Only | Selector::Digest(_) => None,
         }
+    }
+
+    /// Returns the reference with the directory of the store, if it names one in a store.
+    pub fn in_store(mut self, root: Option<&Path>) -> Reference {
+        if let Place::Store(place) = &mut self.place {
+            *place = root.map(Path::to_owned);
+        }
+        self
     }
 }
 
@@ -97,8 +109,10 @@ impl fmt::Display for Reference {
             Place::Archive(path) => write!(f, "{ARCHIVE}{}", path.display()),
             Place::DockerArchive(path) => write!(f, "{DOCKER_ARCHIVE}{}", path.display()),
             Place::Registry(repository) => write!(f, "{REGISTRY}{repository}"),
+            Place::Store(_) => f.write_str(STORE),
         }?;
         match &self.selector {
+            Selector::Tag(tag) if matches!(self.place, Place::Store(_)) => f.write_str(tag),
             Selector::Only => Ok(()),
             Selector::Tag(tag) => write!(f, ":{tag}"),
             Selector::Digest(digest) => write!(f, "@{digest}"),
@@ -119,6 +133,9 @@ fn parse(text: &str, look: &dyn Fn(&Path) -> Option<Found>) -> Result<Reference>
     let reference = || text.to_owned();
     if let Some(transport) = UNSUPPORTED.into_iter().find(|prefix| text.starts_with(prefix)) {
         return Err(Error::UnsupportedTransport { reference: reference(), transport });
+    }
+    if let Some(name) = text.strip_prefix(STORE) {
+        return in_store(name).map_err(|tag| Error::InvalidTag { reference: reference(), tag });
     }
     if let Some(name) = text.strip_prefix(REGISTRY) {
         let Name { repository, tag, digest } = Name::parse(name)?;
@@ -151,6 +168,15 @@ fn parse(text: &str, look: &dyn Fn(&Path) -> Option<Found>) -> Result<Reference>
         None => Place::Layout(path.into()),
     };
     Ok(Reference { place, selector })
+}
+
+/// Parses what follows the prefix of a store: a name, in which nothing separates anything, or a digest.
+fn in_store(name: &str) -> Result<Reference, String> {
+    let rest = match name.starts_with('@') || name.is_empty() {
+        true => name.to_owned(),
+        false => format!(":{name}"),
+    };
+    Ok(Reference { place: Place::Store(None), selector: select(&rest)? })
 }
 
 /// Splits what follows the prefix into the path and the rest, which starts with its colon or `@` where it is
@@ -258,6 +284,12 @@ mod tests {
             ("docker-archive:file:debian:12", saved("file"), tag("debian:12")),
             ("docker-archive:-", saved("-"), Selector::Only),
             ("oci-archive:-:v1", archive("-"), tag("v1")),
+            // Names in a store.
+            ("store:", Place::Store(None), Selector::Only),
+            ("store:dir:v1", Place::Store(None), tag("dir:v1")),
+            ("store:docker.io/library/x:v1", Place::Store(None), tag("docker.io/library/x:v1")),
+            (&format!("store:@{DIGEST}"), Place::Store(None), digest()),
+            (&format!("store:x:v1@{DIGEST}"), Place::Store(None), digest()),
             // Digests.
             (&format!("oci:new@{DIGEST}"), layout("new"), digest()),
             (&format!("new:v1@{DIGEST}"), layout("new"), digest()),
@@ -273,13 +305,17 @@ mod tests {
 
     #[test]
     fn what_cannot_be_used_is_refused_with_its_reason() {
-        for text in ["docker-daemon:x", "containerd://k8s.io/x", "store:x"] {
+        for text in ["docker-daemon:x", "containerd://k8s.io/x"] {
             let error = parse(text, &existing).unwrap_err();
             assert!(matches!(error, Error::UnsupportedTransport { .. }), "{text}: {error}");
         }
         for text in ["", "oci:", "oci-archive:", "oci::v1", ":v1", &format!("oci:@{DIGEST}")] {
             let error = parse(text, &existing).unwrap_err();
             assert!(matches!(error, Error::NoPath { .. }), "{text}: {error}");
+        }
+        for text in ["store::v1", "store:a b", "store:/x", &format!("store:{}", "x".repeat(256))] {
+            let error = parse(text, &existing).unwrap_err();
+            assert!(matches!(error, Error::InvalidTag { .. }), "{text}: {error}");
         }
         let too_long = format!("dir:{}", "x".repeat(256));
         for text in

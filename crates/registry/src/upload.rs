@@ -8,6 +8,8 @@ use std::thread;
 use std::thread::JoinHandle;
 
 use restow_content::Blob;
+use restow_content::Expected;
+use restow_content::Fields;
 use restow_content::Info;
 use restow_content::Ingest;
 use restow_content::IngestStatus;
@@ -92,22 +94,29 @@ impl Destination for RemoteDestination {
         self.directory.path()
     }
 
-    fn publish(&self, source: &dyn Provider, root: &Descriptor, tags: &[String]) -> Result<Vec<Notice>> {
-        let names = match tags {
-            [] => vec![self.repository.at(&root.digest)],
-            tags => tags.iter().map(|tag| self.repository.tagged(tag)).collect::<Result<_>>()?,
-        };
+    fn publish_all(&self, source: &dyn Provider, images: &[(&Descriptor, &[String])]) -> Result<Vec<Notice>> {
         self.store.finish()?;
-        let source = Overlay::new(&self.store, [source]);
-        let limit = self.client.settings().limits.manifest_size;
-        let bytes = read(&source, root, limit)?.into();
-        let parts = Provided { provider: &source, repositories: &self.others };
-        Push::new(&self.client, &parts).image(&names, &root.media_type, &bytes)
+        let published = images.iter().rev().map(|(root, tags)| self.push(source, root, tags));
+        Ok(published.collect::<Result<Vec<_>>>()?.concat())
     }
 
     fn discard(self: Box<Self>) -> Result<()> {
         // Uploads that are under way end with the process.
         Ok(())
+    }
+}
+
+impl RemoteDestination {
+    fn push(&self, source: &dyn Provider, root: &Descriptor, tags: &[String]) -> Result<Vec<Notice>> {
+        let names = match tags {
+            [] => vec![self.repository.at(&root.digest)],
+            tags => tags.iter().map(|tag| self.repository.tagged(tag)).collect::<Result<_>>()?,
+        };
+        let source = Overlay::new(&self.store, [source]);
+        let limit = self.client.settings().limits.manifest_size;
+        let bytes = read(&source, root, limit)?.into();
+        let parts = Provided { provider: &source, repositories: &self.others };
+        Push::new(&self.client, &parts).image(&names, &root.media_type, &bytes)
     }
 }
 
@@ -139,9 +148,9 @@ impl Provider for SendingStore {
 }
 
 impl Ingester for SendingStore {
-    fn ingest(&self, key: &str) -> restow_content::Result<Box<dyn Ingest>> {
+    fn begin(&self, key: &str, expected: &Expected) -> restow_content::Result<Box<dyn Ingest>> {
         Ok(Box::new(Sending {
-            ingest: self.local.ingest(key)?,
+            ingest: self.local.begin(key, expected)?,
             local: self.local.clone(),
             client: self.client.clone(),
             repository: self.repository.clone(),
@@ -155,8 +164,13 @@ impl Manager for SendingStore {
         self.local.info(digest)
     }
 
-    fn update(&self, digest: &Digest, labels: Labels) -> restow_content::Result<Info> {
-        self.local.update(digest, labels)
+    fn update_fields(
+        &self,
+        digest: &Digest,
+        labels: Labels,
+        fields: &Fields,
+    ) -> restow_content::Result<Info> {
+        self.local.update_fields(digest, labels, fields)
     }
 
     fn walk(&self, visit: &mut dyn FnMut(Info) -> restow_content::Result<()>) -> restow_content::Result<()> {

@@ -9,6 +9,8 @@
 //! - [`ImageBuilder`], [`IndexBuilder`] and [`Layer`] make images; [`write_layout`] writes them to a disk.
 //! - [`random_tar`], [`random_image`] and [`mutate`] make what nobody thought of.
 //! - [`registry`] is a registry on this machine that counts and misbehaves.
+//! - [`Faulty`] is a store that fails at a step of one's choice; [`trace`] lets a program fail, or kills it, at a
+//!   system call.
 //! - [`plain`] reads tars and compressed streams again.
 //! - [`testdata`] finds the images that other tools made.
 //!
@@ -17,10 +19,12 @@
 mod builder;
 pub mod compress;
 mod entry;
+mod faulty;
 mod image;
 pub mod plain;
 mod random;
 pub mod registry;
+pub mod trace;
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -32,6 +36,8 @@ pub use entry::Format;
 pub use entry::MTIME;
 pub use entry::Sparse;
 pub use entry::pax_record;
+pub use faulty::Fault;
+pub use faulty::Faulty;
 pub use image::Image;
 pub use image::ImageBuilder;
 pub use image::IndexBuilder;

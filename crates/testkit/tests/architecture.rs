@@ -25,7 +25,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 8] = [
             "restow-analyze",
         ],
     ),
-    ("restow-testkit", &["restow-oci"]),
+    ("restow-testkit", &["restow-oci", "restow-content"]),
 ];
 
 /// Returns each package with the workspace packages it depends on when built, and when tested.

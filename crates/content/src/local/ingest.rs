@@ -22,6 +22,7 @@ use restow_oci::Digester;
 use super::write_behind::WriteBehind;
 use crate::Blob;
 use crate::Error;
+use crate::Expected;
 use crate::Info;
 use crate::Ingest;
 use crate::IngestStatus;
@@ -36,6 +37,8 @@ use crate::labels;
 use crate::now;
 use crate::publish;
 use crate::publish::try_hold;
+use crate::read::differs;
+use crate::read::digester_for;
 use crate::read::hash;
 use crate::read::settle;
 
@@ -64,7 +67,8 @@ pub(super) fn status(directory: &Path, key: Option<&str>) -> Result<Option<Inges
         };
         let (_, started) = time(&path)?;
         let (offset, updated) = time(&directory.join("data"))?;
-        Ok(Some(IngestStatus { key: found, offset, started, updated: updated.max(started) }))
+        let total = total(&directory.join("total"));
+        Ok(Some(IngestStatus { key: found, offset, total, started, updated: updated.max(started) }))
     };
     match found() {
         Err(Error::Io { source, .. })
@@ -77,9 +81,14 @@ pub(super) fn status(directory: &Path, key: Option<&str>) -> Result<Option<Inges
     }
 }
 
+/// Reads the size that the writer expects. It only saves work, so that what is damaged is not there.
+fn total(path: &Path) -> Option<u64> {
+    String::from_utf8(file::read(path, 20).ok()?).ok()?.parse().ok().filter(|total| *total > 0)
+}
+
 /// An ingest that this writer holds.
 #[derive(Debug)]
-pub(super) struct LocalIngest {
+pub(crate) struct LocalIngest {
     store: LocalStore,
     key: String,
     directory: PathBuf,
@@ -93,13 +102,21 @@ pub(super) struct LocalIngest {
 
 impl LocalIngest {
     /// Holds the ingest called `key` and takes up what an earlier writer left.
-    pub(super) fn begin(store: &LocalStore, key: &str) -> Result<LocalIngest> {
-        let mut ingest = LocalIngest::hold(store, key)?;
-        if status(&ingest.directory, Some(key))?.is_none() {
-            // New, or left by a writer that died before it had written its key: nothing vouches for the data.
+    pub(crate) fn begin(store: &LocalStore, key: &str, expected: &Expected) -> Result<LocalIngest> {
+        let digester = digester_for(expected)?;
+        let mut ingest = LocalIngest { digester, ..LocalIngest::hold(store, key)? };
+        let earlier =
+            status(&ingest.directory, Some(key))?.filter(|earlier| !differs(earlier.total, expected.size));
+        if earlier.is_none() {
+            // New, or of another blob, or left by a writer that died before it had written its key: nothing
+            // vouches for the data.
             ingest.restart()?;
+            labels::remove(&ingest.directory.join("total"))?;
             let written = ingest.held.set_len(0).and_then(|()| ingest.held.write_all_at(key.as_bytes(), 0));
             written.map_err(failed("write", &ingest.directory.join("ref")))?;
+        }
+        if let Some(size) = expected.size.filter(|_| earlier.is_none_or(|earlier| earlier.total.is_none())) {
+            ingest.write_total(size)?;
         }
         let written = ingest.view(ingest.length()?)?;
         hash(&written, &mut ingest.digester)
@@ -109,7 +126,7 @@ impl LocalIngest {
     }
 
     /// Holds the ingest called `key`, whatever it consists of.
-    pub(super) fn hold(store: &LocalStore, key: &str) -> Result<LocalIngest> {
+    pub(crate) fn hold(store: &LocalStore, key: &str) -> Result<LocalIngest> {
         if key.is_empty() {
             return Err(Error::EmptyKey);
         }
@@ -136,8 +153,23 @@ impl LocalIngest {
         Ok(LocalIngest { store, key, directory, data, offset: 0, digester, write_behind, held })
     }
 
-    fn data_path(&self) -> PathBuf {
+    fn write_total(&self, size: u64) -> Result<()> {
+        let path = self.directory.join("total");
+        let mut options = OpenOptions::new();
+        let mut file = file::open_with(options.write(true).create(true).truncate(true).mode(0o644), &path)?;
+        file.write_all(size.to_string().as_bytes()).map_err(failed("write", &path))
+    }
+
+    pub(super) fn data_path(&self) -> PathBuf {
         self.directory.join("data")
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(super) fn data(&self) -> &File {
+        &self.data
     }
 
     fn length(&self) -> Result<u64> {
@@ -164,17 +196,77 @@ impl LocalIngest {
         Ok(())
     }
 
-    /// Moves the data to where the blob belongs.
-    fn place(&self, path: &Path) -> Result<()> {
-        publish::create_directory(path.parent().unwrap_or(Path::new(".")))?;
+    /// Commits as [`Ingest::commit`] does, except for labels: `prepare` is called with digest and size when
+    /// nothing but the step that makes the blob visible is left to do, and what it returns lives until that
+    /// is done.
+    pub(crate) fn commit_with<T>(
+        self: Box<Self>,
+        expected: Option<&Descriptor>,
+        prepare: impl FnOnce(&Digest, u64) -> Result<T>,
+    ) -> Result<Digest> {
+        let actual = self.length()?;
+        if actual != self.offset {
+            return Err(Error::Disturbed { key: self.key.clone(), expected: self.offset, actual });
+        }
+        let digest = settle(expected, self.digester.current(), &self.view(self.offset)?)?;
+        self.publish(&digest, self.offset, &self.data_path(), prepare)?;
+        Ok(digest)
+    }
+
+    /// Makes the file at `from` visible as the blob `digest`, which it is. If it is the data, it is completed first.
+    pub(super) fn publish<T>(
+        &self,
+        digest: &Digest,
+        size: u64,
+        from: &Path,
+        prepare: impl FnOnce(&Digest, u64) -> Result<T>,
+    ) -> Result<()> {
+        let path = self.store.path(digest);
+        let mut complete = from != self.data_path();
+        if !self.store.holds(digest, Some(size))? {
+            if !complete {
+                self.complete()?;
+                complete = true;
+            }
+            publish::create_directory(path.parent().unwrap_or(Path::new(".")))?;
+        }
+        let prepared = prepare(digest, size)?;
+        // Again: another writer may have put it there, or a collector may have taken it.
+        if !self.store.holds(digest, Some(size))? {
+            if !complete {
+                self.complete()?;
+            }
+            publish::rename_complete(from, &path)?;
+        }
+        drop(prepared);
+        // The blob is there. What cannot be removed now is taken up and removed by the next writer of the
+        // key.
+        let _ = self.clear();
+        Ok(())
+    }
+
+    /// Makes the data what the blob will be, on the disk.
+    fn complete(&self) -> Result<()> {
         let data = self.data_path();
         // Whatever the umask: anyone may read a blob and nobody change it. And it is as old as its commit.
         self.data
             .set_permissions(Permissions::from_mode(0o444))
             .map_err(failed("change the mode of", &data))?;
         self.data.set_modified(now()).map_err(failed("change the time of", &data))?;
-        publish::rename(&self.data, &data, path)
+        self.data.sync_all().map_err(failed("sync", &data))
     }
+}
+
+/// Removes a directory that no writer can take up, unless one holds it.
+pub(super) fn sweep(directory: &Path) -> Result<()> {
+    let try_lock = |file: &File| file.try_lock().map_err(io::Error::from);
+    // What is in the way of the lock, is none of our files.
+    let Ok(Some(_held)) = try_hold(&directory.join("ref"), try_lock) else { return Ok(()) };
+    for name in ["data", "total", "link", "ref"] {
+        labels::remove(&directory.join(name))?;
+    }
+    let _ = std::fs::remove_dir(directory);
+    Ok(())
 }
 
 /// Opens the lock and the data below `directory`; `None` where another writer just ended.
@@ -231,7 +323,7 @@ impl Ingest for LocalIngest {
     fn restart(&mut self) -> Result<()> {
         self.data.set_len(0).map_err(failed("truncate", &self.data_path()))?;
         self.offset = 0;
-        self.digester = Digester::sha256();
+        self.digester.reset();
         Ok(())
     }
 
@@ -241,32 +333,16 @@ impl Ingest for LocalIngest {
 
     fn commit(self: Box<Self>, expected: Option<&Descriptor>, labels: Labels) -> Result<Info> {
         labels::check(&labels)?;
-        let actual = self.length()?;
-        if actual != self.offset {
-            return Err(Error::Disturbed { key: self.key.clone(), expected: self.offset, actual });
-        }
-        let digest = settle(expected, self.digester.current(), &self.view(self.offset)?)?;
-        if !labels.is_empty() {
+        let store = self.store.clone();
+        let digest = self.commit_with(expected, |digest, _| {
             let merge = |mut present: Labels| {
-                present.extend(labels);
+                present.extend(labels.clone());
                 present
             };
             // Before the blob: nobody sees it without its labels.
-            labels::change(&self.store.labels_path(&digest), merge)?;
-        }
-        match self.store.open_blob(&digest) {
-            Ok((_, size)) if size == self.offset => {}
-            // Nothing there, or something that cannot be this blob and is replaced.
-            Ok(_) | Err(Error::NotFound { .. } | Error::NotRegular { .. }) => {
-                self.place(&self.store.path(&digest))?;
-            }
-            Err(error) => return Err(error),
-        }
-        let info = self.store.info(&digest)?;
-        // The blob is there. What cannot be removed now is taken up and removed by the next writer of the
-        // key.
-        let _ = self.clear();
-        Ok(info)
+            if labels.is_empty() { Ok(()) } else { labels::change(&store.labels_path(digest), merge) }
+        })?;
+        store.info(&digest)
     }
 
     fn abort(self: Box<Self>) -> Result<()> {

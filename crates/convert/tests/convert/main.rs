@@ -21,8 +21,14 @@ mod seekable;
 
 /// The converters that make ordinary layers or none, and layers that are kept because they will do.
 mod ordinary;
+/// Tables of contents in an image of their own.
+mod toc_image;
+
 /// Manifests for containerd's and for podman's readers.
 mod readers;
+
+/// A store that fails at each of its operations.
+mod faults;
 
 /// Work that is shared, remembered, refused or stopped.
 mod work;

@@ -9,6 +9,7 @@ use restow_convert::Recompress;
 use restow_convert::Seekable;
 use restow_convert::Unsupported;
 use restow_layer::EncodeOptions;
+use restow_layer::Estargz;
 use restow_layer::Landmark;
 use restow_layer::Recompression;
 use restow_layer::Workers;
@@ -53,6 +54,11 @@ fn recompress(recompression: Recompression) -> Recompress {
 fn seekable(landmark: Landmark) -> Seekable {
     let options = EncodeOptions { landmark, ..EncodeOptions::new(tempfile::env::temp_dir()) };
     Seekable::new(Box::new(ZstdChunked::new(ZSTD_CHUNKED_DEFAULT_LEVEL)), options, workers())
+}
+
+fn estargz() -> Seekable {
+    let options = EncodeOptions::new(tempfile::env::temp_dir());
+    Seekable::new(Box::new(Estargz::new(5)), options, workers())
 }
 
 fn with_types(media_types: MediaTypes) -> Options {
@@ -120,11 +126,13 @@ fn any_chain_of_formats_ends_where_the_last_one_alone_would() {
         let direct: Vec<_> = ALL.map(|format| convert(&image.root, &recompress(format))).into();
         let chunked = convert(&image.root, &seekable(Landmark::Auto));
         let marked = convert(&image.root, &seekable(Landmark::Always));
-        let sources = direct.iter().chain([&chunked, &marked]);
+        let stargz = convert(&image.root, &estargz());
+        let sources = direct.iter().chain([&chunked, &marked, &stargz]);
         for source in sources {
             for (format, direct) in ALL.into_iter().zip(&direct) {
                 assert_eq!(convert(source, &recompress(format)), *direct, "seed {seed}, {format:?}");
             }
+            assert_eq!(convert(source, &estargz()), stargz, "seed {seed}");
             if *source != marked {
                 assert_eq!(convert(source, &seekable(Landmark::Auto)), chunked, "seed {seed}");
             }
@@ -310,6 +318,35 @@ fn a_layer_that_is_not_what_the_config_says_is_refused() {
     let store = store(&image);
     let kept = convert_with(&store, &image.root, &recompress(Recompression::None), keep).unwrap();
     assert_eq!(kept.root, image.root);
+}
+
+#[test]
+fn an_estargz_layer_is_kept_where_its_table_is_in_it_and_is_to_be() {
+    let same = |conversion: &Conversion| {
+        conversion
+            .layers
+            .iter()
+            .map(|layer| layer.destination.digest == layer.source.digest)
+            .collect::<Vec<_>>()
+    };
+    for (name, kept) in [
+        ("estargz", true),
+        ("estargz-prioritized", true),
+        ("estargz-minchunk", true),
+        ("estargz-externaltoc", false),
+        ("zstdchunked", false),
+        ("src", false),
+    ] {
+        let (store, root) = golden(name);
+        let conversion = convert_all(&store, &root, &estargz().reuse(true)).unwrap();
+        assert_eq!(same(&conversion), [kept; 2], "{name}");
+    }
+    let (store, root) = golden("estargz");
+    let codec = Estargz::new(5).external_toc();
+    let external = Seekable::new(Box::new(codec), EncodeOptions::new(tempfile::env::temp_dir()), workers());
+    // Its table is elsewhere, so there is nothing to read back.
+    let external = external.reuse(true).verify(None);
+    assert_eq!(same(&convert_all(&store, &root, &external).unwrap()), [false; 2]);
 }
 
 fn reuse(store: &MemoryStore, root: &Descriptor) -> Conversion {

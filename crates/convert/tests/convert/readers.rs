@@ -135,12 +135,14 @@ fn forms_for_podman_come_after_all_others_and_attestations_once() {
 fn each_platform_is_spelled_so_that_each_client_finds_its_own() {
     for (platform, lazy, partial) in [
         ("linux/amd64", ("linux/amd64/v1", true), ("linux/amd64", true)),
-        ("linux/amd64/v2", ("linux/amd64/v2", false), ("linux/amd64/v2", true)),
+        ("linux/amd64/v2", ("Linux/amd64/v2", true), ("linux/amd64/v2", true)),
+        ("linux/386", ("linux/i386", true), ("linux/386", true)),
         ("linux/arm64", ("linux/arm64/8", true), ("linux/arm64", true)),
         ("linux/arm64/v8", ("linux/arm64/8", true), ("linux/arm64/v8", true)),
         ("linux/arm/v6", ("linux/arm/6", true), ("linux/arm/v6", true)),
         ("linux/arm/v7", ("linux/arm/7", true), ("linux/arm/v7", true)),
-        ("linux/riscv64", ("linux/riscv64", false), ("linux/riscv64", true)),
+        ("linux/riscv64", ("Linux/riscv64", true), ("linux/riscv64", true)),
+        ("windows/amd64/v3", ("Windows/amd64/v3", true), ("windows/amd64/v3", true)),
     ] {
         let image = image("a").platform(platform).build();
         let store = store(&image);

@@ -175,7 +175,13 @@ impl LayerConverter for Pad {
         let annotations = self.annotations.iter().map(|(key, value)| (key.to_string(), value.to_string()));
         descriptor.annotations.extend(annotations);
         let statistics = Statistics { uncompressed_size: tar.len() as u64, ..Statistics::default() };
-        Ok(Converted::Changed { descriptor, diff_id: Digest::sha256(&tar), partial: None, statistics })
+        Ok(Converted::Changed {
+            descriptor,
+            diff_id: Digest::sha256(&tar),
+            partial: None,
+            toc: None,
+            statistics,
+        })
     }
 
     fn identity(&self, layer: &Layer<'_>) -> Option<String> {

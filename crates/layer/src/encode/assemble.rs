@@ -120,7 +120,9 @@ impl<'a> Assembler<'a> {
                 }
                 Item::Trailing { range, .. } => {
                     self.finish_entry()?;
-                    self.segment(&bytes.filled()[range])?;
+                    if let Some(tar_split) = &mut self.tar_split {
+                        tar_split.trailing(&bytes.filled()[range])?;
+                    }
                 }
             }
         }
@@ -130,6 +132,9 @@ impl<'a> Assembler<'a> {
     /// Ends the frames.
     pub(super) fn finish(mut self) -> Result<Assembled> {
         self.finish_entry()?;
+        let tar_split = self.tar_split.map(TarSplit::finish).transpose()?;
+        let refusal = tar_split.as_ref().and_then(|tar_split| tar_split.refusal);
+        self.listed.refusal = self.listed.refusal.or(refusal.map(str::to_owned));
         let (source_diff_id, tar) = self.diff.finish();
         Ok(Assembled {
             position: self.position,
@@ -137,7 +142,7 @@ impl<'a> Assembler<'a> {
             tar,
             table: self.toc,
             names: self.names,
-            tar_split: self.tar_split.map(TarSplit::finish).transpose()?,
+            tar_split: tar_split.map(|tar_split| tar_split.packed),
             listed: self.listed,
         })
     }

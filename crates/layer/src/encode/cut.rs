@@ -8,9 +8,11 @@ use std::io::Read;
 
 use restow_oci::{Digest, Limits};
 
+use super::Chunking;
 use super::batch::{BATCH, Batch, DROPPED, Item, Place, Start, Stored};
+use super::boundaries::Boundaries;
 use crate::buffer::Buffer;
-use crate::codec::{Layout, Placement};
+use crate::codec::{Layout, Placement, TocPlace};
 use crate::error::{Error, Result};
 use crate::landmark::{self, Landmark};
 use crate::listing::{self, Listing, Role};
@@ -19,6 +21,9 @@ use crate::workers::Workers;
 
 /// Two zero blocks end an archive.
 const END: usize = 2 * BLOCK;
+
+/// Bytes of a file that are searched for the ends of chunks at once.
+const STEP: u64 = 256 << 10;
 
 /// Bytes of trailing data in one item.
 const TRAILING: u64 = 256 << 10;
@@ -107,6 +112,13 @@ impl<'a> Cutter<'a> {
         self.push(Item::Chunk { range, place: self.place, stored })
     }
 
+    /// Names the first `size` of the bytes that were appended a chunk.
+    fn chunk_of(&mut self, size: usize) -> Result<()> {
+        let range = self.named..self.named + size;
+        self.chunk_end = range.end;
+        self.push(Item::Chunk { range, place: Place::Alone, stored: None })
+    }
+
     /// Makes room for a chunk of `size` bytes that is decoded from the frame file.
     pub(super) fn stored_chunk(&mut self, size: usize, stored: Stored) -> Result<()> {
         self.begin_chunk()?;
@@ -168,14 +180,17 @@ impl<'a> Cutter<'a> {
             self.batch.items.push(item);
         }
         let full = match self.layout.placement {
-            Placement::Apart => self.batch.bytes.len() >= BATCH,
-            Placement::Along { .. } => self.batch.bytes.len() - self.chunk_end >= BATCH,
+            Placement::Apart => self.named >= BATCH,
+            Placement::Along { .. } => self.named - self.chunk_end >= BATCH,
         };
         if full { self.send() } else { Ok(()) }
     }
 
+    /// Sends the batch. What was appended and has no name yet begins the next one.
     fn send(&mut self) -> Result<()> {
-        let batch = std::mem::replace(&mut self.batch, Batch::new(self.workers.memory()));
+        let mut batch = std::mem::replace(&mut self.batch, Batch::new(self.workers.memory()));
+        self.batch.bytes.append(&batch.bytes.filled()[self.named..]);
+        batch.bytes.truncate(self.named);
         // Frames may be as large as what they are made of.
         let memory = batch.bytes.len() * 2 + self.dropped;
         (self.named, self.dropped, self.frame, self.chunk_end) = (0, 0, 0, 0);
@@ -189,6 +204,7 @@ impl<'a> Cutter<'a> {
 pub(super) fn cut<R: Read>(
     tar: &mut TarReader<R>,
     chunk_size: u64,
+    chunking: Chunking,
     landmark: Option<Landmark>,
     cutter: &mut Cutter<'_>,
 ) -> Result<()> {
@@ -202,9 +218,9 @@ pub(super) fn cut<R: Read>(
     loop {
         let start = cutter.bytes().len();
         let Some(mut header) = tar.next(cutter.bytes())? else {
-            return match cutter.layout.toc_in_tar {
-                true => open_end(tar, cutter, start + padding),
-                false => end(tar, cutter, start + padding, changed),
+            return match cutter.layout.toc {
+                TocPlace::InTar => open_end(tar, cutter, start + padding),
+                TocPlace::Hidden | TocPlace::Apart => end(tar, cutter, start + padding, changed),
             };
         };
         let listing = listing::list(&header, cutter.limits)?;
@@ -220,11 +236,46 @@ pub(super) fn cut<R: Read>(
         // Some may have been kept from before entries that are left out.
         header.padding += start - cutter.named;
         cutter.listed(header, listing, None)?;
-        let mut left = size;
-        while left > 0 {
-            cutter.begin_chunk()?;
-            left -= tar.read_payload(cutter.bytes(), chunk_size.max(1))?;
-            cutter.chunk()?;
+        match chunking {
+            Chunking::Fixed => {
+                let mut left = size;
+                while left > 0 {
+                    cutter.begin_chunk()?;
+                    left -= tar.read_payload(cutter.bytes(), chunk_size.max(1))?;
+                    cutter.chunk()?;
+                }
+            }
+            Chunking::Content => cut_by_content(tar, chunk_size.max(1), cutter)?,
+        }
+    }
+}
+
+/// Cuts a file into chunks that follow its content, of `most` bytes at the most.
+fn cut_by_content<R: Read>(tar: &mut TarReader<R>, most: u64, cutter: &mut Cutter<'_>) -> Result<()> {
+    let (mut boundaries, mut ends) = (Boundaries::new(), Vec::new());
+    let (mut read, mut named) = (0, 0);
+    loop {
+        let start = cutter.bytes().len();
+        let more = tar.read_payload(cutter.bytes(), STEP.min(most))?;
+        boundaries.add(&cutter.bytes().filled()[start..], &mut ends);
+        read += more;
+        if more == 0 {
+            boundaries.finish(&mut ends);
+        }
+        for end in ends.drain(..) {
+            while named < end {
+                let size = most.min(end - named);
+                cutter.chunk_of(size as usize)?;
+                named += size;
+            }
+        }
+        // What has as many bytes as a chunk may have is one, whatever follows.
+        while read - named >= most {
+            cutter.chunk_of(most as usize)?;
+            named += most;
+        }
+        if more == 0 {
+            return Ok(());
         }
     }
 }

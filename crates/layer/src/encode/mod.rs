@@ -10,6 +10,7 @@
 
 mod assemble;
 mod batch;
+mod boundaries;
 mod cut;
 mod diff;
 mod names;
@@ -27,7 +28,7 @@ use self::batch::{Headers, Press};
 use self::cut::Cutter;
 use self::diff::Diff;
 use self::reorder::Collector;
-use crate::codec::{Codec, Contents, Layout, Placement};
+use crate::codec::{Codec, Contents, Layout, Placement, TocPlace};
 use crate::decompress::{Decompress, Format, decompress};
 use crate::error::{Error, Result};
 use crate::landmark::Landmark;
@@ -46,10 +47,15 @@ pub const DEFAULT_CHUNK_SIZE: u64 = 4 << 20;
 pub struct EncodeOptions {
     /// The most bytes of a file in one chunk; 0 counts as 1.
     pub chunk_size: u64,
+    /// Where the chunks of a file end.
+    pub chunking: Chunking,
     /// Paths to move to the front, in this order. Any spelling of a path will do.
     pub prioritized: Vec<String>,
     /// When there is a landmark.
     pub landmark: Landmark,
+    /// Whether it is an error when the tar changes. A landmark is then not added unless [`landmark`](Self::landmark) says
+    /// so.
+    pub keep_diff_id: bool,
     /// Whether every frame is decoded as soon as it is made, and compared with what it was made of.
     pub check_frames: bool,
     /// What is accepted of the source.
@@ -64,13 +70,27 @@ impl EncodeOptions {
     pub fn new(spool_directory: impl Into<PathBuf>) -> Self {
         Self {
             chunk_size: DEFAULT_CHUNK_SIZE,
+            chunking: Chunking::default(),
             prioritized: Vec::new(),
             landmark: Landmark::Auto,
+            keep_diff_id: false,
             check_frames: true,
             limits: Limits::default(),
             spool_directory: spool_directory.into(),
         }
     }
+}
+
+/// Where the chunks of a file end. Readers take either.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Chunking {
+    /// After as many bytes as a chunk may have.
+    #[default]
+    Fixed,
+    /// Where podman's writer ends them, which its content decides: after 64 KiB on average, and around zeros. What a file
+    /// has in common with another is in chunks that both have. Formats whose chunks take along what follows them are
+    /// cut as by [`Fixed`](Self::Fixed).
+    Content,
 }
 
 /// A layer that has been written.
@@ -120,19 +140,31 @@ pub fn encode(
     let tar = TarReader::new(decompress(source, &options.limits)?, &options.limits);
     let layout = codec.layout();
     let landmark = match options.landmark {
-        Landmark::Auto if layout.landmark => Landmark::Always,
+        Landmark::Auto if layout.landmark && !options.keep_diff_id => Landmark::Always,
         landmark => landmark,
     };
     let encoder = Encoder { codec, layout, landmark, options, workers };
-    if options.prioritized.is_empty() { encoder.stream(tar, output) } else { encoder.reorder(tar, output) }
+    let encoded = if options.prioritized.is_empty() {
+        encoder.stream(tar, output)
+    } else {
+        encoder.reorder(tar, output)
+    }?;
+    if options.keep_diff_id && encoded.diff_id != encoded.source_diff_id {
+        return Err(Error::NewDiffId { source_diff_id: encoded.source_diff_id, diff_id: encoded.diff_id });
+    }
+    Ok(encoded)
 }
 
 /// How chunks wait for their order where their frames are made anew: a quarter of the time that gzip takes goes into it.
 const WAITING: ZstdChunked = ZstdChunked::new(1);
 
 /// How a layer is laid out between two passes.
-const WAITING_LAYOUT: Layout =
-    Layout { placement: Placement::Apart, dialect: Dialect::Superset, toc_in_tar: false, landmark: false };
+const WAITING_LAYOUT: Layout = Layout {
+    placement: Placement::Apart,
+    dialect: Dialect::Superset,
+    toc: TocPlace::Hidden,
+    landmark: false,
+};
 
 struct Encoder<'a> {
     codec: &'a dyn Codec,
@@ -161,6 +193,13 @@ impl Encoder<'_> {
         }
     }
 
+    fn chunking(&self) -> Chunking {
+        match self.layout.placement {
+            Placement::Apart => self.options.chunking,
+            Placement::Along { .. } => Chunking::Fixed,
+        }
+    }
+
     fn spelling(&self) -> Spelling {
         Spelling { dialect: self.layout.dialect, chunk_size: self.options.chunk_size }
     }
@@ -176,7 +215,7 @@ impl Encoder<'_> {
         self.workers.run(
             |send| {
                 let mut cutter = Cutter::new(self.layout, limits, self.workers, send);
-                cut::cut(&mut tar, *chunk_size, Some(self.landmark), &mut cutter)?;
+                cut::cut(&mut tar, *chunk_size, self.chunking(), Some(self.landmark), &mut cutter)?;
                 cutter.finish()
             },
             |batch| batch.compress(self.press(None)),
@@ -198,7 +237,7 @@ impl Encoder<'_> {
         self.workers.run(
             |send| {
                 let mut cutter = Cutter::new(WAITING_LAYOUT, limits, self.workers, send);
-                cut::cut(&mut tar, *chunk_size, None, &mut cutter)?;
+                cut::cut(&mut tar, *chunk_size, self.chunking(), None, &mut cutter)?;
                 cutter.finish()
             },
             |batch| batch.compress(waiting),

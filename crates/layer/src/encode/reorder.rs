@@ -19,6 +19,7 @@ use super::cut::Cutter;
 use super::diff::Diff;
 use super::names::Names;
 use crate::buffer::Buffer;
+use crate::codec::TocPlace;
 use crate::error::{Error, Result};
 use crate::landmark::{self, Landmark};
 use crate::listing::{Listing, Role};
@@ -214,7 +215,7 @@ impl Collected {
             }
             position += 1;
         }
-        if writer.cutter.layout.toc_in_tar {
+        if writer.cutter.layout.toc == TocPlace::InTar {
             return writer.open_end();
         }
         let size = self.trailing.size;

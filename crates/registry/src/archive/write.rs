@@ -19,6 +19,7 @@ use restow_oci::Index;
 use restow_oci::Kind;
 use restow_oci::Limits;
 use restow_oci::Manifest;
+use serde_json::Value;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -30,6 +31,7 @@ use crate::access::STANDARD;
 use crate::catalogue::Catalogue;
 use crate::error::unusable;
 use crate::graph;
+use crate::graph::Graph;
 use crate::publish::may_be_absent;
 use crate::reference::is_tag;
 
@@ -72,7 +74,7 @@ impl ArchiveDestination {
     }
 
     /// Returns the image as Docker's list describes it: the path of its config and those of its layers.
-    fn docker_list(&self, source: &dyn Provider, root: &Descriptor, tags: &[String]) -> Result<Vec<u8>> {
+    fn docker_entry(&self, source: &dyn Provider, root: &Descriptor, tags: &[String]) -> Result<Value> {
         let one = |problem| Error::Unusable { reference: self.path.display().to_string(), problem };
         let mut image = root.clone();
         if root.media_type.kind() == Kind::Index {
@@ -93,12 +95,11 @@ impl ArchiveDestination {
         let manifest = Manifest::parse_as(bytes, &image.media_type, &self.limits);
         let manifest = manifest.map_err(unusable(format!("manifest {}", image.digest)))?;
         let layers: Vec<_> = manifest.layers().iter().map(|layer| blob_path(&layer.digest)).collect();
-        let list = json!([{
+        Ok(json!({
             "Config": blob_path(&manifest.config().digest),
             "RepoTags": tags,
             "Layers": layers,
-        }]);
-        Ok(list.to_string().into_bytes())
+        }))
     }
 }
 
@@ -115,24 +116,34 @@ impl Destination for ArchiveDestination {
         self.directory.path()
     }
 
-    fn publish(&self, source: &dyn Provider, root: &Descriptor, tags: &[String]) -> Result<Vec<Notice>> {
-        if let Some(tag) = tags.iter().find(|tag| !is_tag(tag)) {
+    fn publish_all(&self, source: &dyn Provider, images: &[(&Descriptor, &[String])]) -> Result<Vec<Notice>> {
+        let mut tags = images.iter().flat_map(|(_, tags)| tags.iter());
+        if let Some(tag) = tags.find(|tag| !is_tag(tag)) {
             let reference = self.path.display().to_string();
             return Err(Error::InvalidTag { reference, tag: tag.clone() });
         }
         let source = Overlay::new(&self.store, [source]);
-        let graph = graph::walk(&source, root, &self.limits)?;
+        let mut graph = Graph { documents: Vec::new(), leaves: Vec::new(), missing: Vec::new() };
         let mut catalogue = Catalogue::empty(&self.path);
-        let named: Vec<_> = tags.iter().map(|tag| Some(tag.as_str())).collect();
-        let named = if named.is_empty() { vec![None] } else { named };
-        named.into_iter().try_for_each(|tag| catalogue.set(root, tag))?;
+        let mut list = Vec::new();
+        for (root, tags) in images {
+            graph.extend(graph::walk(&source, root, &self.limits)?);
+            match tags {
+                [] => catalogue.set(root, None)?,
+                tags => tags.iter().try_for_each(|tag| catalogue.set(root, Some(tag)))?,
+            }
+            if self.form == ArchiveForm::Docker {
+                list.push(self.docker_entry(&source, root, tags)?);
+            }
+        }
         let mut documents = vec![
             ("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
             ("index.json".to_owned(), catalogue.into_bytes()),
         ];
         if self.form == ArchiveForm::Docker {
-            documents.push(("manifest.json".to_owned(), self.docker_list(&source, root, tags)?));
+            documents.push(("manifest.json".to_owned(), json!(list).to_string().into_bytes()));
         }
+        let root = images.first().map_or_else(|| Digest::sha256(b""), |(root, _)| root.digest.clone());
         let mut missing = graph.missing;
         let mut notices = Vec::new();
         let write = |output: &mut dyn Write| -> Result<()> {
@@ -160,7 +171,7 @@ impl Destination for ArchiveDestination {
                 }
             }
             if !missing.is_empty() {
-                return Err(Error::MissingBlobs { root: root.digest.clone(), missing });
+                return Err(Error::MissingBlobs { root: root.clone(), missing });
             }
             tar.finish()
         };

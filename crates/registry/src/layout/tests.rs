@@ -16,6 +16,17 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 #[test]
+fn the_blobs_of_a_layout_pass_the_suite_of_stores() {
+    let directories = std::sync::Mutex::new(Vec::new());
+    restow_content::suite::run(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::create(&directory.path().join("layout"), &Limits::default()).unwrap();
+        directories.lock().unwrap().push(directory);
+        layout.store().clone()
+    });
+}
+
+#[test]
 fn a_layout_is_opened_and_resolved_without_a_trace() {
     let directory = tempfile::tempdir().unwrap();
     let image = ImageBuilder::new().build();

@@ -312,3 +312,22 @@ fn a_tag_that_no_index_may_hold_is_refused() {
     assert!(matches!(result, Err(Error::InvalidTag { .. })));
     assert_eq!(blobs(layout.store()), 0);
 }
+
+#[test]
+fn images_that_belong_together_appear_together_or_not_at_all() {
+    let directory = tempfile::tempdir().unwrap();
+    let layout = layout(directory.path());
+    let (one, other) = (image("one"), image("other"));
+    let source = store(&one);
+    let (first, second) = (tags(&["a", "b"]), tags(&["c"]));
+    let pair: [(&Descriptor, &[String]); 2] = [(&one.root, &first), (&other.root, &second)];
+    assert!(matches!(layout.publish_all(&source, &pair), Err(Error::MissingBlobs { .. })));
+    assert_eq!(layout.tags().unwrap(), Vec::<String>::new());
+    for (_, bytes) in &other.blobs {
+        restow_content::write(&source, other.root.media_type.clone(), bytes).unwrap();
+    }
+    layout.publish_all(&source, &pair).unwrap();
+    assert_eq!(layout.tags().unwrap(), ["a", "b", "c"]);
+    check(&layout, &resolve(&layout, "b"));
+    check(&layout, &resolve(&layout, "c"));
+}

@@ -32,7 +32,7 @@ fn push_as(client: &Client, registry: &Registry, image: &Image, tags: &[&str]) -
     let scratch = tempfile::tempdir().unwrap();
     let destination = RemoteDestination::new(client, &repository, &[], scratch.path())?;
     let tags: Vec<_> = tags.iter().map(|&tag| tag.to_owned()).collect();
-    destination.publish(&store(image), &image.root, &tags)
+    (&destination as &dyn Destination).publish(&store(image), &image.root, &tags)
 }
 
 fn push(registry: &Registry, image: &Image, tags: &[&str]) -> Result<Vec<Notice>> {
@@ -108,7 +108,7 @@ fn blobs_of_the_same_registry_are_mounted() {
     let scratch = tempfile::tempdir().unwrap();
     let others = [name("other")];
     let destination = RemoteDestination::new(&client, &name("a"), &others, scratch.path()).unwrap();
-    destination.publish(&store(&image), &image.root, &["v1".to_owned()]).unwrap();
+    (&destination as &dyn Destination).publish(&store(&image), &image.root, &["v1".to_owned()]).unwrap();
     assert_eq!(count(&registry), [1, 0, 3, 0, 2]);
     assert_eq!(registry.manifest("a", "v1").as_deref(), Some(image.root_bytes()));
 }
@@ -162,7 +162,7 @@ fn a_large_blob_is_sent_as_soon_as_it_is_committed() {
     let layer = &image.blobs[2].1;
     restow_content::write(destination.store(), MediaType::OCI_LAYER, layer).unwrap();
     // By the time the image is published it is there, or the push waits for it.
-    destination.publish(&store(&image), &image.root, &["v1".to_owned()]).unwrap();
+    (&destination as &dyn Destination).publish(&store(&image), &image.root, &["v1".to_owned()]).unwrap();
     assert_eq!(registry.blob("a", &Digest::sha256(layer)).as_ref(), Some(layer));
     assert_eq!(count(&registry), [2, 0, 2, 0, 4]);
     drop(destination);

@@ -108,6 +108,15 @@ fn any_layer_is_encoded_as_the_model_says_and_twice_is_once() {
         assert_eq!(encoded.source_diff_id, Digest::sha256(&tar), "seed {seed}");
         assert!(moved > 0 || layer.tar == tar, "seed {seed}");
 
+        // However it is cut, the tar is the same, and sound.
+        let by_content = Options { chunking: Chunking::Content, ..options.clone() };
+        let (cut, cut_blob) = run(&tar, &by_content);
+        assert_eq!(plain::unzstd(&cut_blob).unwrap(), layer.tar, "seed {seed}");
+        assert_eq!(run_with(&tar, &by_content, 2).unwrap().1, cut_blob, "seed {seed}");
+        let hints = Hints::from_annotations(&cut.lazy_annotations).unwrap();
+        let cut_options = VerifyOptions { hints, ..VerifyOptions::default() };
+        verify(&cut_blob, &cut_options, &Workers::new(1).unwrap()).unwrap();
+
         // The verifier knows of podman what the encoder knows.
         let options_of_verify = VerifyOptions {
             hints: Hints::from_annotations(&encoded.lazy_annotations).unwrap(),

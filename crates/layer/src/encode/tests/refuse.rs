@@ -254,6 +254,36 @@ fn what_podman_would_refuse_is_said_with_its_reason() {
 }
 
 #[test]
+fn what_follows_the_last_entry_is_told_to_podman_in_segments_that_begin_with_an_end() {
+    let file = TarBuilder::new().file("f", "content");
+    let (no_padding, no_end) = (512 + 7, 1024);
+    let whole = file.finish();
+    let with = |length: usize, more: &[u8]| [&whole[..length], more].concat();
+    let garbage = pattern(300_000);
+    for (tar, accepted) in [
+        (with(no_padding, b""), true),
+        (with(no_padding, b"\0"), false),
+        (with(no_end, b""), true),
+        (with(no_end, &[0; 512]), true),
+        (with(no_end, &[0; 3_000_000]), true),
+        (with(no_end + 1024, &garbage), true),
+        (with(no_end + 1024, &[&[0; 600_000][..], &garbage, &[0; 600_000][..]].concat()), true),
+        (with(no_end + 1024, &pattern(3_000_000)), false),
+    ] {
+        let (encoded, blob) = run(&tar, &options());
+        let refusal = "what follows its last entry is not the end of an archive".to_string();
+        assert_eq!(
+            encoded.partial_annotations.as_ref().err(),
+            (!accepted).then_some(&refusal),
+            "{}",
+            tar.len()
+        );
+        let layer = inspect(&encoded, &blob, 1000);
+        assert!(layer.tar == tar);
+    }
+}
+
+#[test]
 fn awkward_metadata_arrives_as_it_is() {
     let tar = TarBuilder::new()
         .entry(Entry::file("suid", "x").mode(0o7_777_777).owner(i64::MAX, i64::MIN))

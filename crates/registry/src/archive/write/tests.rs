@@ -29,7 +29,7 @@ fn publish(path: &Path, form: ArchiveForm, image: &Image, tags: &[&str]) -> Resu
     let scratch = tempfile::tempdir().unwrap();
     let destination = ArchiveDestination::new(path, form, scratch.path(), &Limits::default()).unwrap();
     let tags: Vec<_> = tags.iter().map(|&tag| tag.to_owned()).collect();
-    destination.publish(&store(image), &image.root, &tags)
+    (&destination as &dyn Destination).publish(&store(image), &image.root, &tags)
 }
 
 #[test]

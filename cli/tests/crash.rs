@@ -1,0 +1,285 @@
+//! The store survives whatever happens: a conversion, an ingest, an update and a collection are killed, or fail, at each
+//! of the system calls that change something, one run for each call.
+//!
+//! Afterwards every visible blob verifies, every image is whole or absent, and the same command, run again, ends with
+//! the same result. How many points were tried goes to stderr.
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+#![expect(clippy::print_stderr, reason = "how many points were tried is what this is about")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+
+use restow_content::Manager as _;
+use restow_content::MetadataStore;
+use restow_content::scrub;
+use restow_oci::Digest;
+use restow_oci::Limits;
+use restow_oci::Manifest;
+use restow_testkit::ImageBuilder;
+use restow_testkit::Layer;
+use restow_testkit::TarBuilder;
+use restow_testkit::trace;
+use restow_testkit::trace::Injection;
+use restow_testkit::trace::Traced;
+
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
+
+/// Where runs take place, one after the other.
+struct Ground {
+    directory: tempfile::TempDir,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Ground {
+    /// Starts with a store `base` that holds the image `src`, and an image `old` that has lost its name.
+    fn new() -> Ground {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        // In memory where that is to be had: what a disk does is not asked for here, and takes ten times as long.
+        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let ground = Ground { directory, _alone };
+        for name in ["src", "old"] {
+            let tar = |file: &str| {
+                TarBuilder::new().dir("d/").file(file, vec![b'x'; 30_000]).file("d/b", name).finish()
+            };
+            let image =
+                ImageBuilder::new().layer(Layer::gzip(tar("d/one"))).layer(Layer::gzip(tar("d/two"))).build();
+            image.write_layout(&ground.path(name), name).unwrap();
+            ground.ok(&["--root", "base", "store", "import", name]);
+        }
+        ground.ok(&["--root", "base", "store", "images", "rm", "old"]);
+        fs::write(ground.path("file"), vec![b'y'; 100_000]).unwrap();
+        fs::write(ground.path("list"), "d/b\n").unwrap();
+        ground
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_restow"));
+        command.current_dir(self.directory.path()).args(arguments);
+        command
+    }
+
+    fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Starts `store` anew as a copy of `base`.
+    fn reset(&self) {
+        let store = self.path("store");
+        if store.exists() {
+            fs::remove_dir_all(&store).unwrap();
+        }
+        copy_tree(&self.path("base"), &store);
+    }
+
+    fn trace(&self, arguments: &[&str], at: u64, injection: Injection) -> Traced {
+        let file = |name: &str| {
+            let path = self.path(name);
+            drop(File::create(&path).unwrap());
+            File::options().read(true).append(true).open(path).unwrap()
+        };
+        trace::run(&mut self.command(arguments), at, injection, [file("stdout"), file("stderr")])
+    }
+
+    /// Lets the command meet `injection` at each of its calls, and holds what it leaves behind to `check`. Returns
+    /// the number of calls.
+    fn at_every_call(&self, arguments: &[&str], injection: Injection, check: &dyn Fn(&Traced)) -> u64 {
+        for at in 1.. {
+            self.reset();
+            let traced = self.trace(arguments, at, injection);
+            if !traced.reached {
+                assert_eq!(traced.code, Some(0), "{traced:?}");
+                return at - 1;
+            }
+            // Killed, done all the same, or failed with a message; never by a panic.
+            let expected = if injection == Injection::Kill { [None, None] } else { [Some(0), Some(1)] };
+            assert!(expected.contains(&traced.code), "{injection:?} at call {at}: {traced:?}");
+            if traced.code == Some(1) {
+                assert!(traced.stderr.contains("error: "), "{injection:?} at call {at}: {traced:?}");
+            }
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                self.check_store();
+                check(&traced);
+                self.check_store();
+            }));
+            if result.is_err() {
+                panic!("{injection:?} at call {at}: {traced:?}");
+            }
+        }
+        unreachable!()
+    }
+
+    /// Opens the store again: every visible blob verifies, every image is whole.
+    fn check_store(&self) {
+        let (store, rebuilt) = MetadataStore::create(&self.path("store"), &Limits::default()).unwrap();
+        assert_eq!(rebuilt, None);
+        let scrubbed = scrub(&store, NonZeroUsize::MIN, &|| false).unwrap();
+        assert!(scrubbed.rotten.is_empty(), "{:?}", scrubbed.rotten);
+        let images = store.images().unwrap();
+        assert!(images.iter().any(|image| image.name == "src"));
+        for image in images {
+            let bytes = restow_content::read(&store, &image.target, 1 << 20).unwrap();
+            let manifest = Manifest::parse(bytes, &Limits::default()).unwrap();
+            for blob in manifest.layers().iter().chain([manifest.config()]) {
+                assert_eq!(store.info(&blob.digest).unwrap().size, blob.size, "{}", image.name);
+            }
+        }
+    }
+
+    fn blobs(&self) -> BTreeSet<Digest> {
+        let (store, _) = MetadataStore::create(&self.path("store"), &Limits::default()).unwrap();
+        let mut found = BTreeSet::new();
+        store
+            .walk(&mut |info| {
+                found.insert(info.digest);
+                Ok(())
+            })
+            .unwrap();
+        found
+    }
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_tree(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+/// A conversion from the store into the store.
+const CONVERT: [&str; 13] = [
+    "--root",
+    "store",
+    "optimize",
+    "store:src",
+    "store:dst",
+    "--zstdchunked",
+    "--prefetch-list",
+    "list",
+    "--no-cache",
+    "--tmp-dir",
+    ".",
+    "--jobs",
+    "1",
+];
+
+fn convert_at_every_call(injection: Injection) {
+    let ground = Ground::new();
+    ground.reset();
+    let expected = ground.ok(&CONVERT);
+    let points = ground.at_every_call(&CONVERT, injection, &|_| {
+        assert_eq!(ground.ok(&CONVERT), expected);
+    });
+    assert!(points > 20, "{points}");
+    eprintln!("{points} points of a conversion tried with {injection:?}");
+}
+
+#[test]
+fn a_conversion_survives_a_kill_at_every_call() {
+    convert_at_every_call(Injection::Kill);
+}
+
+#[test]
+fn a_conversion_survives_a_full_disk_at_every_call() {
+    convert_at_every_call(Injection::Fail(ENOSPC));
+}
+
+#[test]
+fn a_conversion_survives_short_writes() {
+    convert_at_every_call(Injection::Short);
+}
+
+#[test]
+fn a_collection_survives_kills_and_errors_at_every_call() {
+    const COLLECT: [&str; 4] = ["--root", "store", "store", "gc"];
+    let ground = Ground::new();
+    ground.reset();
+    let before = ground.blobs();
+    ground.ok(&COLLECT);
+    let after = ground.blobs();
+    assert!(after.is_subset(&before) && after.len() == 4, "{before:?} {after:?}");
+    for injection in [Injection::Kill, Injection::Fail(EIO), Injection::Fail(ENOSPC)] {
+        let points = ground.at_every_call(&COLLECT, injection, &|_| {
+            assert!(ground.blobs().is_superset(&after));
+            ground.ok(&COLLECT);
+            assert_eq!(ground.blobs(), after);
+            let (store, _) = MetadataStore::create(&ground.path("store"), &Limits::default()).unwrap();
+            let mut files = 0;
+            store
+                .blobs()
+                .walk(&mut |_| {
+                    files += 1;
+                    Ok(())
+                })
+                .unwrap();
+            assert_eq!(files, after.len());
+        });
+        assert!(points > 5, "{points}");
+        eprintln!("{points} points of a collection tried with {injection:?}");
+    }
+}
+
+#[test]
+fn an_ingest_and_an_update_survive_kills_and_errors_at_every_call() {
+    const INGEST: [&str; 8] = ["--root", "store", "store", "ingest", "file", "--ref", "key", "--label=a=b"];
+    let ground = Ground::new();
+    ground.reset();
+    let expected = ground.ok(&INGEST);
+    let digest = Digest::parse(expected.trim()).unwrap();
+    let label = ["--root", "store", "store", "label", digest.as_str(), "a=c", "d=e"];
+    let info = || {
+        let (store, _) = MetadataStore::create(&ground.path("store"), &Limits::default()).unwrap();
+        store.info(&digest)
+    };
+    for injection in [Injection::Kill, Injection::Fail(EIO), Injection::Fail(ENOSPC), Injection::Short] {
+        let points = ground.at_every_call(&INGEST, injection, &|_| {
+            // It is there with its labels, or not there.
+            match info() {
+                Ok(info) => assert_eq!(info.labels.get("a").map(String::as_str), Some("b")),
+                Err(error) => assert!(error.is_not_found(), "{error}"),
+            }
+            assert_eq!(ground.ok(&INGEST), expected);
+            info().unwrap();
+        });
+        assert!(points > 5, "{points}");
+        eprintln!("{points} points of an ingest tried with {injection:?}");
+    }
+
+    // From here on it is part of what every run starts with.
+    ground.reset();
+    ground.ok(&INGEST);
+    fs::remove_dir_all(ground.path("base")).unwrap();
+    copy_tree(&ground.path("store"), &ground.path("base"));
+    for injection in [Injection::Kill, Injection::Fail(EIO), Injection::Fail(ENOSPC)] {
+        let points = ground.at_every_call(&label, injection, &|_| {
+            let labels = info().unwrap().labels;
+            let found = ["a", "d"].map(|key| labels.get(key).map(String::as_str));
+            assert!([[Some("b"), None], [Some("c"), Some("e")]].contains(&found), "{found:?}");
+            ground.ok(&label);
+        });
+        assert!(points > 2, "{points}");
+        eprintln!("{points} points of an update tried with {injection:?}");
+    }
+}

@@ -1,0 +1,258 @@
+//! `restow store` from end to end, and images in a store as source and destination.
+
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
+
+use restow_testkit::ImageBuilder;
+use restow_testkit::Layer;
+use restow_testkit::TarBuilder;
+use serde_json::Value;
+
+/// A directory of its own, gone at the end, with a layout `src` of the images `v1` and `v2`.
+struct Bench(tempfile::TempDir);
+
+#[derive(Debug)]
+struct Run {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let bench = Bench(tempfile::tempdir().unwrap());
+        for tag in ["v1", "v2"] {
+            let tar = TarBuilder::new().file("file", vec![7; 100_000]).file("tag", tag).finish();
+            let image = ImageBuilder::new().layer(Layer::gzip(tar)).build();
+            image.write_layout(&bench.path(tag), tag).unwrap();
+        }
+        bench
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn run(&self, line: &str) -> Run {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_restow"));
+        command.current_dir(self.0.path()).args(line.split_whitespace()).stdin(Stdio::null());
+        command.env("XDG_DATA_HOME", self.path("data")).env("XDG_CACHE_HOME", self.path("cache"));
+        let output = command.output().unwrap();
+        Run {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    fn ok(&self, line: &str) -> String {
+        let run = self.run(line);
+        assert_eq!(run.code, Some(0), "{line}: {run:?}");
+        run.stdout.trim_end().to_owned()
+    }
+
+    fn json(&self, line: &str) -> Value {
+        serde_json::from_str(&self.ok(line)).unwrap()
+    }
+
+    fn blob(&self, digest: &str) -> PathBuf {
+        self.path("data/restow/store/blobs").join(digest.replace(':', "/"))
+    }
+}
+
+#[test]
+fn an_image_goes_in_is_converted_and_comes_out() {
+    let bench = Bench::new();
+    let v1 = bench.ok("store import oci:v1");
+    bench.ok("store import v2:v2 example.org/two:v2 two");
+    assert_eq!(bench.ok("store import v1:v1"), v1);
+    let names = |line: &str| {
+        let images = bench.json(line);
+        let names = images.as_array().unwrap().iter().map(|image| image["name"].as_str().unwrap().to_owned());
+        names.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(names("store images --format json"), "example.org/two:v2 two v1");
+    assert_eq!(names("store images --format json name~=two$ name==v1"), "two v1");
+    bench.ok("store images tag v1 one");
+
+    let converted = bench.ok("optimize store:one store:seekable store:further --zstdchunked --quiet");
+    assert_eq!(bench.ok("optimize v1:v1 out:v1 --zstdchunked --quiet"), converted);
+    bench.ok("verify store:seekable");
+    assert!(bench.ok(&format!("inspect store:@{converted}")).contains("zstd:chunked"));
+    for link in ["", "--link"] {
+        assert_eq!(bench.ok(&format!("store export further {link} exported:x exported:y")), converted);
+        bench.ok("verify exported:y");
+        fs::remove_dir_all(bench.path("exported")).unwrap();
+    }
+    bench.ok("store images rm v1 one seekable further");
+    let removed = bench.ok("store gc");
+    assert!(removed.contains(&v1) && removed.contains(&converted), "{removed}");
+    assert_eq!(names("store images --format json"), "example.org/two:v2 two");
+    bench.ok("verify store:two");
+    assert_eq!(bench.run("verify store:one").code, Some(1));
+}
+
+#[test]
+fn a_blob_has_a_life_of_its_own() {
+    let bench = Bench::new();
+    let run = bench.run("store ls");
+    assert_eq!((run.code, run.stderr.contains("does not exist")), (Some(1), true), "{run:?}");
+    assert!(!bench.path("data").exists());
+
+    fs::write(bench.path("file"), "content").unwrap();
+    let digest = bench.ok("store ingest file --label a=b");
+    assert_eq!(bench.ok(&format!("store ingest file --expected-digest {digest} --label c=d")), digest);
+    assert_eq!(bench.ok(&format!("store cat {digest}")), "content");
+    let info = bench.json(&format!("store info {digest}"));
+    assert_eq!(
+        (&info["size"], &info["labels"]["a"], &info["labels"]["c"]),
+        (&7.into(), &"b".into(), &"d".into())
+    );
+    assert!(bench.ok("store ls labels.a==b").contains(&digest));
+    assert!(!bench.ok("store ls labels.a==c").contains(&digest));
+    let run = bench.run("store ls a=b");
+    assert_eq!((run.code, run.stderr.contains("malformed at byte 2")), (Some(1), true), "{run:?}");
+
+    assert_eq!(bench.ok("store gc"), "");
+    let info = bench.json(&format!("store label {digest} containerd.io/gc.root= a=z"));
+    assert_eq!(info["labels"], serde_json::json!({ "a": "z", "c": "d" }));
+    bench.ok(&format!("store leases create lease {digest} --expires 1h"));
+    assert_eq!(bench.json("store leases --format json")[0]["blobs"][0], digest);
+    assert_eq!(bench.ok("store gc"), "");
+    bench.ok("store leases rm lease");
+    assert_eq!(bench.ok("store gc --dry-run"), digest);
+    assert_eq!(bench.ok("store gc"), digest);
+    assert!(!bench.blob(&digest).exists());
+    assert_eq!(bench.run(&format!("store rm {digest}")).code, Some(1));
+}
+
+#[test]
+fn programs_that_ingest_the_same_all_succeed() {
+    let bench = Bench::new();
+    fs::write(bench.path("file"), vec![5; 3_000_000]).unwrap();
+    let programs: Vec<_> = (0..6)
+        .map(|number| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_restow"));
+            command.current_dir(bench.0.path()).env("XDG_DATA_HOME", bench.path("data"));
+            command.args(["store", "ingest", "file", "--ref", &format!("key-{number}")]);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    for program in programs {
+        let output = program.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+    assert_eq!(bench.json("store ls --format json").as_array().unwrap().len(), 1);
+    assert_eq!(bench.json("store status --format json"), serde_json::json!([]));
+    bench.ok("store scrub");
+}
+
+#[test]
+fn an_ingest_that_failed_is_listed_taken_up_or_given_up() {
+    let bench = Bench::new();
+    fs::write(bench.path("file"), "content").unwrap();
+    let other = format!("sha256:{}", "0".repeat(64));
+    let run = bench.run(&format!("store ingest file --ref key --expected-digest {other}"));
+    assert_eq!((run.code, run.stderr.contains("expected blob sha256:0000")), (Some(1), true), "{run:?}");
+    let status = bench.json("store status --format json ref==key");
+    assert_eq!((&status[0]["ref"], &status[0]["offset"]), (&"key".into(), &7.into()));
+    // Nothing was lost, so that nothing is left to write.
+    let digest = bench.ok("store ingest file --ref key");
+    assert_eq!(bench.ok(&format!("store cat {digest}")), "content");
+    bench.run(&format!("store ingest file --ref key --expected-digest {other}"));
+    bench.ok("store abort key");
+    assert_eq!(bench.json("store status --format json"), serde_json::json!([]));
+    assert_eq!(bench.run("store abort key").code, Some(1));
+}
+
+#[test]
+fn what_has_rotted_is_put_away_and_brought_in_again() {
+    let bench = Bench::new();
+    bench.ok("store import v1");
+    let config = bench.json("inspect store:v1 --format json");
+    assert!(config.is_object());
+    bench.ok("store scrub");
+    fs::write(bench.path("file"), "content").unwrap();
+    let digest = bench.ok("store ingest file");
+    fs::remove_file(bench.blob(&digest)).unwrap();
+    fs::write(bench.blob(&digest), "conTent").unwrap();
+    // Nothing of it gets out.
+    let run = bench.run(&format!("store cat {digest}"));
+    assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""), "{run:?}");
+    for line in ["store scrub --dry-run", "store scrub"] {
+        let run = bench.run(line);
+        assert_eq!((run.code, run.stdout.trim_end()), (Some(1), digest.as_str()), "{run:?}");
+    }
+    assert!(bench.path("data/restow/store/quarantine").join(digest.replace(':', "/")).exists());
+    bench.ok("store scrub");
+    bench.ok("store ingest file");
+    assert_eq!(bench.ok(&format!("store cat {digest}")), "content");
+}
+
+#[test]
+fn namespaces_and_roots_are_apart() {
+    let bench = Bench::new();
+    bench.ok("store import v1");
+    bench.ok("store --namespace other import v2");
+    bench.ok("--root elsewhere store import v2 name");
+    assert_eq!(bench.json("store images --format json").as_array().unwrap().len(), 1);
+    assert_eq!(bench.json("store images --namespace other --format json")[0]["name"], "v2");
+    assert_eq!(bench.json("store images --root elsewhere --format json")[0]["name"], "name");
+    bench.ok("verify --root elsewhere store:name");
+    bench.ok("store gc");
+    assert_eq!(bench.json("store ls --namespace other --format json").as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn a_directory_without_a_database_is_used_as_it_is() {
+    let bench = Bench::new();
+    fs::write(bench.path("file"), "content").unwrap();
+    let before = bench.json("store ls --plain --root v1 --format json");
+    assert_eq!(before.as_array().unwrap().len(), 3);
+    let digest = bench.ok("store ingest --plain --root v1 file --collectable");
+    assert_eq!(bench.ok(&format!("store cat --plain --root v1 {digest}")), "content");
+    bench.ok("store scrub --plain --root v1");
+    bench.ok(&format!("store rm --plain --root v1 {digest}"));
+    assert_eq!(bench.json("store ls --plain --root v1 --format json"), before);
+    assert!(!bench.path("v1/metadata.db").exists() && !bench.path("v1/lock").exists());
+    assert_eq!(bench.run("store gc --plain --root v1").code, Some(2));
+    assert_eq!(bench.run("store ls --plain --root nowhere").code, Some(1));
+}
+
+#[test]
+fn a_lost_database_is_told_of() {
+    let bench = Bench::new();
+    let digest = bench.ok("store import v1");
+    fs::remove_file(bench.path("data/restow/store/metadata.db")).unwrap();
+    let run = bench.run("store images");
+    assert!(run.stderr.contains("names are lost, 1 image found"), "{run:?}");
+    assert!(run.stdout.contains(&format!("recovered@{digest}")), "{run:?}");
+    assert_eq!(bench.ok("store gc"), "");
+    bench.ok(&format!("store images tag recovered@{digest} v1"));
+    bench.ok("verify store:v1");
+}
+
+#[test]
+fn the_command_line_is_held_to_sense() {
+    let bench = Bench::new();
+    bench.ok("store import v1");
+    for (line, code, words) in [
+        ("optimize v1:v1 store: --zstdchunked", 2, "needs a name"),
+        ("optimize v1:v1 store:a out:b --zstdchunked", 2, "is not in the store"),
+        ("store import store:v1 x", 2, "is in the store already"),
+        ("store export v1 store:x", 2, "is in the store already"),
+        ("store import v1:nothing", 1, "holds no image"),
+        ("store export nothing out", 1, "holds no image"),
+        ("store import v1:v1 :name", 2, "is not a tag"),
+        ("store leases create x --expires 1", 2, "expected a time"),
+        ("store cat sha256:abc", 2, "64 lower-case"),
+    ] {
+        let run = bench.run(line);
+        assert_eq!((run.code, run.stderr.contains(words)), (Some(code), true), "{line}: {run:?}");
+    }
+    assert!(!bench.path("out").exists());
+}

@@ -1,0 +1,383 @@
+//! Removing what nothing refers to.
+//!
+//! Kept are: what images, unexpired leases and blobs with the label `containerd.io/gc.root` name, and what these
+//! refer to, by their content (configuration, layers, manifests) or by labels (`containerd.io/gc.ref.content`,
+//! with anything behind a dot or a slash); blobs whose label `containerd.io/gc.bref.content` or
+//! `containerd.io/gc.bref.image` names something kept; ingests that are held or were written to of late. A
+//! manifest or index that cannot be read stops the collection: what it refers to is not known.
+//!
+//! <https://github.com/containerd/containerd/blob/v2.1.0/docs/garbage-collection.md>
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+use restow_oci::Kind;
+use restow_oci::Limits;
+use restow_oci::MediaType;
+use rusqlite::Connection;
+use rusqlite::params;
+use serde_json::Value;
+
+use super::MetadataStore;
+use super::database;
+use super::database::Failure;
+use super::images;
+use super::leases;
+use super::leases::EXPIRE;
+use crate::Blob as _;
+use crate::Error;
+use crate::Labels;
+use crate::LocalStore;
+use crate::Manager;
+use crate::Result;
+use crate::now;
+use crate::read::read;
+use crate::read::read_some;
+use crate::time;
+
+const ROOT: &str = "containerd.io/gc.root";
+const FLAT: &str = "containerd.io/gc.flat";
+const REFERENCE: &str = "containerd.io/gc.ref.content";
+const BACK_REFERENCE: &str = "containerd.io/gc.bref.content";
+const IMAGE_REFERENCE: &str = "containerd.io/gc.bref.image";
+
+/// How to collect.
+#[derive(Clone, Debug)]
+pub struct Collection {
+    /// Only tell what would be removed.
+    pub dry_run: bool,
+    /// How long an ingest that nobody holds is kept after it was last written to.
+    pub ingest_age: Duration,
+}
+
+impl Default for Collection {
+    fn default() -> Collection {
+        // As in containerd.
+        Collection { dry_run: false, ingest_age: Duration::from_secs(24 * 60 * 60) }
+    }
+}
+
+/// What was collected.
+#[non_exhaustive]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Collected {
+    /// The blobs whose files went, with their sizes, in their order.
+    pub blobs: Vec<(Digest, u64)>,
+    /// How many blobs stayed.
+    pub kept: usize,
+    /// The leases that had expired, as `namespace/id`.
+    pub leases: Vec<String>,
+    /// The keys of ingests, as `namespace/key`.
+    pub ingests: Vec<String>,
+}
+
+impl MetadataStore {
+    /// Removes what nothing refers to, in all namespaces, or tells what that is. Commits wait meanwhile, in all
+    /// processes; what they have recorded by then counts.
+    pub fn collect(&self, collection: &Collection) -> Result<Collected> {
+        let _lock = self.lock_alone()?;
+        let now = now();
+        let namespaces = self.database.read("list namespaces", namespaces)?;
+        let mut collected = Collected::default();
+        let mut live = HashSet::new();
+        let mut dead = Vec::new();
+        let mut expired = Vec::new();
+        for namespace in namespaces {
+            let state = self.database.read("read a namespace", |connection| {
+                State::read(connection, &namespace, now, &self.limits)
+            })?;
+            let marked = state.mark(&self.blobs, &self.limits)?;
+            for digest in state.blobs.into_keys() {
+                match marked.contains(&digest) {
+                    true => drop(live.insert(digest)),
+                    false => dead.push((namespace.clone(), digest)),
+                }
+            }
+            expired.extend(state.expired.into_iter().map(|lease| (namespace.clone(), lease)));
+        }
+        for digest in self.blobs.digests()? {
+            match self.blobs.open_blob(&digest) {
+                Ok(_) if live.contains(&digest) => collected.kept += 1,
+                Ok((_, size)) => collected.blobs.push((digest, size)),
+                Err(Error::NotFound { .. } | Error::NotRegular { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        collected.leases = expired.iter().map(|(namespace, id)| format!("{namespace}/{id}")).collect();
+        if !collection.dry_run {
+            // The database first: a file that stays is collected the next time, a row would be a blob.
+            self.forget(&dead, &expired)?;
+            for (digest, _) in &collected.blobs {
+                self.blobs.remove(digest)?;
+            }
+        }
+        self.collect_ingests(collection, now, &mut collected)?;
+        Ok(collected)
+    }
+
+    fn forget(&self, dead: &[(String, Digest)], expired: &[(String, String)]) -> Result<()> {
+        let action = "forget blobs";
+        if dead.is_empty() && expired.is_empty() {
+            return Ok(());
+        }
+        self.database.change(action, |transaction| {
+            let forget = || -> Result<(), Failure> {
+                let mut statement =
+                    transaction.prepare("DELETE FROM blob WHERE namespace = ?1 AND digest = ?2")?;
+                for (namespace, digest) in dead {
+                    statement.execute(params![namespace, digest.as_str()])?;
+                }
+                let mut statement =
+                    transaction.prepare("DELETE FROM lease WHERE namespace = ?1 AND id = ?2")?;
+                for (namespace, id) in expired {
+                    statement.execute(params![namespace, id])?;
+                }
+                Ok(())
+            };
+            forget().map_err(self.database.failed(action))
+        })
+    }
+
+    fn collect_ingests(
+        &self,
+        collection: &Collection,
+        now: SystemTime,
+        collected: &mut Collected,
+    ) -> Result<()> {
+        for status in self.blobs.ingests()? {
+            // One that was written to in the future is as new as can be.
+            let age = now.duration_since(status.updated).unwrap_or_default();
+            if age < collection.ingest_age {
+                continue;
+            }
+            if !collection.dry_run {
+                match self.blobs.abort(&status.key) {
+                    Err(Error::Busy { .. } | Error::NoIngest { .. }) => continue,
+                    result => result?,
+                }
+            }
+            collected.ingests.push(status.key);
+        }
+        if !collection.dry_run {
+            self.blobs.sweep_ingests(now, collection.ingest_age)?;
+        }
+        Ok(())
+    }
+}
+
+fn namespaces(connection: &Connection) -> Result<Vec<String>, Failure> {
+    let mut statement = connection.prepare(
+        "SELECT namespace FROM blob UNION SELECT namespace FROM image UNION SELECT namespace FROM lease",
+    )?;
+    statement.query_map([], |row| row.get(0))?.collect()
+}
+
+/// What a namespace says of what is to be kept.
+struct State {
+    /// Its blobs, and the labels that matter here.
+    blobs: BTreeMap<Digest, Labels>,
+    /// Where to start, and whether what the blob refers to is kept too.
+    roots: Vec<(Digest, Descent)>,
+    /// Its images.
+    images: HashSet<String>,
+    /// The leases that end.
+    expired: Vec<String>,
+}
+
+/// How to find what a blob refers to.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) enum Descent {
+    /// It is a manifest or an index, and has to be readable.
+    Document,
+    /// It may be one.
+    Unknown,
+    /// It is none: labels alone.
+    Labels,
+    /// It is kept alone.
+    Flat,
+}
+
+impl Descent {
+    fn of(media_type: &MediaType) -> Descent {
+        match media_type.kind() {
+            Kind::Manifest | Kind::Index => Descent::Document,
+            Kind::Config | Kind::Layer { .. } => Descent::Labels,
+            _ => Descent::Unknown,
+        }
+    }
+}
+
+impl State {
+    fn read(
+        connection: &Connection,
+        namespace: &str,
+        now: SystemTime,
+        limits: &Limits,
+    ) -> Result<State, Failure> {
+        let mut state =
+            State { blobs: BTreeMap::new(), roots: Vec::new(), images: HashSet::new(), expired: Vec::new() };
+        let expired = |labels: &Labels| {
+            labels.get(EXPIRE).and_then(|text| time::parse(text)).is_some_and(|time| time <= now)
+        };
+        let mut statement = connection
+            .prepare("SELECT name, target, labels, created, updated FROM image WHERE namespace = ?1")?;
+        for image in statement.query_map([namespace], |row| images::image(row, limits))? {
+            let image = image?;
+            if !expired(&image.labels) {
+                state.roots.push((image.target.digest.clone(), Descent::of(&image.target.media_type)));
+                state.roots.extend(references(&image.labels));
+                state.images.insert(image.name);
+            }
+        }
+        let mut statement =
+            connection.prepare("SELECT id, labels, created FROM lease WHERE namespace = ?1")?;
+        let mut kept = HashMap::new();
+        for lease in statement.query_map([namespace], leases::lease)? {
+            let lease = lease?;
+            if expired(&lease.labels) {
+                state.expired.push(lease.id);
+            } else {
+                let flat = lease.labels.get(FLAT).is_some_and(|value| !value.is_empty());
+                kept.insert(lease.id, if flat { Descent::Flat } else { Descent::Unknown });
+            }
+        }
+        let mut statement =
+            connection.prepare("SELECT lease, digest FROM lease_blob WHERE namespace = ?1")?;
+        let mut rows = statement.query([namespace])?;
+        while let Some(row) = rows.next()? {
+            let (lease, digest): (String, String) = (row.get(0)?, row.get(1)?);
+            if let (Some(descent), Ok(digest)) = (kept.get(&lease), Digest::parse(&digest)) {
+                state.roots.push((digest, *descent));
+            }
+        }
+        let mut statement =
+            connection.prepare("SELECT digest, labels, created, updated FROM blob WHERE namespace = ?1")?;
+        for row in statement.query_map([namespace], database::blob_row)? {
+            let row = row?;
+            let Ok(digest) = Digest::parse(&row.digest) else { continue };
+            if row.labels.get(ROOT).is_some_and(|value| !value.is_empty()) {
+                state.roots.push((digest.clone(), Descent::Unknown));
+            }
+            let labels =
+                row.labels.into_iter().filter(|(key, _)| key.starts_with("containerd.io/gc.")).collect();
+            state.blobs.insert(digest, labels);
+        }
+        Ok(state)
+    }
+
+    /// Returns what is kept.
+    fn mark(&self, blobs: &LocalStore, limits: &Limits) -> Result<BTreeSet<Digest>> {
+        // Who is kept because of whom.
+        let mut dependents: HashMap<String, Vec<&Digest>> = HashMap::new();
+        let mut open = self.roots.clone();
+        for (digest, labels) in &self.blobs {
+            for target in labelled(labels, BACK_REFERENCE) {
+                dependents.entry(target.to_owned()).or_default().push(digest);
+            }
+            if labelled(labels, IMAGE_REFERENCE).any(|image| self.images.contains(image)) {
+                open.push((digest.clone(), Descent::Unknown));
+            }
+        }
+        let mut marked = BTreeSet::new();
+        let mut descended = HashSet::new();
+        while let Some((digest, descent)) = open.pop() {
+            let new = marked.insert(digest.clone());
+            if new {
+                let dependents = dependents.get(digest.as_str()).into_iter().flatten();
+                open.extend(dependents.map(|dependent| ((*dependent).clone(), Descent::Unknown)));
+            }
+            if descent == Descent::Flat || !descended.insert((digest.clone(), descent)) {
+                continue;
+            }
+            let Some(labels) = self.blobs.get(&digest) else { continue };
+            open.extend(references(labels));
+            if descent == Descent::Labels {
+                continue;
+            }
+            match References::read(blobs, &digest, limits) {
+                Ok(Some(found)) => open.extend(found.targets),
+                Ok(None) if descent == Descent::Document => {
+                    let problem = "it is no manifest or index that can be read".to_owned();
+                    return Err(Error::Unreadable { digest, problem });
+                }
+                Ok(None) => {}
+                Err(Error::NotFound { .. } | Error::NotRegular { .. }) => {}
+                Err(error) => return Err(Error::Unreadable { digest, problem: error.to_string() }),
+            }
+        }
+        Ok(marked)
+    }
+}
+
+/// Returns the values of the labels `key` and those with something behind a dot or a slash.
+fn labelled<'a>(labels: &'a Labels, key: &'static str) -> impl Iterator<Item = &'a str> {
+    labels.iter().filter_map(move |(name, value)| {
+        let rest = name.strip_prefix(key)?;
+        (rest.is_empty() || rest.starts_with(['.', '/'])).then_some(value.as_str())
+    })
+}
+
+fn references(labels: &Labels) -> impl Iterator<Item = (Digest, Descent)> {
+    labelled(labels, REFERENCE).filter_map(|text| Some((Digest::parse(text).ok()?, Descent::Unknown)))
+}
+
+/// What a manifest or an index refers to.
+pub(super) struct References {
+    pub(super) media_type: Option<MediaType>,
+    pub(super) is_index: bool,
+    pub(super) targets: Vec<(Digest, Descent)>,
+}
+
+impl References {
+    /// Reads a blob; `None` if it is neither manifest nor index. It is read generously: what another program can
+    /// make sense of must not lose its parts here.
+    pub(super) fn read(blobs: &LocalStore, digest: &Digest, limits: &Limits) -> Result<Option<References>> {
+        let blob = blobs.section(digest)?;
+        let mut first = [0];
+        let mut looks_like_json = || match read_some(&blob, &mut first, 0) {
+            Ok(count) => count > 0 && b"{ \t\r\n".contains(&first[0]),
+            // The error is met again below.
+            Err(_) => true,
+        };
+        // Whatever is larger is no document to anybody.
+        if blob.size() > limits.manifest_size || !looks_like_json() {
+            return Ok(None);
+        }
+        let descriptor = Descriptor::new(MediaType::OCI_MANIFEST, digest.clone(), blob.size());
+        let bytes = read(blobs, &descriptor, limits.manifest_size)?;
+        let Ok(document) = serde_json::from_slice::<Value>(&bytes) else { return Ok(None) };
+        let of = |value: &Value, descent: Option<Descent>| {
+            let digest = Digest::parse(value.get("digest")?.as_str()?).ok()?;
+            let media_type = value.get("mediaType").and_then(Value::as_str);
+            let media_type = media_type.and_then(|text| MediaType::parse(text).ok());
+            let descent =
+                descent.or_else(|| media_type.as_ref().map(Descent::of)).unwrap_or(Descent::Unknown);
+            Some((digest, descent))
+        };
+        let list = |key: &str| document.get(key).and_then(Value::as_array);
+        let is_index = list("manifests").is_some();
+        if !is_index
+            && list("layers").is_none()
+            && list("blobs").is_none()
+            && document.get("config").is_none()
+        {
+            return Ok(None);
+        }
+        let mut targets: Vec<_> =
+            list("manifests").into_iter().flatten().filter_map(|entry| of(entry, None)).collect();
+        for key in ["layers", "blobs"] {
+            targets
+                .extend(list(key).into_iter().flatten().filter_map(|entry| of(entry, Some(Descent::Labels))));
+        }
+        targets.extend(document.get("config").and_then(|entry| of(entry, Some(Descent::Labels))));
+        let media_type = document.get("mediaType").and_then(Value::as_str);
+        let media_type = media_type.and_then(|text| MediaType::parse(text).ok());
+        Ok(Some(References { media_type, is_index, targets }))
+    }
+}

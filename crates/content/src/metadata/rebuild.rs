@@ -1,0 +1,138 @@
+//! Opening the database, and making it again from the blobs where it is lost.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::Path;
+
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+use restow_oci::Limits;
+use restow_oci::MediaType;
+use rusqlite::Transaction;
+
+use super::DATABASE;
+use super::collect::References;
+use super::database;
+use super::database::BlobRow;
+use super::database::Database;
+use super::images;
+use super::lock;
+use crate::Labels;
+use crate::LocalStore;
+use crate::Manager;
+use crate::Result;
+use crate::publish;
+
+/// What a database that was made again knows.
+#[non_exhaustive]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Rebuilt {
+    /// How many blobs.
+    pub blobs: usize,
+    /// The names given to manifests and indexes that no other one refers to.
+    pub images: Vec<String>,
+}
+
+/// Opens the database of the store, or makes it. Damage counts as loss; the damaged file is kept beside it.
+pub(super) fn open(
+    blobs: &LocalStore,
+    namespace: &str,
+    limits: &Limits,
+) -> Result<(Database, Option<Rebuilt>)> {
+    let path = blobs.root().join(DATABASE);
+    if path.is_file() {
+        match attempt(&path) {
+            Ok((database, true)) => return Ok((database, None)),
+            Ok((_, false)) => {}
+            Err(error) if database::is_damage(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    // Whoever comes first makes it, the others wait here.
+    let _lock = lock(blobs, File::lock)?;
+    let database = match attempt(&path) {
+        Ok((database, true)) => return Ok((database, None)),
+        Ok((database, false)) => database,
+        Err(error) if database::is_damage(&error) => {
+            put_aside(&path)?;
+            Database::open(&path)?
+        }
+        Err(error) => return Err(error),
+    };
+    let mut rebuilt = Rebuilt::default();
+    database.prepare(|transaction| {
+        rebuilt = fill(&database, transaction, blobs, namespace, limits)?;
+        Ok(())
+    })?;
+    Ok((database, Some(rebuilt).filter(|rebuilt| rebuilt.blobs > 0)))
+}
+
+/// Opens the database and says whether its tables are there.
+fn attempt(path: &Path) -> Result<(Database, bool)> {
+    let database = Database::open(path)?;
+    let ready = database.is_ready()?;
+    Ok((database, ready))
+}
+
+/// Moves a damaged database out of the way, its companions too, which would be taken for those of the new one.
+fn put_aside(path: &Path) -> Result<()> {
+    for suffix in ["", "-wal", "-shm"] {
+        let from = path.with_file_name(format!("{DATABASE}{suffix}"));
+        let to = path.with_file_name(format!("{DATABASE}.damaged{suffix}"));
+        if from.symlink_metadata().is_ok() {
+            publish::rename_complete(&from, &to)?;
+        }
+    }
+    Ok(())
+}
+
+fn fill(
+    database: &Database,
+    transaction: &Transaction<'_>,
+    blobs: &LocalStore,
+    namespace: &str,
+    limits: &Limits,
+) -> Result<Rebuilt> {
+    let insert = database.failed("record a blob");
+    let mut found = 0;
+    let mut documents = BTreeMap::new();
+    let mut referenced = BTreeSet::new();
+    blobs.walk(&mut |info| {
+        let (digest, created) = (info.digest.to_string(), info.created);
+        let row = BlobRow { digest, labels: info.labels, created, updated: info.updated };
+        database::set_blob(transaction, namespace, &row).map_err(&insert)?;
+        found += 1;
+        // What cannot be read is a blob, and names nothing.
+        if let Ok(Some((media_type, references))) = document(blobs, &info.digest, limits) {
+            referenced.extend(references);
+            documents.insert(info.digest, (media_type, info.size));
+        }
+        Ok(())
+    })?;
+    let mut names = Vec::new();
+    for (digest, (media_type, size)) in documents {
+        if !referenced.contains(&digest) {
+            let name = format!("recovered@{digest}");
+            let target = Descriptor::new(media_type, digest, size);
+            images::set(transaction, namespace, &name, &target, &Labels::new()).map_err(&insert)?;
+            names.push(name);
+        }
+    }
+    Ok(Rebuilt { blobs: found, images: names })
+}
+
+/// Reads a blob as a manifest or an index: its media type, and what it refers to.
+fn document(
+    blobs: &LocalStore,
+    digest: &Digest,
+    limits: &Limits,
+) -> Result<Option<(MediaType, Vec<Digest>)>> {
+    let Some(references) = References::read(blobs, digest, limits)? else { return Ok(None) };
+    let media_type = match (&references.media_type, references.is_index) {
+        (Some(media_type), _) => media_type.clone(),
+        (None, true) => MediaType::OCI_INDEX,
+        (None, false) => MediaType::OCI_MANIFEST,
+    };
+    Ok(Some((media_type, references.targets.into_iter().map(|(digest, _)| digest).collect())))
+}

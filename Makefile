@@ -51,6 +51,8 @@ interop: build ## converts images of many shapes and lets skopeo, umoci, contain
 	@tools/peers.sh target/peers
 	python3 interop/run.py $(RESTOW) target/lazyread target/peers
 	python3 interop/store.py $(RESTOW)
+	@# The images whose records are compared are the benchmarks'; without them there is nothing to compare.
+	if [ -d target/image ]; then python3 interop/record.py $(RESTOW) target/image; fi
 
 image: ## builds the image for the benchmarks in target/image: 600 MB of Debian, python and an application (needs root)
 	bench/image.sh

@@ -1,4 +1,4 @@
-"""Reads images in a layout with nothing but JSON, and their layers with nothing but zstd and tar."""
+"""Reads images in a layout with nothing but JSON, and their layers with nothing but gzip, zstd and tar."""
 
 import hashlib
 import json
@@ -55,8 +55,9 @@ class Image:
 
     @contextmanager
     def tar(self, descriptor):
-        """The tar of a zstd layer, as a third party's decoder and parser see it."""
-        process = subprocess.Popen(["zstd", "-dcq", self.blob(descriptor)], stdout=subprocess.PIPE)
+        """The tar of a layer, as a third party's decoder and parser see it."""
+        decoder = "gzip" if descriptor["mediaType"].endswith("gzip") else "zstd"
+        process = subprocess.Popen([decoder, "-dcq", self.blob(descriptor)], stdout=subprocess.PIPE)
         with process.stdout, tarfile.open(fileobj=process.stdout, mode="r|") as tar:
             yield tar
 

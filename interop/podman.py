@@ -15,7 +15,7 @@ from pathlib import Path
 import shapes
 import trees
 from command import Failure, require, run
-from daemon import Registry, containerd, registry
+from daemon import Containerd, Registry, containerd, registry
 from image import Image
 from layout import INDEX, Layout
 from peers import Peers
@@ -49,11 +49,13 @@ COMPLAINT = re.compile(r"level=(warning|error|fatal)|partial blob:|[Ff]alling ba
 
 @dataclass
 class Yard:
-    """A bench with the newest programs and a registry."""
+    """A bench with the newest programs, a registry, and two containerds that hold nothing between checks."""
 
     bench: object
     peers: Peers
     registry: Registry
+    old: Containerd
+    new: Containerd
     work: Path
 
     def push(self, image, name):
@@ -150,9 +152,9 @@ class Pull:
 
 def normal(platform):
     """What containerd takes a platform for."""
-    architecture, variant = platform["architecture"], platform.get("variant", "")
+    architecture, variant = platform["architecture"].replace("i386", "386"), platform.get("variant", "")
     variant = {"amd64": {"v1": ""}, "arm64": {"8": "", "v8": ""}, "arm": {"": "v7"}}.get(architecture, {}).get(variant, variant)
-    return platform["os"], architecture, f"v{variant}" if variant.isdigit() else variant
+    return platform["os"].lower(), architecture, f"v{variant}" if variant.isdigit() else variant
 
 
 def named(platform):
@@ -236,8 +238,7 @@ def in_part(yard, store, name, image, shape, platform):
     pull = store.pull(f"{name}:tag", *arch("--", named(platform)))
     require_partial(pull, image, forms(image, platform)[1])
     with store.mounted(pull.image) as tree:
-        # In a layer that it pulls in part, podman makes directories first and their contents later.
-        yard.require_source(shape, platform, tree, directory_times=False)
+        yard.require_source(shape, platform, tree, by_podman=True)
 
 
 def alone(yard, name, descriptor, shape, platform):
@@ -288,12 +289,11 @@ def choices(yard):
         name = yard.push(image, "signposts")
     platforms = sorted({words for _, words in known.values()}) if name else []
     spellings = [*platforms, *OTHER_NAMES] if name else []
-    with containerd(yard.work / "containerd", yard.peers.command) as new, yard.store() as store:
-        old = yard.bench.daemon
+    with yard.store() as store:
         clients = (
-            ("containerd 1.6", "A", spellings, lambda words: by_containerd(old, name, words)),
-            ("containerd 2.1's transfer service", "AB", spellings, lambda words: by_containerd(new, name, words)),
-            ("containerd 2.1", "A", spellings, lambda words: by_containerd(new, name, words, "--local")),
+            ("containerd 1.6", "A", spellings, lambda words: by_containerd(yard.old, name, words)),
+            ("containerd 2.1's transfer service", "AB", spellings, lambda words: by_containerd(yard.new, name, words)),
+            ("containerd 2.1", "A", spellings, lambda words: by_containerd(yard.new, name, words, "--local")),
             ("podman --platform", "B", spellings,
              lambda words: store.pull(f"{name}:tag", "--platform", f"linux/{words}").instances),
             ("podman --arch --variant", "B", platforms,
@@ -363,10 +363,9 @@ def require_blobs(yard, name, source, manifest, image):
     wanted = {one["digest"] for one in (manifest["config"], *manifest["layers"])}
     others = {layer["digest"] for one in image.json(image.root())["manifests"]
               for layer in image.json(one).get("layers", ())} - wanted
-    with containerd(yard.work / "containerd-new", yard.peers.command) as new:
-        for client, daemon in (("1.6", yard.bench.daemon), ("2.1", new)):
-            found = pulled(daemon, name)
-            require(wanted <= found and not others & found, f"containerd {client} fetched {found}")
+    for client, daemon in (("1.6", yard.old), ("2.1", yard.new)):
+        found = pulled(daemon, name)
+        require(wanted <= found and not others & found, f"containerd {client} fetched {found}")
 
 
 def reuse(yard):
@@ -402,8 +401,9 @@ def judge_all(bench, peers, sources):
     """Judges these shapes in all the ways they are converted for both, and what concerns an index as a whole."""
     work = bench.work / "podman"
     work.mkdir()
-    with registry(work / "registry", peers) as server:
-        yard = Yard(bench, peers, server, work)
+    with (registry(work / "registry", peers) as server, containerd(work / "old") as old,
+          containerd(work / "new", peers.command) as new):
+        yard = Yard(bench, peers, server, old, new, work)
         for shape in sources:
             prefetch = bench.work / f"{shape.name}.prefetch"
             prefetch.write_text(shape.prefetch)

@@ -200,6 +200,7 @@ def _times(tar):
 
 
 def _owners(tar):
+    tar.directory("owners")
     for kind, format in (("pax", tarfile.PAX_FORMAT), ("gnu", tarfile.GNU_FORMAT)):
         for owner in (0, 0o7777777, 0o10000000, (1 << 31) - 1, 1 << 31, (1 << 32) - 2):
             tar.add(f"owners/{kind}-{owner}", uid=owner, gid=owner, uname="näme", gname="x" * 31, format=format)
@@ -207,6 +208,7 @@ def _owners(tar):
 
 
 def _binary_attributes(tar):
+    tar.directory("attributes")
     every = bytes(range(256))
     tar.extended(SCHILY__xattr__user__every=every, SCHILY__xattr__user__zero=b"\0", SCHILY__xattr__user__newline=b"\n=\n")
     tar.add("attributes/bytes", data=b"1", format=tarfile.USTAR_FORMAT)
@@ -218,6 +220,7 @@ def _binary_attributes(tar):
 
 
 def _devices(tar):
+    tar.directory("devices")
     for major, minor in ((1, 3), (0, 1), (4095, 0o7777777)):
         tar.add(f"devices/character-{major}", tarfile.CHRTYPE, devmajor=major, devminor=minor)
         tar.add(f"devices/block-{major}", tarfile.BLKTYPE, devmajor=major, devminor=minor)
@@ -228,6 +231,7 @@ def _devices(tar):
 
 
 def _links(tar):
+    tar.directory("links")
     tar.add("links/empty")
     tar.link("links/to-empty", "links/empty")
     tar.add("./links/data", data=_bytes(5, 5_000_000), mode=0o640, uid=7, pax_headers=_xattrs(user__note="of the target"))
@@ -241,6 +245,7 @@ def _links(tar):
 
 def _runs(tar):
     """Empty files, and runs of zeros around what podman takes for a hole."""
+    tar.directory("runs")
     for number in range(3):
         tar.add(f"runs/empty-{number}")
     for size in (1, 511, 512, 513, 1023, 1024, 1025, 100_000):
@@ -251,13 +256,18 @@ def _runs(tar):
 
 
 def _spellings(tar):
-    for name in ("<a>&b", "\u2028\u2029", "\x01\x7f\x85", "e\u0301-é", "\U0001f6a2", "\\u003c", '"', "%41", "a\\/b", " "):
+    tar.directory("names")
+    for name in ("<a>&b", "\u2028\u2029", "\x01\x7f\x85", "e\u0301-é", "\U0001f6a2", "\\u003c", '"', "%41", "a\\", " "):
+        tar.directory(f"names/{name}")
         tar.add(f"names/{name}/{name}", data=name.encode())
         tar.symlink(f"names/{name}/link", name)
         tar.link(f"names/{name}/hard", f"names/{name}/{name}")
     tar.add("names/" + "ä" * 120, data=b"long", format=tarfile.GNU_FORMAT)
     tar.link("names/link-" + "ö" * 120, "names/" + "ä" * 120, format=tarfile.GNU_FORMAT)
-    tar.add("names/" + "d/" * 100 + "n" * 255, data=b"longer", format=tarfile.GNU_FORMAT)
+    for depth in range(1, 100):
+        tar.directory("names" + "/d" * depth, format=tarfile.GNU_FORMAT)
+    tar.add("names" + "/d" * 99 + "/" + "n" * 255, data=b"longer", format=tarfile.GNU_FORMAT)
+    tar.directory("./names/twice")
     tar.add("/names//./twice//slashed", data=b"unclean")
     tar.end()
 
@@ -271,32 +281,37 @@ def _old_headers(tar):
 
 
 def _no_end(tar):
+    tar.directory("ends")
     tar.add("ends/none", data=b"the archive just stops")
 
 
 def _half_an_end(tar):
+    tar.directory("ends")
     tar.add("ends/half", data=b"one block of zeros")
     tar.end(1)
 
 
 def _garbage(tar):
+    tar.directory("ends")
     tar.add("ends/garbage", data=b"and then")
     tar.end()
     tar.raw(random.Random(11).randbytes(20_000) + b"\0garbage")
 
 
 def _many_ends(tar):
+    tar.directory("ends")
     tar.add("ends/many", data=b"and two megabytes of zeros")
     tar.end(4096)
 
 
-def _global_header(tar):
-    tar.add("pax_global_header", tarfile.XGLTYPE, b"19 comment=for all\n", format=tarfile.USTAR_FORMAT)
-    tar.add("refused/global", data=b"as git archive writes it")
+def _sized_link(tar):
+    tar.directory("refused")
+    tar.symlink("refused/link", "elsewhere", size=100)
     tar.end()
 
 
 def _much_garbage(tar):
+    tar.directory("refused")
     tar.add("refused/garbage", data=b"and then more than fits into a segment")
     tar.end()
     tar.raw(random.Random(12).randbytes(3_000_000))
@@ -319,7 +334,7 @@ def details(directory):
 def refused(directory):
     """A layer that podman pulls in part between some of which it can pull none in part."""
     layout = Layout(directory)
-    for write in (_global_header, _links, _much_garbage):
+    for write in (_sized_link, _links, _much_garbage):
         with layout.layer() as output:
             write(Tar(output))
     layout.tag("refused", layout.manifest())

@@ -27,6 +27,9 @@ use crate::commands::index;
 use crate::commands::inspect;
 use crate::commands::ls;
 use crate::commands::optimize;
+use crate::commands::predict;
+use crate::commands::record;
+use crate::commands::sandbox;
 use crate::commands::store;
 use crate::commands::toc_digest;
 use crate::commands::verify;
@@ -72,6 +75,10 @@ pub(crate) enum Command {
     Ls(ls::Arguments),
     Cat(cat::Arguments),
     TocDigest(toc_digest::Arguments),
+    Predict(predict::Arguments),
+    Record(Box<record::Arguments>),
+    #[command(hide = true)]
+    Sandbox(sandbox::Arguments),
     Verify(verify::Arguments),
     Store(Box<store::Arguments>),
     Version(version::Arguments),

@@ -9,7 +9,6 @@ use std::time::Instant;
 use anyhow::Context as _;
 use clap::Args;
 use clap::ValueEnum;
-use restow_analyze::Wishes;
 use restow_content::Overlay;
 use restow_convert as convert;
 use restow_convert::Cancel;
@@ -42,7 +41,7 @@ use crate::destination::Destination;
 use crate::format::FormatArguments;
 use crate::memo;
 use crate::memo::FileMemo;
-use crate::memo::Slots;
+use crate::order::Order;
 use crate::order::Plan;
 use crate::order::Planner;
 use crate::output;
@@ -169,8 +168,8 @@ impl ConversionArguments {
 
 /// What layers become.
 pub(crate) enum Target<'a> {
-    /// Seekable, in the order that the wishes decide.
-    Seekable { format: &'a FormatArguments, wishes: Wishes },
+    /// Seekable, in that order.
+    Seekable { format: &'a FormatArguments, order: Order },
     /// Ordinary ones.
     Ordinary(Recompression),
     /// What they are.
@@ -198,8 +197,8 @@ impl Job<'_> {
             destination.must_hold_referrers()?;
         }
         let toc_tags = match &self.target {
-            Target::Seekable { format, wishes } => {
-                format.check(!wishes.is_empty())?;
+            Target::Seekable { format, order } => {
+                format.check(order.moves())?;
                 format.toc_tags(&destination.tags)?
             }
             Target::Ordinary(_) | Target::Same => None,
@@ -209,10 +208,7 @@ impl Job<'_> {
 
         let run = Run { job: &self, limits: &limits, progress: &progress, source: &source };
         let images = run.select()?;
-        let Plan { paths, misses, notices } = run.plan(&images)?;
-        for notice in &notices {
-            progress.warning(notice);
-        }
+        let Plan { paths, misses, mut notices } = run.plan(&images)?;
 
         let place = open_destination(&destination.place, Some(&source))?;
         let names = Names { image: &destination.tags, tables: toc_tags.as_deref() };
@@ -225,7 +221,9 @@ impl Job<'_> {
                 return Err(error);
             }
         };
-        for notice in &uncopied {
+        // Not before: if the image is damaged, that is what there is to say.
+        notices.extend(uncopied);
+        for notice in &notices {
             progress.warning(notice);
         }
         let referring =
@@ -238,7 +236,7 @@ impl Job<'_> {
             conversion: &conversion,
             tables: tables.as_ref().zip(toc_tags.as_deref()),
             misses: &misses,
-            notices: notices.into_iter().chain(uncopied).collect(),
+            notices,
             elapsed: started.elapsed(),
         };
         outcome.tell(&progress);
@@ -282,18 +280,18 @@ impl Run<'_> {
         Ok(selection.images)
     }
 
-    /// Orders the layers of the images by the wishes.
+    /// Orders the layers of the images.
     fn plan(&self, images: &[Selected]) -> anyhow::Result<Plan> {
-        let Target::Seekable { wishes, .. } = &self.job.target else { return Ok(Plan::default()) };
+        let Target::Seekable { order, .. } = &self.job.target else { return Ok(Plan::default()) };
         let planner = Planner {
             provider: &*self.source.provider,
             limits: self.limits,
             threads: self.job.arguments.jobs.count(),
             progress: self.progress,
             cancel: self.job.cancel,
-            memo: self.job.arguments.cache().as_deref().map(Slots::of_plans),
+            cache: self.job.arguments.cache(),
         };
-        planner.plan(images, wishes).with_context(|| self.source.name.clone())
+        planner.plan(images, order).with_context(|| self.source.name.clone())
     }
 
     /// Converts the source and publishes the result.

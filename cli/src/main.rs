@@ -16,14 +16,17 @@ mod memo;
 mod order;
 mod output;
 mod parallel;
+mod prediction;
 mod progress;
 mod readers;
+mod readership;
 mod reference;
 mod referrers;
 mod report;
 mod seekable;
 mod toc_image;
 mod transfer;
+mod workload;
 
 use std::ffi::OsString;
 use std::path::Path;

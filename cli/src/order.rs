@@ -5,11 +5,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use restow_analyze as analyze;
+use restow_analyze::Access;
 use restow_analyze::Reading;
 use restow_analyze::Wishes;
 use restow_analyze::list;
 use restow_analyze::record;
 use restow_content::Provider;
+use restow_content::publish;
 use restow_convert::Cancel;
 use restow_convert::Prioritized;
 use restow_convert::Selected;
@@ -21,9 +23,13 @@ use restow_oci::Manifest;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::failure::Usage;
 use crate::memo::Slots;
 use crate::output;
+use crate::prediction::Predictor;
 use crate::progress::Progress;
+use crate::workload::Recorder;
+use crate::workload::WorkloadArguments;
 
 /// The flags by which files are put first.
 #[derive(Debug, Args)]
@@ -41,19 +47,70 @@ pub(crate) struct OrderArguments {
     /// found again by their paths.
     #[arg(long, value_name = "FILE")]
     record_in: Option<PathBuf>,
+    /// Run the image's workload and move what it reads to the front, after the files of the list
+    ///
+    /// The workload's flags say how. That takes root, and runc.
+    #[arg(long, conflicts_with_all = ["record_in", "no_optimize"])]
+    run: bool,
+    /// Write what the workload reads to this file, as --record-in takes it
+    #[arg(long, value_name = "FILE", requires = "run")]
+    record_out: Option<PathBuf>,
+    /// Move what the image's command will read first to the front, as `restow predict` tells; nothing is run
+    ///
+    /// It takes another pass over the layers.
+    #[arg(long, conflicts_with_all = ["prefetch_list", "record_in", "run", "no_optimize"])]
+    predict: bool,
     /// Keep the order of the source, whatever else is given
     #[arg(long)]
     no_optimize: bool,
+    #[command(flatten)]
+    workload: WorkloadArguments,
+}
+
+/// Where the order of the files comes from.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// What the user said.
+    Said(Wishes),
+    /// The image itself.
+    Predicted,
+    /// A run of the image, after what the user said.
+    Run { wishes: Wishes, workload: Box<WorkloadArguments>, record_out: Option<PathBuf> },
+}
+
+impl Order {
+    /// Tells whether files may move.
+    pub(crate) fn moves(&self) -> bool {
+        !matches!(self, Order::Said(wishes) if wishes.is_empty())
+    }
 }
 
 impl OrderArguments {
-    pub(crate) fn wishes(&self) -> anyhow::Result<Wishes> {
-        if self.no_optimize {
-            return Ok(Wishes::default());
+    pub(crate) fn order(&self) -> anyhow::Result<Order> {
+        if self.workload.wait_on_signal {
+            // The signal would end the conversion, too.
+            let text = "--wait-on-signal is for `restow record`, whose record --record-in takes";
+            return Err(Usage(text.into()).into());
         }
-        Ok(Wishes {
-            list: self.prefetch_list.as_deref().map(list::load).transpose()?.unwrap_or_default(),
-            record: self.record_in.as_deref().map(record::load).transpose()?.unwrap_or_default(),
+        if self.workload.given() && !self.run {
+            return Err(Usage("the workload's flags mean nothing without --run".into()).into());
+        }
+        if self.no_optimize {
+            return Ok(Order::Said(Wishes::default()));
+        }
+        let list = self.prefetch_list.as_deref().map(list::load).transpose()?;
+        let record = self.record_in.as_deref().map(record::load).transpose()?;
+        let wishes = Wishes { list: list.unwrap_or_default(), record: record.unwrap_or_default() };
+        Ok(if self.run {
+            Order::Run {
+                wishes,
+                workload: Box::new(self.workload.clone()),
+                record_out: self.record_out.clone(),
+            }
+        } else if self.predict {
+            Order::Predicted
+        } else {
+            Order::Said(wishes)
         })
     }
 }
@@ -76,13 +133,75 @@ pub(crate) struct Planner<'a> {
     pub(crate) threads: NonZeroUsize,
     pub(crate) progress: &'a Progress,
     pub(crate) cancel: &'a Cancel,
-    /// Plans made in earlier runs.
-    pub(crate) memo: Option<Slots>,
+    /// Where plans made in earlier runs are, and images unpacked in them.
+    pub(crate) cache: Option<PathBuf>,
 }
 
 impl Planner<'_> {
+    /// Orders the layers of the images.
+    pub(crate) fn plan(&self, images: &[Selected], order: &Order) -> anyhow::Result<Plan> {
+        match order {
+            Order::Said(wishes) => self.follow(images, wishes),
+            Order::Predicted => {
+                let (record, notices) = self.predict(images)?;
+                let mut plan = self.follow(images, &Wishes { record, ..Wishes::default() })?;
+                plan.notices.extend(notices);
+                Ok(plan)
+            }
+            Order::Run { wishes, workload, record_out } => {
+                let record = self.run(images, workload)?;
+                if let Some(path) = record_out {
+                    publish::write(path, record::write(&record).as_bytes())?;
+                }
+                self.follow(images, &Wishes { record, ..wishes.clone() })
+            }
+        }
+    }
+
+    /// Predicts what is read first of each image.
+    fn predict(&self, images: &[Selected]) -> anyhow::Result<(Vec<Access>, Vec<String>)> {
+        let predictor = Predictor {
+            provider: self.provider,
+            limits: self.limits,
+            jobs: self.threads,
+            cancel: self.cancel,
+            memory: self.memo(),
+        };
+        let (mut accesses, mut notices) = (Vec::new(), Vec::new());
+        for image in images {
+            let manifest = &image.descriptor;
+            self.progress.step(&format!("predicting what {} reads first", output::short(&manifest.digest)));
+            let (record, told) = predictor.record(manifest)?;
+            accesses.extend(record);
+            notices.extend(told);
+        }
+        Ok((accesses, notices))
+    }
+
+    /// Runs the images' workloads and returns what they read.
+    fn run(&self, images: &[Selected], workload: &WorkloadArguments) -> anyhow::Result<Vec<Access>> {
+        let recorder = Recorder {
+            arguments: workload,
+            provider: self.provider,
+            limits: self.limits,
+            threads: self.threads.get(),
+            cancel: self.cancel,
+            cache: self.cache.clone(),
+        };
+        let mut accesses = Vec::new();
+        for image in images {
+            self.progress.step(&format!("running {}", output::short(&image.descriptor.digest)));
+            accesses.extend(recorder.record(&image.descriptor)?.accesses);
+        }
+        Ok(accesses)
+    }
+
+    fn memo(&self) -> Option<Slots> {
+        self.cache.as_deref().map(Slots::of_plans)
+    }
+
     /// Orders the layers of the images by the wishes.
-    pub(crate) fn plan(&self, images: &[Selected], wishes: &Wishes) -> anyhow::Result<Plan> {
+    fn follow(&self, images: &[Selected], wishes: &Wishes) -> anyhow::Result<Plan> {
         if wishes.is_empty() {
             return Ok(Plan::default());
         }
@@ -102,9 +221,10 @@ impl Planner<'_> {
         // What is not for distribution counts as empty where it is not there, and it may come.
         let settled =
             |layer: &Descriptor| !matches!(layer.media_type.kind(), Kind::Layer { distributable: false, .. });
-        let memo = self.memo.as_ref().filter(|_| manifests.iter().all(|one| one.layers.iter().all(settled)));
+        let memo = self.memo().filter(|_| manifests.iter().all(|one| one.layers.iter().all(settled)));
         let key = key(wishes, &manifests);
-        let recalled = memo.and_then(|memo| memo.recall::<Remembered>(&key)).and_then(Remembered::into_plan);
+        let recalled =
+            memo.as_ref().and_then(|memo| memo.recall::<Remembered>(&key)).and_then(Remembered::into_plan);
         if let Some(plan) = recalled {
             return Ok(plan);
         }

@@ -16,6 +16,7 @@ use crate::conversion::Job;
 use crate::conversion::Target;
 use crate::failure::Usage;
 use crate::format::FormatArguments;
+use crate::order::Order;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -93,7 +94,7 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<Exit
             let record = arguments.zstdchunked_record_in.as_ref().or(arguments.estargz_record_in.as_ref());
             let record = record.map(|path| record::load(path)).transpose()?;
             let wishes = Wishes { record: record.unwrap_or_default(), ..Wishes::default() };
-            Target::Seekable { format, wishes }
+            Target::Seekable { format, order: Order::Said(wishes) }
         }
         None if media_types != MediaTypes::Keep => Target::Same,
         None => {

@@ -10,6 +10,9 @@ pub(crate) mod inspect;
 pub(crate) mod ls;
 mod man;
 pub(crate) mod optimize;
+pub(crate) mod predict;
+pub(crate) mod record;
+pub(crate) mod sandbox;
 pub(crate) mod store;
 pub(crate) mod toc_digest;
 pub(crate) mod verify;
@@ -33,6 +36,9 @@ pub(crate) fn run(command: Command, cancel: &Cancel) -> anyhow::Result<ExitCode>
         Command::Ls(arguments) => ls::run(&arguments),
         Command::Cat(arguments) => cat::run(&arguments),
         Command::TocDigest(arguments) => toc_digest::run(&arguments),
+        Command::Predict(arguments) => predict::run(&arguments, cancel),
+        Command::Record(arguments) => record::run(&arguments, cancel),
+        Command::Sandbox(arguments) => sandbox::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Store(arguments) => store::run(&arguments, cancel),
         Command::Version(arguments) => version::run(&arguments),

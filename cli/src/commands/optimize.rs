@@ -37,6 +37,6 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<ExitCode> {
     let Arguments { images, format, order, conversion } = arguments;
-    let target = Target::Seekable { format, wishes: order.wishes()? };
+    let target = Target::Seekable { format, order: order.order()? };
     Job { images, arguments: conversion, target, media_types: conversion.media_types(), cancel }.run()
 }

@@ -31,6 +31,9 @@ use crate::files::is_absent;
 use crate::output;
 use crate::output::Table;
 use crate::parallel;
+use crate::readership;
+use crate::readership::ImageReadership;
+use crate::readership::Readership;
 use crate::reference;
 use crate::seekable::LayerBlob;
 use crate::toc_image::Tables;
@@ -48,6 +51,9 @@ pub(crate) struct Arguments {
     /// Verify only the image for this platform; may be given several times
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = Platform::parse)]
     platform: Vec<Platform>,
+    /// Also tell which readers can fetch parts of the layers, and what keeps the others from it
+    #[arg(long)]
+    readers: bool,
     #[command(flatten)]
     toc: TocArguments,
     #[command(flatten)]
@@ -78,9 +84,21 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let findings = parallel::map(&walk.parts, arguments.jobs.count(), |part| verifier.verify(part));
     let parts: Vec<_> = walk.parts.iter().zip(findings).collect();
 
+    let readers = arguments.readers.then(|| readership(&parts));
     match arguments.format {
-        Format::Text => output::print(&table(&parts).to_string())?,
-        Format::Json => output::print_json(&document(&source, &parts))?,
+        Format::Text => {
+            output::print(&table(&parts).to_string())?;
+            if let Some(images) = &readers {
+                output::print(&format!("\n{}", readership::table(images)))?;
+            }
+        }
+        Format::Json => {
+            let mut document = document(&source, &parts);
+            if let Some(images) = &readers {
+                document["readers"] = readership::document(images);
+            }
+            output::print_json(&document)?;
+        }
     }
     let failed = parts.iter().filter(|(_, finding)| finding.is_err()).count();
     if failed > 0 {
@@ -121,6 +139,8 @@ type Finding = Result<Held, String>;
 struct Held {
     format: String,
     what: Vec<String>,
+    /// Who can fetch parts of it, if it is a layer.
+    readership: Option<Readership>,
 }
 
 /// Lists the blobs of an image from its root on.
@@ -247,7 +267,7 @@ impl Verifier<'_> {
     }
 
     fn verify(&self, part: &Part) -> Finding {
-        let held = |what: &str| Held { format: String::new(), what: vec![what.to_owned()] };
+        let held = |what: &str| Held { format: String::new(), what: vec![what.to_owned()], readership: None };
         let result = match &part.role {
             Role::Document(_, None) => Ok(held("digest")),
             Role::Document(_, Some(problem)) => return Err(problem.clone()),
@@ -275,7 +295,7 @@ impl Verifier<'_> {
         let (name, readers) = blob.format()?;
         let format = readers.map_or_else(|| name.to_owned(), |readers| format!("{name} ({readers})"));
         let mut what = vec!["digest".to_owned()];
-        if blob.is_seekable() {
+        let readership = if blob.is_seekable() {
             self.blob(descriptor)?;
             let options = VerifyOptions {
                 hints: blob.hints().clone(),
@@ -288,14 +308,16 @@ impl Verifier<'_> {
             what.push("TOC".to_owned());
             what.push(format!("{} entries", verified.entries));
             what.push(format!("{} chunks", verified.chunks));
-            if verified.content.is_some_and(|content| content.tar_split) {
+            if verified.content.as_ref().is_some_and(|content| content.tar_split) {
                 what.push("tar-split".to_owned());
             }
+            Readership::of(descriptor, &verified)
         } else {
             self.tar(descriptor, diff_id)?;
             what.extend(diff_id.map(|_| "DiffID".to_owned()));
-        }
-        Ok(Held { format, what })
+            Readership::whole(&format)
+        };
+        Ok(Held { format, what, readership: Some(readership) })
     }
 
     /// Reads a layer that is nothing but a tar, both digests in one pass.
@@ -307,6 +329,30 @@ impl Verifier<'_> {
         }
         Ok(compressed.finish()?)
     }
+}
+
+/// Gathers what was found of the layers of each image.
+fn readership<'a>(parts: &'a [(&Part, Finding)]) -> Vec<ImageReadership<'a>> {
+    let mut images: Vec<ImageReadership<'a>> = Vec::new();
+    for (part, finding) in parts {
+        match (&part.role, finding) {
+            (Role::Document("manifest", None), _) => images.push(ImageReadership {
+                manifest: &part.descriptor.digest,
+                platform: part.platform.as_ref(),
+                layers: Vec::new(),
+            }),
+            (Role::Layer { position, .. }, Ok(Held { readership: Some(readership), .. })) => {
+                // Layers are listed behind their manifest.
+                images
+                    .iter_mut()
+                    .next_back()
+                    .into_iter()
+                    .for_each(|image| image.layers.push((*position, readership)));
+            }
+            _ => {}
+        }
+    }
+    images
 }
 
 fn table(parts: &[(&Part, Finding)]) -> Table {

@@ -25,6 +25,8 @@ mod convert;
 /// `restow ls`, `restow cat`, `restow toc-digest`, and what `inspect` and `verify` make of other tools' layers.
 mod files;
 
+/// Manifests for containerd's and for podman's readers.
+mod readers;
 /// Registries and archives: `restow copy`, `index`, `deploy`, and conversions from and to them.
 mod registry;
 
@@ -197,6 +199,67 @@ fn listed_files_come_first_through_links_and_misses_are_named() {
     // The source's order is kept whatever else is given, and with it the config.
     let document = bench.json(&format!("{OPTIMIZE} --prefetch-list list --no-optimize --format json"));
     assert!(document["layers"].as_array().unwrap().iter().all(|layer| layer["diffIdKept"] == true));
+}
+
+/// An image whose command can be followed: a script, its interpreter, what it runs.
+fn service() -> Image {
+    let base = TarBuilder::new()
+        .dir("usr/")
+        .dir("usr/bin/")
+        .symlink("bin", "usr/bin")
+        .file("usr/bin/cat", "meow")
+        .file("usr/bin/dash", "a shell")
+        .symlink("usr/bin/sh", "dash")
+        .file("usr/bin/unused", "")
+        .finish();
+    let app = TarBuilder::new()
+        .dir("app/")
+        .file("app/data", vec![7; 100_000])
+        .file("app/main", "#!/bin/sh\nexec cat\n")
+        .finish();
+    ImageBuilder::new()
+        .layer(Layer::gzip(base))
+        .layer(Layer::zstd(app))
+        .config_field("config", serde_json::json!({ "Cmd": ["/app/main"], "Env": ["PATH=/usr/bin"] }))
+        .build()
+}
+
+#[test]
+fn what_is_predicted_comes_first_if_that_is_asked_for() {
+    let bench = Bench::with(&service());
+    let predicted = "/app/main\n/bin\n/usr/bin/sh\n/usr/bin/dash\n/usr/bin/cat\n";
+    assert_eq!(bench.ok("predict oci:src:v1").stdout, predicted);
+    let explained = bench.ok("predict oci:src:v1 --explain").stdout;
+    assert!(explained.contains("app/main names it as its interpreter"), "{explained}");
+    let document = bench.json("predict oci:src:v1 --format json");
+    assert_eq!(document["images"][0]["files"][0]["path"], "app/main");
+    assert_eq!(document["images"][0]["files"][0]["layer"], 1);
+
+    let moved = |line: &str| -> Vec<u64> {
+        let document = bench.json(&format!("{OPTIMIZE} --format json {line}"));
+        document["layers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|layer| layer["prioritized"].as_u64().unwrap())
+            .collect()
+    };
+    let (first, digest) = (moved("--predict"), bench.ok(&format!("{OPTIMIZE} --predict")).stdout);
+    // With the directories above them.
+    assert_eq!(first, [6, 2]);
+    assert_eq!(moved(""), [0, 0]);
+    bench.write("list", "app/data\n");
+    assert_eq!(moved("--prefetch-list list"), [0, 2]);
+    bench.write("list", "");
+    assert_eq!(moved("--prefetch-list list"), [0, 0]);
+    // A prediction is remembered; recalled or made again it is the same.
+    assert!(fs::read_dir(bench.path("cache/restow/plans")).unwrap().count() > 0);
+    for line in ["", "--no-cache", "--no-cache --jobs 1"] {
+        assert_eq!(bench.ok(&format!("{OPTIMIZE} --predict {line}")).stdout, digest, "{line}");
+    }
+    // A list made of the prediction means the same.
+    bench.write("list", predicted);
+    assert_eq!(bench.ok(&format!("{OPTIMIZE} --prefetch-list list")).stdout, digest);
 }
 
 #[test]

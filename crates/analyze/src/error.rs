@@ -75,6 +75,12 @@ pub enum Error {
         /// What reading it said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A container could not be run and watched.
+    #[error("the container cannot be run: {problem}")]
+    Sandbox {
+        /// What failed.
+        problem: String,
+    },
     /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,

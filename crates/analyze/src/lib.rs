@@ -16,13 +16,20 @@
 mod error;
 pub mod list;
 mod path;
+pub mod predict;
 mod read;
 pub mod record;
+pub mod sandbox;
 mod tree;
+mod unpack;
 mod workload;
 
 pub use error::Error;
 pub use list::Pattern;
+pub use predict::Launch;
+pub use predict::Predicted;
+pub use predict::Prediction;
+pub use predict::predict;
 pub use read::Reading;
 pub use record::Access;
 pub use tree::Entry;

@@ -71,6 +71,18 @@ pub fn parse(text: &str) -> Result<Vec<Pattern>> {
     Ok(patterns)
 }
 
+/// Returns the line of a list that means this very path; a path with a line break has none.
+pub fn line(path: &str) -> Option<String> {
+    if path.contains(['\n', '\r']) || path.trim() != path {
+        return None;
+    }
+    let is_glob = path.contains(['*', '?', '[']);
+    let escaped = |c: char| if "*?[]{}!\\".contains(c) { format!("\\{c}") } else { c.to_string() };
+    let line = if is_glob { path.chars().map(escaped).collect() } else { path.to_owned() };
+    // From the root on, so that it is no comment.
+    Some(format!("/{line}"))
+}
+
 fn compile(line: usize, pattern: &str) -> Result<Glob> {
     GlobBuilder::new(pattern)
         .literal_separator(true)
@@ -154,6 +166,19 @@ mod tests {
             let Pattern::Glob(parsed) = &parse(glob).unwrap()[0] else { panic!("{glob} is a glob") };
             assert_eq!(parsed.matches(path), expected, "{glob} on {path}");
         }
+    }
+
+    #[test]
+    fn a_path_is_spelled_so_that_it_means_itself() {
+        for path in ["usr/bin/[", "a*b{c}?", "#a", "a b", r"a\*", "usr/bin/sh"] {
+            let parsed = parse(&line(path).unwrap()).unwrap();
+            match &parsed[..] {
+                [Pattern::Literal(literal)] => assert_eq!(literal, path),
+                [Pattern::Glob(glob)] => assert!(glob.matches(path) && !glob.matches("aXb{c}Y"), "{path}"),
+                other => panic!("{path}: {other:?}"),
+            }
+        }
+        assert_eq!((line("a\nb"), line(" a")), (None, None));
     }
 
     #[test]

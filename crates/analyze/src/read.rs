@@ -12,6 +12,7 @@ use restow_layer::Buffer;
 use restow_layer::Header;
 use restow_layer::TarReader;
 use restow_layer::decompress;
+use restow_layer::path::clean;
 use restow_oci::Descriptor;
 use restow_oci::Limits;
 
@@ -20,12 +21,17 @@ use crate::Error;
 use crate::Kind;
 use crate::Result;
 use crate::Tree;
+use crate::predict::passing;
 use crate::tree::Layer;
 
 /// Payload is thrown away in pieces of this size.
 const STEP: u64 = 1 << 20;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// Bytes of notes that are kept of an image, and at least of each layer.
+const NOTES: u64 = 48 << 20;
+const NOTES_AT_LEAST: u64 = 64 << 10;
+
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// How layers are read.
 #[derive(Clone, Copy)]
@@ -52,6 +58,26 @@ impl Reading<'_> {
     /// Layers that are no tars, and those that only their publisher may hand out and that are not there,
     /// count as empty: they are not rewritten either.
     pub fn tree(&self, layers: &[Descriptor]) -> Result<Tree> {
+        self.read(layers, false)
+    }
+
+    /// Reads the names of all layers and, of the files that predictions ask about, what they need to know.
+    ///
+    /// A note is made while the file passes by, so this too is one reading. Only so much is written down as
+    /// [`NOTES`] says; a layer's share of it depends on its size alone, so that the outcome is the same on any
+    /// number of threads.
+    pub(crate) fn tree_with_notes(&self, layers: &[Descriptor]) -> Result<Tree> {
+        self.read(layers, true)
+    }
+
+    fn read(&self, layers: &[Descriptor], noting: bool) -> Result<Tree> {
+        let total = layers.iter().map(|layer| layer.size).fold(1, u64::saturating_add);
+        let room = |layer: &Descriptor| match noting {
+            true => {
+                Some(NOTES_AT_LEAST + (u128::from(NOTES) * u128::from(layer.size) / u128::from(total)) as u64)
+            }
+            false => None,
+        };
         let next = AtomicUsize::new(0);
         let listed: Mutex<Vec<Option<Result<Layer>>>> = Mutex::new(layers.iter().map(|_| None).collect());
         std::thread::scope(|scope| {
@@ -61,7 +87,7 @@ impl Reading<'_> {
                         let position = next.fetch_add(1, Ordering::Relaxed);
                         layers.get(position).map(|descriptor| (position, descriptor))
                     } {
-                        let layer = self.layer(descriptor).map_err(|source| Error::Layer {
+                        let layer = self.layer(descriptor, room(descriptor)).map_err(|source| Error::Layer {
                             position,
                             digest: descriptor.digest.clone(),
                             source,
@@ -75,21 +101,45 @@ impl Reading<'_> {
         listed.into_iter().flatten().collect::<Result<Vec<_>>>().map(Tree::from_layers)
     }
 
-    fn layer(&self, descriptor: &Descriptor) -> std::result::Result<Layer, BoxError> {
+    /// Opens the tar of a layer; `None` if it is none, or may not be handed out and is not there.
+    pub(crate) fn open(
+        &self,
+        descriptor: &Descriptor,
+    ) -> std::result::Result<Option<TarReader<impl io::Read>>, BoxError> {
         let restow_oci::Kind::Layer { distributable, .. } = descriptor.media_type.kind() else {
-            return Ok(Layer::default());
+            return Ok(None);
         };
         let blob = match self.provider.open(descriptor) {
-            Err(error) if !distributable && error.is_not_found() => return Ok(Layer::default()),
+            Err(error) if !distributable && error.is_not_found() => return Ok(None),
             blob => blob?,
         };
         let stoppable = Stoppable { bytes: VerifiedReader::new(blob, descriptor)?, stop: self.stop };
-        let mut tar = TarReader::new(decompress(stoppable, self.limits)?, self.limits);
+        Ok(Some(TarReader::new(decompress(stoppable, self.limits)?, self.limits)))
+    }
+
+    /// Reads one layer; `room` is how many bytes of notes may be kept, if any are to be made.
+    fn layer(&self, descriptor: &Descriptor, mut room: Option<u64>) -> std::result::Result<Layer, BoxError> {
+        let Some(mut tar) = self.open(descriptor)? else { return Ok(Layer::default()) };
         let mut raw = Buffer::default();
         let mut layer = Layer::default();
         while let Some(header) = tar.next(&mut raw)? {
+            raw.truncate(0);
             if let Some(entry) = entry(&header) {
+                let note = match (&entry.kind, room) {
+                    (Kind::File { size }, Some(_)) => passing::note(&entry.path, *size, &mut tar, &mut raw)?,
+                    _ => None,
+                };
+                let path = entry.path.len();
                 layer.push(entry);
+                if let (Some(note), Some(room)) = (note, &mut room) {
+                    match room.checked_sub((note.len() + path) as u64) {
+                        Some(left) => {
+                            *room = left;
+                            layer.push_note(note);
+                        }
+                        None => layer.lose_note(),
+                    }
+                }
             }
             raw.truncate(0);
             while tar.read_payload(&mut raw, STEP)? > 0 {
@@ -111,6 +161,10 @@ fn entry(header: &Header) -> Option<Entry> {
     let kind = match header.kind {
         restow_layer::Kind::Directory => Kind::Directory,
         restow_layer::Kind::Symlink => Kind::Symlink(String::from_utf8_lossy(&header.link_name).into()),
+        restow_layer::Kind::Hardlink => {
+            Kind::Hardlink(clean(&String::from_utf8_lossy(&header.link_name)).into())
+        }
+        restow_layer::Kind::Regular => Kind::File { size: header.size },
         _ => Kind::Other,
     };
     std::str::from_utf8(&header.name).ok().map(|name| Entry::new(name, kind))

@@ -55,6 +55,24 @@ pub fn parse(text: &str) -> Result<Vec<Access>> {
     Ok(accesses)
 }
 
+/// Writes a record, a line for each access.
+pub fn write(accesses: &[Access]) -> String {
+    let mut text = String::new();
+    for access in accesses {
+        let mut line = serde_json::Map::new();
+        line.insert("path".into(), access.path.as_str().into());
+        if let Some(digest) = &access.manifest_digest {
+            line.insert("manifestDigest".into(), digest.as_str().into());
+        }
+        if let Some(position) = access.layer_index {
+            line.insert("layerIndex".into(), position.into());
+        }
+        text.push_str(&serde_json::Value::Object(line).to_string());
+        text.push('\n');
+    }
+    text
+}
+
 fn parse_line(number: usize, text: &str) -> Result<Access> {
     let malformed = |reason: String| Error::Record { line: number, source: reason.into() };
     // The parser saw one line and calls it the first.
@@ -93,6 +111,7 @@ mod tests {
         let expected =
             [access("usr/bin/app", Some(digest), Some(0)), access("a", None, None), access("", None, None)];
         assert_eq!(parse(&text).unwrap(), expected);
+        assert_eq!(parse(&write(&expected)).unwrap(), expected);
     }
 
     #[test]

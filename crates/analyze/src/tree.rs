@@ -1,5 +1,7 @@
 //! The names of an image's layers, and which layer provides a path.
 
+use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::collections::HashSet;
 
 use restow_layer::path::OPAQUE_WHITEOUT;
@@ -26,7 +28,14 @@ pub enum Kind {
     Directory,
     /// A symbolic link with its target as it was written.
     Symlink(Box<str>),
-    /// A file, a hard link, a device, a pipe.
+    /// A second name of a file in the same layer, with that file's clean path.
+    Hardlink(Box<str>),
+    /// A regular file.
+    File {
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// A device, a pipe.
     Other,
 }
 
@@ -44,6 +53,16 @@ impl Entry {
     pub fn new(name: &str, kind: Kind) -> Self {
         Self { path: clean(name).into(), kind }
     }
+}
+
+/// A path followed through links.
+struct Walk {
+    /// The links crossed.
+    touched: Vec<(usize, String)>,
+    /// Where they lead; nowhere if there are too many.
+    end: Option<String>,
+    /// Whether what the path names itself is a link.
+    leaf_is_link: bool,
 }
 
 /// The names of the layers of one manifest, bottom layer first.
@@ -78,6 +97,21 @@ impl Tree {
     /// A link that leads nowhere is returned alone; a path with nothing there gives `None`. `..` and
     /// absolute targets stay inside the image.
     pub fn follow(&self, path: &str) -> Option<Vec<(usize, String)>> {
+        let Walk { mut touched, end, leaf_is_link } = self.walk(path);
+        match end.and_then(|end| Some((self.resolve(&end)?, end))) {
+            Some(end) => touched.push(end),
+            None if leaf_is_link => {}
+            None => return None,
+        }
+        Some(touched)
+    }
+
+    /// Returns the path that the clean path leads to through links, whether or not anything is there.
+    pub(crate) fn real(&self, path: &str) -> Option<String> {
+        self.walk(path).end
+    }
+
+    fn walk(&self, path: &str) -> Walk {
         let mut touched = Vec::new();
         let mut leaf_is_link = false;
         let mut here = String::new();
@@ -86,7 +120,7 @@ impl Tree {
         while let Some(component) = pending.pop() {
             steps += 1;
             if touched.len() == MAX_LINKS || steps > MAX_STEPS {
-                return leaf_is_link.then_some(touched);
+                return Walk { touched, end: None, leaf_is_link };
             }
             match component {
                 "" | "." => {}
@@ -106,12 +140,50 @@ impl Tree {
                 }
             }
         }
-        match self.resolve(&here) {
-            Some(position) => touched.push((position, here)),
-            None if leaf_is_link => {}
-            None => return None,
+        Walk { touched, end: Some(here), leaf_is_link }
+    }
+
+    /// Returns what stands at the clean path, as a container sees it; no link is followed.
+    pub fn kind(&self, path: &str) -> Option<&Kind> {
+        self.find(path).map(|(_, entry)| &entry.kind)
+    }
+
+    /// Returns the size in bytes of the file at the clean path, or of the one it is a hard link to.
+    pub fn size(&self, path: &str) -> Option<u64> {
+        let (position, entry) = self.find(path)?;
+        let entry = match &entry.kind {
+            Kind::Hardlink(target) => self.layers[position].get(target)?,
+            _ => entry,
+        };
+        if let Kind::File { size } = entry.kind { Some(size) } else { None }
+    }
+
+    /// Returns the names a container sees in the directory at the clean path, sorted. A directory that no tar mentions is
+    /// there if something in it is.
+    pub fn names(&self, directory: &str) -> BTreeSet<&str> {
+        let mut names = BTreeSet::new();
+        for (position, layer) in self.layers.iter().enumerate() {
+            let above = &self.layers[position + 1..];
+            let is_seen = |name: &&str| {
+                let path = join(directory, name);
+                above.iter().all(|layer| !layer.hides(&path))
+            };
+            names.extend(layer.names(directory).filter(is_seen));
         }
-        Some(touched)
+        names
+    }
+
+    /// Returns what was written down about the file at the clean path, or about the one it is a hard link to.
+    pub(crate) fn note(&self, path: &str) -> Option<&str> {
+        let (position, entry) = self.find(path)?;
+        let path = if let Kind::Hardlink(target) = &entry.kind { target } else { path };
+        let layer = &self.layers[position];
+        layer.notes.get(&layer.index_of(path)?).map(|note| &**note)
+    }
+
+    /// Returns how many layers had more to note than there was room for.
+    pub(crate) fn layers_without_room(&self) -> usize {
+        self.layers.iter().filter(|layer| layer.notes_lost).count()
     }
 
     /// Yields what a container sees, with the providing layer: bottom layer first, then in tar order.
@@ -151,6 +223,10 @@ pub(crate) struct Layer {
     deleted: HashSet<Box<str>>,
     /// Directories that show nothing of the layers below.
     opaque: HashSet<Box<str>>,
+    /// What was written down about files, by their indices in `entries`.
+    notes: HashMap<u32, Box<str>>,
+    /// Whether there was more to write down.
+    notes_lost: bool,
 }
 
 impl FromIterator<Entry> for Layer {
@@ -178,6 +254,18 @@ impl Layer {
         }
     }
 
+    /// Keeps a note about the entry pushed last.
+    pub(crate) fn push_note(&mut self, note: Box<str>) {
+        if let Some(index) = self.entries.len().checked_sub(1).and_then(|index| u32::try_from(index).ok()) {
+            self.notes.insert(index, note);
+        }
+    }
+
+    /// Remembers that a note was not kept.
+    pub(crate) fn lose_note(&mut self) {
+        self.notes_lost = true;
+    }
+
     /// Makes the layer's names ready to be found.
     pub(crate) fn index(&mut self) {
         let entries = &self.entries;
@@ -188,8 +276,22 @@ impl Layer {
     }
 
     fn get(&self, path: &str) -> Option<&Entry> {
+        self.index_of(path).map(|index| &self.entries[index as usize])
+    }
+
+    fn index_of(&self, path: &str) -> Option<u32> {
         let found = self.by_path.binary_search_by_key(&path, |&index| &self.entries[index as usize].path);
-        found.ok().map(|at| &self.entries[self.by_path[at] as usize])
+        found.ok().map(|at| self.by_path[at])
+    }
+
+    /// Yields the names this layer has right below the directory, some more than once.
+    fn names(&self, directory: &str) -> impl Iterator<Item = &str> {
+        let prefix = if directory.is_empty() { String::new() } else { format!("{directory}/") };
+        let path = |index: &u32| &*self.entries[*index as usize].path;
+        let start = self.by_path.partition_point(|index| path(index) < prefix.as_str());
+        let below = self.by_path[start..].iter().map(path);
+        let inside = below.map_while(move |path| path.strip_prefix(prefix.as_str()));
+        inside.filter_map(|path| path.split('/').next()).filter(|name| !name.is_empty())
     }
 
     /// Says whether this layer takes the path away from the layers below.
@@ -213,7 +315,7 @@ mod tests {
             layer.split_whitespace().map(|word| match word.split_once('>') {
                 Some((name, target)) => Entry::new(name, Kind::Symlink(target.into())),
                 None if word.ends_with('/') => Entry::new(word, Kind::Directory),
-                None => Entry::new(word, Kind::Other),
+                None => Entry::new(word, Kind::File { size: word.len() as u64 }),
             })
         }))
     }
@@ -302,6 +404,26 @@ mod tests {
             assert_eq!(tree(layers).follow("a/x"), None);
         }
         assert_eq!(tree(["a>a/a", ""]).follow("a").unwrap().len(), MAX_LINKS);
+    }
+
+    #[test]
+    fn a_directory_holds_what_all_layers_show_in_it() {
+        let tree = tree(["a/ a/x a/y a/sub/z ab", "a/.wh.x a/w"]);
+        assert_eq!(tree.names("a").into_iter().collect::<Vec<_>>(), ["sub", "w", "y"]);
+        assert_eq!(tree.names("").into_iter().collect::<Vec<_>>(), ["a", "ab"]);
+        assert!(tree.names("a/w").is_empty() && tree.names("none").is_empty());
+    }
+
+    #[test]
+    fn a_hard_link_is_as_large_as_what_it_links_to() {
+        let link = |name, target: &str| Entry::new(name, Kind::Hardlink(target.into()));
+        let file = |name, size| Entry::new(name, Kind::File { size });
+        let layers =
+            [vec![file("f", 7), link("a", "f"), link("b", "gone"), link("c", "c")], vec![file("f", 9)]];
+        let tree = Tree::new(layers);
+        for (path, expected) in [("f", Some(9)), ("a", Some(7)), ("b", None), ("c", None), ("none", None)] {
+            assert_eq!(tree.size(path), expected, "{path}");
+        }
     }
 
     #[test]

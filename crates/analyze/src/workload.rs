@@ -253,7 +253,7 @@ mod tests {
     /// Two equal layers that differ in nothing but their position, and one above them.
     fn sample() -> Tree {
         let link = |name, target: &str| Entry::new(name, Kind::Symlink(target.into()));
-        let file = |name| Entry::new(name, Kind::Other);
+        let file = |name| Entry::new(name, Kind::File { size: 1 });
         Tree::new([
             vec![file("z.so"), file("a.so"), link("bin", "usr/bin"), link("usr/bin/sh", "dash"), file("old")],
             vec![file("usr/bin/dash"), file("m.so"), file("lib/n.so")],

@@ -41,6 +41,9 @@ impl Checksum {
     }
 }
 
+/// Why podman refuses a stream with a segment that it makes nothing of.
+pub(crate) const NO_END: &str = "what follows its last entry is not the end of an archive";
+
 /// The most bytes after the last entry that join into one segment.
 const MOST_TRAILING: usize = 1 << 20;
 
@@ -128,7 +131,7 @@ impl TarSplit {
 
     pub(crate) fn finish(mut self) -> Result<Finished> {
         self.flush()?;
-        let refusal = self.refused.then_some("what follows its last entry is not the end of an archive");
+        let refusal = self.refused.then_some(NO_END);
         Ok(Finished { packed: self.packer.finish()?, refusal })
     }
 
@@ -142,7 +145,7 @@ impl TarSplit {
 }
 
 /// Tells whether Go's tar reader finds the end of an archive: no bytes, one block of zeros, or two and anything.
-fn is_end(bytes: &[u8]) -> bool {
+pub(crate) fn is_end(bytes: &[u8]) -> bool {
     let blocks = &bytes[..bytes.len().min(2 * BLOCK)];
     blocks.len().is_multiple_of(BLOCK) && blocks.iter().all(|byte| *byte == 0)
 }

@@ -177,10 +177,10 @@ impl Object<'_> {
         }
     }
 
-    /// Both readers take second 0 for "no time", and only podman would see a fraction of it.
+    /// stargz-snapshotter takes second 0 for "no time"; podman takes no time for the time at which it pulls.
     fn time(&mut self, key: &str, time: Option<Timestamp>) {
         let text = match (self.dialect, time) {
-            (_, None | Some(Timestamp::EPOCH)) => return,
+            (_, None) => return,
             (Dialect::Stargz, Some(time)) if time.seconds() == 0 => return,
             (Dialect::Stargz, Some(time)) => time.round().to_string(),
             (Dialect::Superset, Some(time)) => time.to_string(),

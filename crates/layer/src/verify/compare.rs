@@ -136,8 +136,8 @@ impl<'a> Comparison<'a> {
                 break;
             }
         }
-        self.tar_split.map_or(Ok(()), TarSplitReader::finish)?;
-        Ok(self.refusal)
+        let refusal = self.tar_split.map_or(Ok(None), TarSplitReader::finish)?;
+        Ok(self.refusal.or(refusal.map(str::to_owned)))
     }
 
     /// Reads up to the content of the next entry, leaving the bytes of the headers in `raw`.

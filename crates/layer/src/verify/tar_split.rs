@@ -11,7 +11,8 @@ use crate::blob::ReadAt;
 use crate::decompress::{Format, into_error};
 use crate::footer::Position;
 use crate::frames::Frames;
-use crate::tarsplit::Checksum;
+use crate::tar::BLOCK;
+use crate::tarsplit::{Checksum, NO_END, is_end};
 use crate::toc::Text;
 use crate::{Error, Result};
 
@@ -60,6 +61,10 @@ pub(super) struct TarSplitReader<'a> {
     consumed: usize,
     /// A file that has been read and not been asked for.
     pending: Option<File>,
+    /// How many bytes of padding the next segment begins with.
+    padding: usize,
+    /// Whether a segment after the last file does not begin with the end of an archive.
+    no_end: bool,
 }
 
 impl<'a> TarSplitReader<'a> {
@@ -75,6 +80,8 @@ impl<'a> TarSplitReader<'a> {
             segment: Vec::new(),
             consumed: 0,
             pending: None,
+            padding: 0,
+            no_end: false,
         })
     }
 
@@ -116,8 +123,8 @@ impl<'a> TarSplitReader<'a> {
         Ok(())
     }
 
-    /// Ends the stream with the tar.
-    pub(super) fn finish(mut self) -> Result<()> {
+    /// Ends the stream with the tar, and returns why podman would refuse it all the same.
+    pub(super) fn finish(mut self) -> Result<Option<&'static str>> {
         if self.consumed < self.segment.len() || self.next_segment()? || self.pending.is_some() {
             return Err(self.problem("there is more than the tar has"));
         }
@@ -125,7 +132,7 @@ impl<'a> TarSplitReader<'a> {
             let (found, expected) = (self.size, self.expected_size);
             return Err(Error::TarSplit(format!("it has {found} bytes, expected {expected}")));
         }
-        Ok(())
+        Ok(self.no_end.then_some(NO_END))
     }
 
     /// Reads the next segment and returns whether there is one; a file is left pending.
@@ -137,8 +144,17 @@ impl<'a> TarSplitReader<'a> {
             match found? {
                 None => return Ok(false),
                 Some(Found::Segment) if self.segment.is_empty() => {}
-                Some(Found::Segment) => return Ok(true),
-                Some(Found::File(file)) => self.pending = Some(file),
+                Some(Found::Segment) => {
+                    // podman decodes each by itself: it must hold a header, before a file, or an end.
+                    self.no_end |= !self.segment.get(self.padding..).is_some_and(is_end);
+                    self.padding = 0;
+                    return Ok(true);
+                }
+                Some(Found::File(file)) => {
+                    self.no_end = false;
+                    self.padding = file.size.wrapping_neg() as usize % BLOCK;
+                    self.pending = Some(file);
+                }
             }
         }
         Ok(false)

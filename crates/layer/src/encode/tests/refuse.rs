@@ -3,6 +3,7 @@
 use restow_testkit::{Entry, Sparse, TarBuilder};
 
 use super::*;
+use crate::{Hints, VerifyOptions, verify};
 
 fn refused(tar: &[u8]) -> Error {
     let errors = [options(), prioritized(&["gone"]), prioritized(&["zz"])]
@@ -280,6 +281,10 @@ fn what_follows_the_last_entry_is_told_to_podman_in_segments_that_begin_with_an_
         );
         let layer = inspect(&encoded, &blob, 1000);
         assert!(layer.tar == tar);
+        let hints = Hints::from_annotations(&encoded.lazy_annotations).unwrap();
+        let options = VerifyOptions { hints, ..VerifyOptions::default() };
+        let verified = verify(&blob, &options, &Workers::new(1).unwrap()).unwrap();
+        assert_eq!(verified.content.unwrap().partial_annotations, encoded.partial_annotations);
     }
 }
 

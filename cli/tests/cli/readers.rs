@@ -1,0 +1,65 @@
+use serde_json::Value;
+use serde_json::json;
+
+use crate::image;
+use crate::support::Bench;
+
+/// Returns what `verify --readers` says of each image: its platform, and which layers containerd and podman read whole.
+fn readers(bench: &Bench, reference: &str) -> Vec<(Value, [usize; 2])> {
+    let document = bench.json(&format!("verify {reference} --readers --format json"));
+    let images = document["readers"].as_array().unwrap().iter();
+    let whole = |layers: &Value| {
+        let layers = layers.as_array().unwrap();
+        layers.iter().filter(|layer| !layer["problem"].is_null()).count()
+    };
+    images
+        .map(|image| {
+            (image["platform"].clone(), ["containerd", "podman"].map(|reader| whole(&image[reader])))
+        })
+        .collect()
+}
+
+#[test]
+fn each_reader_can_use_the_images_made_for_it() {
+    let bench = Bench::with(&image());
+    let layers = bench.json("inspect oci:src:v1 --platform linux/amd64 --format json")["images"][0]["layers"]
+        .as_array()
+        .unwrap()
+        .len();
+    let amd64 = json!("linux/amd64");
+    let none = Value::Null;
+    for (flags, expected) in [
+        ("--zstdchunked", vec![(none.clone(), [0, layers])]),
+        ("--zstdchunked --zstdchunked-readers podman --strict", vec![(none.clone(), [layers, 0])]),
+        (
+            "--zstdchunked --zstdchunked-readers both --zstdchunked-chunking content",
+            vec![(json!("linux/amd64/v1"), [0, layers]), (amd64.clone(), [layers, 0])],
+        ),
+        (
+            "--zstdchunked --zstdchunked-readers podman --add-variant",
+            vec![(amd64.clone(), [layers, layers]), (amd64.clone(), [layers, 0])],
+        ),
+    ] {
+        bench.ok(&format!("optimize oci:src:v1 oci:dst:v1 {flags} --platform linux/amd64"));
+        assert_eq!(readers(&bench, "oci:dst:v1"), expected, "{flags}");
+    }
+    let told = bench.ok("verify oci:dst:v1 --readers").stdout;
+    for words in [format!("{layers} of {layers} layers in part"), "it is ordinary gzip".into()] {
+        assert!(told.contains(&words), "{told}");
+    }
+}
+
+#[test]
+fn flags_about_readers_that_mean_nothing_are_refused() {
+    let bench = Bench::with(&image());
+    for (flags, expected) in [
+        ("--zstdchunked --strict", "--strict is about podman"),
+        ("--estargz --zstdchunked-readers both", "--zstdchunked"),
+        ("--estargz --zstdchunked-chunking content", "--zstdchunked"),
+    ] {
+        let run = bench.run(&format!("optimize oci:src:v1 oci:dst:v1 {flags}"));
+        assert_eq!(run.code, Some(2), "{flags}: {run:?}");
+        assert!(run.stderr.contains(expected), "{flags}: {}", run.stderr);
+        assert!(!bench.path("dst").exists(), "{flags}");
+    }
+}

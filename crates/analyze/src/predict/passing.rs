@@ -1,0 +1,124 @@
+//! Files as they pass by while a layer is read.
+
+use std::io::Read;
+use std::ops::Range;
+
+use restow_layer::Buffer;
+use restow_layer::TarReader;
+
+use super::PREDICTORS;
+use super::elf;
+
+/// Bytes of a text that are looked at.
+const TEXT: u64 = 1 << 20;
+/// Bytes of a program that are looked at from its start; the names of the libraries it needs lie there.
+const PROGRAM: u64 = 16 << 20;
+/// The longest note about one file.
+const NOTE: usize = 256 << 10;
+/// The longest first line that names an interpreter; Linux reads 256 bytes.
+const SHEBANG: usize = 256;
+
+/// A file that passes by: its start and, of a long program, one piece from further back.
+#[derive(Debug)]
+pub(crate) struct Passing<'a> {
+    /// The clean path.
+    pub(crate) path: &'a str,
+    /// The size in bytes.
+    pub(crate) size: u64,
+    head: &'a [u8],
+    piece: (u64, &'a [u8]),
+}
+
+impl<'a> Passing<'a> {
+    /// A file of which all that is looked at is at its start.
+    pub(crate) fn new(path: &'a str, size: u64, head: &'a [u8]) -> Self {
+        Self { path, size, head, piece: (0, &[]) }
+    }
+
+    /// Returns the bytes of the range, if they were seen.
+    pub(crate) fn bytes(&self, range: Range<u64>) -> Option<&'a [u8]> {
+        let slice = |bytes: &'a [u8], start: u64| {
+            let from = usize::try_from(range.start.checked_sub(start)?).ok()?;
+            let to = usize::try_from(range.end.checked_sub(start)?).ok()?;
+            bytes.get(from..to)
+        };
+        slice(self.head, 0).or_else(|| slice(self.piece.1, self.piece.0))
+    }
+
+    /// Returns the start of the file.
+    pub(crate) fn head(&self) -> &'a [u8] {
+        self.head
+    }
+
+    /// Returns the start of the file as text; what is none reads as if it were.
+    pub(crate) fn text(&self) -> std::borrow::Cow<'a, str> {
+        String::from_utf8_lossy(&self.head[..self.head.len().min(TEXT as usize)])
+    }
+
+    /// Returns what follows `#!` on the first line.
+    pub(crate) fn shebang(&self) -> Option<&'a str> {
+        let line = self.head.strip_prefix(b"#!")?;
+        let line = &line[..line.len().min(SHEBANG)];
+        let end = line.iter().position(|&byte| byte == b'\n').unwrap_or(line.len());
+        std::str::from_utf8(&line[..end]).ok().map(str::trim)
+    }
+
+    /// Says whether the file's name ends in one of these, or it names one of these as its interpreter.
+    pub(crate) fn is(&self, extensions: &[&str], interpreters: &[&str]) -> bool {
+        extensions.iter().any(|extension| self.path.ends_with(extension))
+            || self.shebang().is_some_and(|line| {
+                let mut programs = line.split_ascii_whitespace().map(restow_layer::path::base);
+                programs.any(|program| interpreters.iter().any(|name| program.starts_with(name)))
+            })
+    }
+}
+
+/// Reads the start of the content that comes next and returns the note about it.
+///
+/// What is read is in `raw`, which is empty before; the rest of the content is still to be read.
+pub(crate) fn note<R: Read>(
+    path: &str,
+    size: u64,
+    tar: &mut TarReader<R>,
+    raw: &mut Buffer,
+) -> restow_layer::Result<Option<Box<str>>> {
+    tar.read_payload(raw, TEXT)?;
+    let mut start = 0;
+    let mut head = raw.len();
+    if elf::is(raw.filled()) {
+        while (raw.len() as u64) < PROGRAM && tar.read_payload(raw, TEXT)? > 0 {}
+        head = raw.len();
+        if let Some(range) = elf::dynamic(raw.filled()).filter(|range| range.end > head as u64) {
+            start = head as u64;
+            while start < range.start {
+                raw.truncate(head);
+                let skipped = tar.read_payload(raw, (range.start - start).min(TEXT))?;
+                if skipped == 0 {
+                    break;
+                }
+                start += skipped;
+            }
+            raw.truncate(head);
+            while start + ((raw.len() - head) as u64) < range.end && tar.read_payload(raw, TEXT)? > 0 {}
+        }
+    }
+    let (head, piece) = raw.filled().split_at(head);
+    let file = Passing { path, size, head, piece: (start, piece) };
+    Ok(write(&file))
+}
+
+/// Returns the note about a file: the line that names its interpreter, if there is one, then a predictor's words.
+pub(crate) fn write(file: &Passing<'_>) -> Option<Box<str>> {
+    let words = PREDICTORS.iter().find_map(|predictor| predictor.note(file));
+    let note = match (file.shebang(), words) {
+        (None, None) => return None,
+        (None, Some(words)) => words,
+        (Some(line), words) => format!("#!{line}\n{}", words.unwrap_or_default()),
+    };
+    (note.len() <= NOTE).then(|| note.into())
+}
+
+/// Returns the interpreter line of a note.
+pub(crate) fn interpreter(note: &str) -> Option<&str> {
+    note.strip_prefix("#!").map(|rest| rest.split('\n').next().unwrap_or(rest))
+}

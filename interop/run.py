@@ -27,6 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 import podman  # noqa: E402
+import registries  # noqa: E402
 import shapes  # noqa: E402
 import trees  # noqa: E402
 from command import Failure, require, run  # noqa: E402
@@ -316,6 +317,8 @@ def main(restow, lazyread, peers):
                 judge(bench, shape, "plain", (), "estargz")
                 judge(bench, shape, "prioritized", ("--prefetch-list", prefetch), "estargz")
                 ordinary(bench, shape)
+            references = {shape.name: shape.reference for shape in (busybox, *made)}
+            registries.judge(bench.restow, work / "registries", references, daemon, report)
             podman.judge_all(bench, Peers(peers, work), [
                 busybox, source, *made[:2], shapes.details(work / "details"), shapes.refused(work / "refused")])
         same_everywhere(bench, made[0], work / "awkward.prefetch")

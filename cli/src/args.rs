@@ -17,9 +17,13 @@ use clap::parser::ValueSource;
 use restow_convert::Platforms;
 use restow_oci::Platform;
 
+use crate::access::RegistryArguments;
 use crate::commands::cat;
 use crate::commands::completions;
 use crate::commands::convert;
+use crate::commands::copy;
+use crate::commands::deploy;
+use crate::commands::index;
 use crate::commands::inspect;
 use crate::commands::ls;
 use crate::commands::optimize;
@@ -34,10 +38,12 @@ use crate::commands::version;
 const REFERENCES: &str = "\
 References:
   oci:PATH[:TAG]            an OCI image layout in a directory
-  oci-archive:FILE[:TAG]    an OCI image layout in a tar file (to read from)
+  oci-archive:FILE[:TAG]    an OCI image layout in a tar file; FILE may be -
+  docker-archive:FILE[:NAME]  what docker save writes; FILE may be -
+  docker://HOST/NAME[:TAG]  a registry's image; without HOST, Docker Hub's
   store:NAME                an image in the store that --root says
   PATH[:TAG]                the same: a layout, or an archive if PATH ends in .tar
-  A TAG may be left out where the layout holds one image.
+  A TAG may be left out where the layout holds one image. @DIGEST names one, too.
 
 Exit status:
   0  done
@@ -54,12 +60,17 @@ pub(crate) struct Cli {
     pub(crate) root: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) registries: RegistryArguments,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Optimize(Box<optimize::Arguments>),
     Convert(Box<convert::Arguments>),
+    Copy(copy::Arguments),
+    Index(index::Arguments),
+    Deploy(deploy::Arguments),
     Inspect(inspect::Arguments),
     Ls(ls::Arguments),
     Cat(cat::Arguments),

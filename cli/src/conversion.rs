@@ -1,5 +1,6 @@
 //! The conversion of an image from one place to another, and the flags that all commands share who convert.
 
+use std::path::Path;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -27,10 +28,11 @@ use restow_layer::Recompression;
 use restow_layer::Workers;
 use restow_oci::Descriptor;
 use restow_oci::Limits;
-use restow_registry::Sink;
+use restow_registry::Destination as Place;
 use restow_registry::Source;
-use restow_registry::open_source;
 
+use crate::access::open_destination;
+use crate::access::open_source;
 use crate::args::Format;
 use crate::args::JobsArguments;
 use crate::args::PlatformArguments;
@@ -46,18 +48,19 @@ use crate::output;
 use crate::progress::Progress;
 use crate::readers::ReadersArguments;
 use crate::reference;
+use crate::referrers::Referring;
 use crate::report::Summary;
 
 /// What is converted, and what it is called afterwards.
 #[derive(Debug, Args)]
 pub(crate) struct ImageArguments {
-    /// The image to read: oci:PATH[:TAG], oci-archive:FILE[:TAG], store:NAME, or a path
+    /// The image to read: oci:PATH[:TAG], docker://HOST/NAME[:TAG], store:NAME, an archive or a path
     #[arg(value_name = "SRC")]
     source: String,
-    /// Where to write it: oci:PATH[:TAG], store:NAME or a path; several give one place's image several names
+    /// Where to write it: the same; several give one place's image several names
     #[arg(value_name = "DST", required = true, num_args = 1..)]
     destinations: Vec<String>,
-    /// A further tag for the new image in the layout or store of DST; may be given several times
+    /// A further tag for the new image in the place of DST; may be given several times
     #[arg(long, value_name = "TAG")]
     tag: Vec<String>,
 }
@@ -76,6 +79,12 @@ pub(crate) struct ConversionArguments {
     /// Keep what says which image this one is about (`subject`), though it changes
     #[arg(long)]
     keep_subject: bool,
+    /// Copy what refers to the source (signatures, attestations) to DST; it goes on to refer to the source's digest
+    #[arg(long)]
+    copy_referrers: bool,
+    /// Attach a manifest to the new image that says what it and its layers were made of
+    #[arg(long)]
+    attach_provenance: bool,
     /// What to do about a layer that cannot be converted
     #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
     unsupported: Unsupported,
@@ -184,6 +193,9 @@ impl Job<'_> {
         let progress = Progress::new(&self.arguments.progress);
         self.arguments.readers.check()?;
         let destination = Destination::parse(&self.images.destinations, &self.images.tag)?;
+        if self.arguments.copy_referrers || self.arguments.attach_provenance {
+            destination.must_hold_referrers()?;
+        }
         let toc_tags = match &self.target {
             Target::Seekable { format, order } => {
                 format.check(order.moves())?;
@@ -191,20 +203,21 @@ impl Job<'_> {
             }
             Target::Ordinary(_) | Target::Same => None,
         };
-        let source = open_source(&reference::parse(&self.images.source)?, &limits)?;
+        let reference = reference::parse(&self.images.source)?;
+        let source = open_source(&reference)?;
 
         let run = Run { job: &self, limits: &limits, progress: &progress, source: &source };
         let images = run.select()?;
         let Plan { paths, misses, mut notices } = run.plan(&images)?;
 
-        let sink = reference::sink(&destination.place, &limits)?;
+        let place = open_destination(&destination.place, Some(&source))?;
         let names = Names { image: &destination.tags, tables: toc_tags.as_deref() };
-        let Converted { conversion, tables, notices: uncopied } = match run.convert_into(&sink, paths, &names)
-        {
+        let converted = run.convert_into(&*place, paths, &names);
+        let Converted { conversion, tables, notices: uncopied } = match converted {
             Ok(done) => done,
             Err(error) => {
                 // The error says more than what could not be cleaned up after it.
-                let _ = sink.discard();
+                let _ = place.discard();
                 return Err(error);
             }
         };
@@ -213,6 +226,9 @@ impl Job<'_> {
         for notice in &notices {
             progress.warning(notice);
         }
+        let referring =
+            Referring { reference: &reference, source: &source, place: &*place, conversion: &conversion };
+        referring.settle(self.arguments.copy_referrers, self.arguments.attach_provenance, &progress)?;
         let outcome = Summary {
             source: &source,
             destination: &destination,
@@ -257,7 +273,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn select(&self) -> anyhow::Result<Vec<Selected>> {
-        let Source { provider, root, name } = self.source;
+        let Source { provider, root, name, .. } = self.source;
         let platforms = self.job.arguments.platforms.choice();
         let selection =
             convert::select(&**provider, root, &platforms, self.limits).with_context(|| name.clone())?;
@@ -281,13 +297,13 @@ impl Run<'_> {
     /// Converts the source and publishes the result.
     fn convert_into(
         &self,
-        sink: &Sink,
+        place: &dyn Place,
         prioritized: convert::Prioritized,
         names: &Names<'_>,
     ) -> anyhow::Result<Converted> {
-        let Source { provider, root, name } = self.source;
-        let store = Overlay::new(sink.store(), [&**provider]);
-        let converter = self.converter(sink, prioritized)?;
+        let Source { provider, root, name, .. } = self.source;
+        let store = Overlay::new(place.store(), [&**provider].into_iter().chain(place.held()));
+        let converter = self.converter(place.scratch(), prioritized)?;
         let conversion = convert::convert(&store, root, &*converter, &self.options(), self.progress)
             .with_context(|| name.clone())?;
         let tables = match (&self.job.target, names.tables) {
@@ -300,14 +316,14 @@ impl Run<'_> {
         self.job.cancel.check()?;
         let mut images = vec![(&conversion.root, names.image)];
         images.extend(tables.as_ref().zip(names.tables));
-        let notices = sink.publish_all(&store, &images)?;
+        let notices = place.publish_all(&store, &images)?;
         let notices = notices.iter().map(ToString::to_string).collect();
         Ok(Converted { conversion, tables, notices })
     }
 
     fn converter(
         &self,
-        sink: &Sink,
+        scratch: &Path,
         prioritized: convert::Prioritized,
     ) -> anyhow::Result<Box<dyn LayerConverter>> {
         let ConversionArguments { verify, reuse, jobs, tmp_dir, .. } = self.job.arguments;
@@ -321,7 +337,7 @@ impl Run<'_> {
             }
             Target::Seekable { format, .. } => {
                 let codec = format.codec().context("no format is asked for")?;
-                let spool = tmp_dir.clone().unwrap_or_else(|| sink.path().to_owned());
+                let spool = tmp_dir.clone().unwrap_or_else(|| scratch.to_owned());
                 let options = EncodeOptions {
                     check_frames: *verify == Verify::Frames,
                     limits: self.limits.clone(),

@@ -1,47 +1,39 @@
 //! Where the new image goes.
 
 use restow_registry::Place;
+use restow_registry::Reference;
 use restow_registry::Selector;
 
 use crate::failure::Usage;
 use crate::reference;
 
-/// A layout or a store, and the names the new image gets there.
+/// A place, and the names the new image gets there.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Destination {
-    /// The layout or the store.
+    /// The layout, the archive, the store or the repository.
     pub(crate) place: Place,
     /// The names, none twice; without any, an image in a layout has none.
     pub(crate) tags: Vec<String>,
 }
 
 impl Destination {
-    /// Joins the destinations of one command line, all of which must lie in one layout, and further tags.
+    /// Joins the destinations of one command line, all of which must lie in one place, and further tags.
     pub(crate) fn parse(references: &[String], tags: &[String]) -> anyhow::Result<Self> {
         let mut place: Option<Place> = None;
         let mut all = Vec::new();
         for text in references {
             let reference = reference::parse(text)?;
-            if let Place::Archive(_) = &reference.place {
-                return Err(Usage(format!("{text}: an archive cannot be written to, only a layout")).into());
-            }
-            match &place {
-                Some(Place::Layout(first)) if reference.place != Place::Layout(first.clone()) => {
-                    let first = first.display();
-                    return Err(Usage(format!(
-                        "{text} is not in the layout {first}; convert once for each layout"
-                    ))
-                    .into());
-                }
-                Some(Place::Store(_)) if !matches!(reference.place, Place::Store(_)) => {
-                    return Err(
-                        Usage(format!("{text} is not in the store; convert once for each place")).into()
-                    );
-                }
-                _ => {}
+            if let Some(first) = place.as_ref().filter(|first| **first != reference.place) {
+                let first = Reference { place: first.clone(), selector: Selector::Only };
+                let problem = format!("{text} is not in {first}; convert once for each place");
+                return Err(Usage(problem).into());
             }
             match &reference.selector {
                 Selector::Tag(tag) => all.push(tag.clone()),
+                // What a registry's name means without a tag.
+                Selector::Only if matches!(reference.place, Place::Registry(_)) && tags.is_empty() => {
+                    all.push("latest".to_owned());
+                }
                 Selector::Only => {}
                 Selector::Digest(_) => {
                     return Err(Usage(format!(
@@ -73,10 +65,20 @@ impl Destination {
         Ok(Self { place, tags: seen })
     }
 
+    /// Refuses a place that holds a single image and nothing about it.
+    pub(crate) fn must_hold_referrers(&self) -> anyhow::Result<()> {
+        match self.place {
+            Place::Archive(_) | Place::DockerArchive(_) | Place::Store(_) => {
+                let problem = "what refers to an image is kept by layouts and registries only";
+                Err(Usage(problem.into()).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Returns the references by which the new image is found.
     pub(crate) fn references(&self) -> Vec<String> {
-        let reference =
-            |selector| restow_registry::Reference { place: self.place.clone(), selector }.to_string();
+        let reference = |selector| Reference { place: self.place.clone(), selector }.to_string();
         match self.tags.as_slice() {
             [] => vec![reference(Selector::Only)],
             tags => tags.iter().map(|tag| reference(Selector::Tag(tag.clone()))).collect(),
@@ -92,10 +94,7 @@ mod tests {
         let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
         Destination::parse(&owned(references), &owned(tags))
             .map(|found| {
-                let place = match found.place {
-                    Place::Layout(path) | Place::Archive(path) => path.display().to_string(),
-                    Place::Store(_) => "the store".to_owned(),
-                };
+                let place = Reference { place: found.place, selector: Selector::Only }.to_string();
                 (place, found.tags.join(" "))
             })
             .map_err(|error| error.to_string())
@@ -104,22 +103,29 @@ mod tests {
     #[test]
     fn several_destinations_are_tags_of_one_layout() {
         for (references, tags, expected) in [
-            (&["oci:out"][..], &[][..], ("out", "")),
-            (&["out:a"], &[], ("out", "a")),
-            (&["oci:out:a", "out:b", "out:a"], &["c", "b"], ("out", "a b c")),
-            (&["out"], &["a"], ("out", "a")),
-            (&["store:a", "store:b:v1"], &["c"], ("the store", "a b:v1 c")),
-            (&["store:"], &["a"], ("the store", "a")),
+            (&["oci:out"][..], &[][..], ("oci:out", "")),
+            (&["out:a"], &[], ("oci:out", "a")),
+            (&["oci:out:a", "out:b", "out:a"], &["c", "b"], ("oci:out", "a b c")),
+            (&["out"], &["a"], ("oci:out", "a")),
+            (&["store:a", "store:b:v1"], &["c"], ("store:", "a b:v1 c")),
+            (&["store:"], &["a"], ("store:", "a")),
+            (&["out.tar:a"], &[], ("oci-archive:out.tar", "a")),
+            (&["docker://localhost:5000/a"], &[], ("docker://localhost:5000/a", "latest")),
+            (&["docker://localhost:5000/a"], &["b"], ("docker://localhost:5000/a", "b")),
+            (
+                &["docker://localhost:5000/a:b", "docker://localhost:5000/a:c"],
+                &[],
+                ("docker://localhost:5000/a", "b c"),
+            ),
         ] {
             let expected = (expected.0.to_owned(), expected.1.to_owned());
             assert_eq!(parse(references, tags), Ok(expected), "{references:?}");
         }
         for (references, expected) in [
-            (&["out:a", "other:b"][..], "other:b is not in the layout out; convert once for each layout"),
-            (&["out:a", "store:b"], "store:b is not in the layout out; convert once for each layout"),
-            (&["store:b", "out:a"], "out:a is not in the store; convert once for each place"),
+            (&["out:a", "other:b"][..], "other:b is not in oci:out; convert once for each place"),
+            (&["out:a", "store:b"], "store:b is not in oci:out; convert once for each place"),
+            (&["store:b", "out:a"], "out:a is not in store:; convert once for each place"),
             (&["store:"], "an image in the store needs a name, as in store:NAME"),
-            (&["out.tar:a"], "out.tar:a: an archive cannot be written to, only a layout"),
             (
                 &["out@sha256:0000000000000000000000000000000000000000000000000000000000000000"],
                 "out@sha256:0000000000000000000000000000000000000000000000000000000000000000: \

@@ -40,10 +40,24 @@ pub(crate) fn hint(error: &anyhow::Error) -> Option<&'static str> {
 /// Says whether the command line was at fault.
 pub(crate) fn is_usage(error: &anyhow::Error) -> bool {
     let reference = |cause: &(dyn StdError + 'static)| {
-        use registry::Error::{InvalidTag, NoPath, UnsupportedTransport};
-        matches!(cause.downcast_ref(), Some(InvalidTag { .. } | NoPath { .. } | UnsupportedTransport { .. }))
+        use registry::Error::{InvalidName, InvalidTag, NoPath, UnsupportedTransport};
+        matches!(
+            cause.downcast_ref(),
+            Some(InvalidName { .. } | InvalidTag { .. } | NoPath { .. } | UnsupportedTransport { .. })
+        )
     };
     causes(error.as_ref()).any(|cause| cause.is::<Usage>() || reference(cause))
+}
+
+/// Says whether a reference means nothing, as far as the registry lets anyone know: many refuse what is not
+/// there as they refuse what is secret.
+pub(crate) fn means_nothing(error: &registry::Error) -> bool {
+    use registry::Error::{NoSuchPath, Status, Unauthorized, UnknownDigest, UnknownTag};
+    match error {
+        Status { status, .. } => [401, 403].contains(status),
+        NoSuchPath { .. } | Unauthorized { .. } | UnknownDigest { .. } | UnknownTag { .. } => true,
+        error => error.is_not_found(),
+    }
 }
 
 /// Yields the error and what caused it, looking into `io::Error`s, which hide what they carry.
@@ -73,7 +87,11 @@ fn remedy(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
         _ => None,
     })
     .or_else(|| match cause.downcast_ref()? {
-        registry::Error::UnsupportedTransport { .. } | registry::Error::DockerArchive { .. } => {
+        registry::Error::DockerArchive { .. } => Some("name it as docker-archive:FILE"),
+        registry::Error::Unauthorized { .. } => {
+            Some("log in with docker login or podman login, or name a file of logins with --authfile")
+        }
+        registry::Error::UnsupportedTransport { .. } => {
             Some("copy the image into a layout first: skopeo copy SOURCE oci:DIRECTORY:TAG")
         }
         registry::Error::NoStore => Some("--root names a directory"),

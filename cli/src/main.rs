@@ -2,6 +2,7 @@
 
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests fail by panicking"))]
 
+mod access;
 mod args;
 mod commands;
 mod conversion;
@@ -20,9 +21,11 @@ mod progress;
 mod readers;
 mod readership;
 mod reference;
+mod referrers;
 mod report;
 mod seekable;
 mod toc_image;
+mod transfer;
 mod workload;
 
 use std::ffi::OsString;
@@ -36,7 +39,10 @@ fn main() -> ExitCode {
         Ok(cancel) => cancel,
         Err(error) => return fail(&error),
     };
-    match commands::run(cli.command, &cancel) {
+    access::set_up(&cli.registries);
+    let outcome = commands::run(cli.command, &cancel);
+    access::tell_requests();
+    match outcome {
         Ok(code) => code,
         // Whatever an interrupted command says is about the interruption.
         Err(_) if interrupt::happened() => {

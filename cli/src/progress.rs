@@ -54,12 +54,9 @@ struct Running {
 
 impl Progress {
     pub(crate) fn new(arguments: &ProgressArguments) -> Self {
-        let mode = match arguments.progress {
-            _ if arguments.quiet => Mode::None,
-            ProgressMode::Auto if std::io::stderr().is_terminal() => {
-                Mode::Bars(MultiProgress::with_draw_target(ProgressDrawTarget::stderr()))
-            }
-            ProgressMode::Auto | ProgressMode::Plain => Mode::Plain,
+        let mode = match mode(arguments) {
+            ProgressMode::Auto => Mode::Bars(MultiProgress::with_draw_target(ProgressDrawTarget::stderr())),
+            ProgressMode::Plain => Mode::Plain,
             ProgressMode::Json => Mode::Json,
             ProgressMode::None => Mode::None,
         };
@@ -163,6 +160,15 @@ impl Observer for Progress {
             Mode::Json => output::tell(&json!({"event": "warning", "text": text}).to_string()),
             _ => self.line(&format!("warning: {text}")),
         }
+    }
+}
+
+/// Settles what to show: [`ProgressMode::Auto`] is left where stderr is a terminal, for bars.
+pub(crate) fn mode(arguments: &ProgressArguments) -> ProgressMode {
+    match arguments.progress {
+        _ if arguments.quiet => ProgressMode::None,
+        ProgressMode::Auto if !std::io::stderr().is_terminal() => ProgressMode::Plain,
+        mode => mode,
     }
 }
 

@@ -5,10 +5,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use restow_content::metadata::Rebuilt;
-use restow_oci::Limits;
-use restow_registry::Place;
 use restow_registry::Reference;
-use restow_registry::Sink;
 
 use crate::memo;
 use crate::output;
@@ -30,17 +27,6 @@ pub(crate) fn root() -> Option<&'static Path> {
 /// Parses a reference.
 pub(crate) fn parse(text: &str) -> restow_registry::Result<Reference> {
     Ok(Reference::parse(text)?.in_store(root()))
-}
-
-/// Opens the place of a destination, and makes it where there is nothing.
-pub(crate) fn sink(place: &Place, limits: &Limits) -> restow_registry::Result<Sink> {
-    let sink = Sink::create(place, limits)?;
-    if let Sink::Store(images) = &sink
-        && let Some(rebuilt) = images.rebuilt()
-    {
-        warn_of_loss(images.store().root(), rebuilt);
-    }
-    Ok(sink)
 }
 
 /// Tells that the names, labels and leases of the store at `root` are lost.

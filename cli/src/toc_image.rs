@@ -11,8 +11,8 @@ use restow_oci::Limits;
 use restow_registry::Reference;
 use restow_registry::Selector;
 use restow_registry::Source;
-use restow_registry::open_source;
 
+use crate::access::open_source;
 use crate::reference;
 
 /// What comes behind the tag of an image to make that of its tables. stargz-snapshotter looks there.
@@ -38,10 +38,10 @@ impl TocArguments {
     /// Finds the image, which must be there only if it was asked for by name.
     pub(crate) fn open(&self, reference: &Reference, limits: &Limits) -> anyhow::Result<Tables> {
         let source = match (&self.toc_image, reference.tag()) {
-            (Some(text), _) => Some(open_source(&reference::parse(text)?, limits)?),
+            (Some(text), _) => Some(open_source(&reference::parse(text)?)?),
             (None, Some(name)) => {
                 let beside = Reference { selector: Selector::Tag(tag(name)), ..reference.clone() };
-                open_source(&beside, limits).ok()
+                open_source(&beside).ok()
             }
             (None, None) => None,
         };

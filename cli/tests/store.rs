@@ -242,7 +242,7 @@ fn the_command_line_is_held_to_sense() {
     bench.ok("store import v1");
     for (line, code, words) in [
         ("optimize v1:v1 store: --zstdchunked", 2, "needs a name"),
-        ("optimize v1:v1 store:a out:b --zstdchunked", 2, "is not in the store"),
+        ("optimize v1:v1 store:a out:b --zstdchunked", 2, "is not in store:"),
         ("store import store:v1 x", 2, "is in the store already"),
         ("store export v1 store:x", 2, "is in the store already"),
         ("store import v1:nothing", 1, "holds no image"),

@@ -7,8 +7,8 @@ use anyhow::Context as _;
 use clap::Args;
 use restow_oci::Limits;
 use restow_oci::Platform;
-use restow_registry::open_source;
 
+use crate::access::open_source;
 use crate::args::JobsArguments;
 use crate::files::Files;
 use crate::image::Image;
@@ -20,7 +20,7 @@ use crate::reference;
 /// and every chunk is verified before it is printed; any other layer is read and verified as a whole.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The image: oci:PATH[:TAG], oci-archive:FILE[:TAG], store:NAME, or a path
+    /// The image: oci:PATH[:TAG], docker://HOST/NAME[:TAG], store:NAME, an archive, or a path
     #[arg(value_name = "REF")]
     reference: String,
     /// The file
@@ -35,7 +35,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let limits = Limits::default();
-    let source = open_source(&reference::parse(&arguments.reference)?, &limits)?;
+    let source = open_source(&reference::parse(&arguments.reference)?)?;
     let image = Image::one(&source, arguments.platform.as_slice(), &limits)?;
     let layers = image.manifest.layers();
     let copy = || {

@@ -12,10 +12,10 @@ use restow_oci::Limits;
 use restow_oci::MediaType;
 use restow_oci::Platform;
 use restow_registry::Source;
-use restow_registry::open_source;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::access::open_source;
 use crate::args::Format;
 use crate::image::Image;
 use crate::output;
@@ -30,7 +30,7 @@ use crate::toc_image::TocArguments;
 /// Blobs are looked into, not read in full: `restow verify` does that.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The image: oci:PATH[:TAG], oci-archive:FILE[:TAG], store:NAME, or a path
+    /// The image: oci:PATH[:TAG], docker://HOST/NAME[:TAG], store:NAME, an archive, or a path
     #[arg(value_name = "REF")]
     reference: String,
     /// Print the table of contents of this layer, counted from 0, as it stands in the blob
@@ -49,7 +49,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let limits = Limits::default();
     let reference = reference::parse(&arguments.reference)?;
-    let source = open_source(&reference, &limits)?;
+    let source = open_source(&reference)?;
     let elsewhere = arguments.elsewhere.open(&reference, &limits)?;
     if let Some(position) = arguments.toc {
         let image = Image::one(&source, &arguments.platform, &limits)?;

@@ -7,10 +7,10 @@ use clap::Args;
 use restow_layer::Kind;
 use restow_oci::Limits;
 use restow_oci::Platform;
-use restow_registry::open_source;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::access::open_source;
 use crate::args::Format;
 use crate::args::JobsArguments;
 use crate::files::File;
@@ -27,7 +27,7 @@ use crate::reference;
 /// contents that the manifest vouches for are not read any further; others are, to their ends.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The image: oci:PATH[:TAG], oci-archive:FILE[:TAG], store:NAME, or a path
+    /// The image: oci:PATH[:TAG], docker://HOST/NAME[:TAG], store:NAME, an archive, or a path
     #[arg(value_name = "REF")]
     reference: String,
     /// A directory to list the files of, or a file
@@ -48,7 +48,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let limits = Limits::default();
-    let source = open_source(&reference::parse(&arguments.reference)?, &limits)?;
+    let source = open_source(&reference::parse(&arguments.reference)?)?;
     let image = Image::one(&source, arguments.platform.as_slice(), &limits)?;
     let layers = image.manifest.layers();
     let list = || {

@@ -3,6 +3,9 @@
 pub(crate) mod cat;
 pub(crate) mod completions;
 pub(crate) mod convert;
+pub(crate) mod copy;
+pub(crate) mod deploy;
+pub(crate) mod index;
 pub(crate) mod inspect;
 pub(crate) mod ls;
 mod man;
@@ -26,6 +29,9 @@ pub(crate) fn run(command: Command, cancel: &Cancel) -> anyhow::Result<ExitCode>
     match command {
         Command::Optimize(arguments) => optimize::run(&arguments, cancel),
         Command::Convert(arguments) => convert::run(&arguments, cancel),
+        Command::Copy(arguments) => copy::run(&arguments),
+        Command::Index(arguments) => index::run(&arguments),
+        Command::Deploy(arguments) => deploy::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Ls(arguments) => ls::run(&arguments),
         Command::Cat(arguments) => cat::run(&arguments),

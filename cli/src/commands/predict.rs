@@ -10,18 +10,18 @@ use restow_convert as convert;
 use restow_convert::Cancel;
 use restow_convert::Selected;
 use restow_oci::Limits;
-use restow_registry::Reference;
 use restow_registry::Source;
-use restow_registry::open_source;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::access::open_source;
 use crate::args::Format;
 use crate::args::JobsArguments;
 use crate::args::PlatformArguments;
 use crate::output;
 use crate::output::Table;
 use crate::prediction::Predictor;
+use crate::reference;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -53,7 +53,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<ExitCode> {
     let limits = Limits::default();
-    let source = open_source(&Reference::parse(&arguments.source)?, &limits)?;
+    let source = open_source(&reference::parse(&arguments.source)?)?;
     let Source { provider, root, .. } = &source;
     let images = convert::select(&**provider, root, &arguments.platforms.choice(), &limits)?.images;
     let predictor = Predictor {

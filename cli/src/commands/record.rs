@@ -9,10 +9,9 @@ use restow_content::publish;
 use restow_convert as convert;
 use restow_convert::Cancel;
 use restow_oci::Limits;
-use restow_registry::Reference;
-use restow_registry::open_source;
 use serde_json::json;
 
+use crate::access::open_source;
 use crate::args::Format;
 use crate::args::JobsArguments;
 use crate::args::PlatformArguments;
@@ -20,6 +19,7 @@ use crate::failure::Usage;
 use crate::memo;
 use crate::output;
 use crate::output::Table;
+use crate::reference;
 use crate::workload::Recorder;
 use crate::workload::Recording;
 use crate::workload::WorkloadArguments;
@@ -64,7 +64,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<ExitCode> {
     let limits = Limits::default();
-    let source = open_source(&Reference::parse(&arguments.source)?, &limits)?;
+    let source = open_source(&reference::parse(&arguments.source)?)?;
     let images =
         convert::select(&*source.provider, &source.root, &arguments.platforms.choice(), &limits)?.images;
     let [image] = images.as_slice() else {

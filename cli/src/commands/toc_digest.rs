@@ -14,8 +14,8 @@ use restow_oci::Kind;
 use restow_oci::Limits;
 use restow_oci::Platform;
 use restow_registry::Source;
-use restow_registry::open_source;
 
+use crate::access::open_source;
 use crate::image::Image;
 use crate::output;
 use crate::reference;
@@ -28,7 +28,7 @@ use crate::toc_image::TocArguments;
 /// The table is read, checked, and held to what the manifest says of it.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The image: oci:PATH[:TAG], oci-archive:FILE[:TAG], store:NAME, or a path
+    /// The image: oci:PATH[:TAG], docker://HOST/NAME[:TAG], store:NAME, an archive, or a path
     #[arg(value_name = "REF")]
     reference: String,
     /// The layer, counted from 0; without it each layer gets a line: position, digest, digest of the table or -
@@ -44,7 +44,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let limits = Limits::default();
     let reference = reference::parse(&arguments.reference)?;
-    let source = open_source(&reference, &limits)?;
+    let source = open_source(&reference)?;
     let elsewhere = arguments.elsewhere.open(&reference, &limits)?;
     let image = Image::one(&source, arguments.platform.as_slice(), &limits)?;
     let digest = |position: usize, layer: &Descriptor| {

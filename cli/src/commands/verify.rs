@@ -20,10 +20,10 @@ use restow_oci::Manifest;
 use restow_oci::Platform;
 use restow_oci::annotations::STARGZ_LAYER_DIGEST;
 use restow_registry::Source;
-use restow_registry::open_source;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::access::open_source;
 use crate::args::Format;
 use crate::args::JobsArguments;
 use crate::failure;
@@ -45,7 +45,7 @@ use crate::toc_image::TocArguments;
 /// contents, every chunk and every file. Exits with 1 if something does not hold.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The image: oci:PATH[:TAG], oci-archive:FILE[:TAG], store:NAME, or a path
+    /// The image: oci:PATH[:TAG], docker://HOST/NAME[:TAG], store:NAME, an archive, or a path
     #[arg(value_name = "REF")]
     reference: String,
     /// Verify only the image for this platform; may be given several times
@@ -66,7 +66,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let limits = Limits::default();
     let reference = reference::parse(&arguments.reference)?;
-    let source = open_source(&reference, &limits)?;
+    let source = open_source(&reference)?;
     let tables = arguments.toc.open(&reference, &limits)?;
     let chosen = match arguments.platform.as_slice() {
         [] => None,

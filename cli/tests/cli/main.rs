@@ -27,6 +27,8 @@ mod files;
 
 /// Manifests for containerd's and for podman's readers.
 mod readers;
+/// Registries and archives: `restow copy`, `index`, `deploy`, and conversions from and to them.
+mod registry;
 
 fn base() -> Layer {
     let tar = TarBuilder::new()
@@ -349,9 +351,10 @@ fn a_wrong_command_line_exits_with_2_before_anything_is_done() {
         ("optimize src:v1 out --zstdchunked --platform a/b/c/d", "a/b/c/d"),
         ("optimize src:v1 out --zstdchunked --platform linux/amd64 --all-platforms", "cannot be used with"),
         ("optimize src:v1 out --zstdchunked --jobs 0", "0"),
-        ("optimize src:v1 out:a other:b --zstdchunked", "error: other:b is not in the layout out"),
-        ("optimize src:v1 out.tar --zstdchunked", "error: out.tar: an archive cannot be written to"),
-        ("optimize docker://x/y out --zstdchunked", "hint: copy the image into a layout first"),
+        ("optimize src:v1 out:a other:b --zstdchunked", "error: other:b is not in oci:out"),
+        ("optimize src:v1 out.tar --zstdchunked --copy-referrers", "what refers to an image is kept by"),
+        ("optimize docker://X out --zstdchunked", "is not the name of an image"),
+        ("optimize docker-daemon:x/y out --zstdchunked", "hint: copy the image into a layout first"),
         ("optimize src:v1 out --zstdchunked --frobnicate", "--frobnicate"),
     ] {
         let run = bench.run(line);

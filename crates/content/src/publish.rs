@@ -14,6 +14,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 
+use crate::Error;
 use crate::Result;
 use crate::error::failed;
 use crate::file;
@@ -44,11 +45,20 @@ impl Draft {
     }
 
     /// Replaces the file by `bytes`, or creates it.
-    pub fn publish(mut self, bytes: &[u8]) -> Result<()> {
+    pub fn publish(self, bytes: &[u8]) -> Result<()> {
+        let path = self.path.clone();
+        self.publish_with(|file| file.write_all(bytes).map_err(failed("write", &path)))
+    }
+
+    /// Replaces the file by what `write` writes, or creates it; after an error the old file stays.
+    pub fn publish_with<E: From<Error>>(
+        mut self,
+        write: impl FnOnce(&mut File) -> Result<(), E>,
+    ) -> Result<(), E> {
         // A holder that died may have left bytes.
         self.file.set_len(0).map_err(failed("truncate", &self.path))?;
-        self.file.write_all(bytes).map_err(failed("write", &self.path))?;
-        rename(&self.file, &self.path, &self.target)
+        write(&mut self.file)?;
+        Ok(rename(&self.file, &self.path, &self.target)?)
     }
 }
 

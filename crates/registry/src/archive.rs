@@ -1,9 +1,13 @@
-//! An OCI layout in an uncompressed tar, read where it lies.
+//! Archives, read where they lie: an OCI layout in an uncompressed tar, and what Docker saves.
 
+mod docker;
 mod scan;
+mod write;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io;
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,10 +19,14 @@ use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Limits;
 
+pub use self::docker::DockerArchive;
 use self::scan::Kind;
+pub use self::write::ArchiveDestination;
+pub use self::write::ArchiveForm;
 use crate::Error;
 use crate::Result;
 use crate::Selector;
+use crate::access::STANDARD;
 use crate::catalogue::Catalogue;
 use crate::error::not_a_layout;
 use crate::layout::check_marker;
@@ -40,6 +48,16 @@ impl OciArchive {
             return Err(Error::NoSuchPath { path: path.to_owned() });
         }
         let (file, size) = file::open(path)?;
+        OciArchive::read(path, file, size, limits)
+    }
+
+    /// Reads an archive from a stream, by way of an unnamed file in `scratch`.
+    pub fn from_input(input: &mut dyn Read, scratch: &Path, limits: &Limits) -> Result<OciArchive> {
+        let (file, size) = spool(input, scratch)?;
+        OciArchive::read(Path::new(STANDARD), file, size, limits)
+    }
+
+    fn read(path: &Path, file: File, size: u64, limits: &Limits) -> Result<OciArchive> {
         let file = Arc::new(file);
         let tar = Section::new(file.clone(), 0, size);
         let mut places = BTreeMap::new();
@@ -85,6 +103,10 @@ impl OciArchive {
         self.catalogue.tags()
     }
 
+    pub(crate) fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
     /// Returns the image that `selector` means: its manifest or index.
     pub fn resolve(&self, selector: &Selector) -> Result<Descriptor> {
         self.catalogue.resolve(selector, self, &self.limits)
@@ -103,6 +125,18 @@ impl Provider for OciArchive {
         }
         Ok(Box::new(Section::new(self.file.clone(), data, size)))
     }
+}
+
+/// Copies a stream into an unnamed file, since an archive is read out of order.
+fn spool(input: &mut dyn Read, scratch: &Path) -> Result<(File, u64)> {
+    let failed = |source| restow_content::Error::Io {
+        action: "copy the archive to a temporary file in",
+        path: scratch.to_owned(),
+        source,
+    };
+    let mut file = tempfile::tempfile_in(scratch).map_err(failed)?;
+    let size = io::copy(input, &mut file).map_err(failed)?;
+    Ok((file, size))
 }
 
 /// What an entry of that name holds.

@@ -12,6 +12,7 @@ use restow_oci::Digest;
 use restow_oci::Index;
 use restow_oci::Kind;
 use restow_oci::Limits;
+use restow_oci::Manifest;
 use restow_oci::annotations::REF_NAME;
 
 use crate::Error;
@@ -38,6 +39,15 @@ impl Catalogue {
         let index =
             Index::parse(bytes, limits).map_err(unusable(format!("index.json of {}", place.display())))?;
         Ok(Catalogue::new(place, index))
+    }
+
+    /// Returns the catalogue of a place that holds nothing yet.
+    pub(crate) fn empty(place: &Path) -> Catalogue {
+        Catalogue { place: place.to_owned(), index: Index::new(Vec::new()) }
+    }
+
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.index.into_bytes()
     }
 
     /// Returns the names in their order, each once.
@@ -131,6 +141,38 @@ impl Catalogue {
             level = next;
         }
         Err(Error::UnknownDigest { place: self.place.clone(), digest: digest.clone() })
+    }
+
+    /// Returns the entries whose subject is `digest`.
+    pub(crate) fn referrers(
+        &self,
+        digest: &Digest,
+        provider: &dyn Provider,
+        limits: &Limits,
+    ) -> Result<Vec<Descriptor>> {
+        let mut found = Vec::new();
+        for entry in distinct(self.index.manifests().iter()) {
+            let kind = entry.media_type.kind();
+            if !matches!(kind, Kind::Index | Kind::Manifest) {
+                continue;
+            }
+            let bytes = match read(provider, entry, limits.manifest_size) {
+                Err(error) if error.is_not_found() => continue,
+                bytes => bytes?,
+            };
+            let subject = match kind {
+                Kind::Index => {
+                    Index::parse_as(bytes, &entry.media_type, limits).map(|index| index.subject().cloned())
+                }
+                _ => Manifest::parse_as(bytes, &entry.media_type, limits)
+                    .map(|manifest| manifest.subject().cloned()),
+            };
+            let subject = subject.map_err(unusable(format!("manifest {}", entry.digest)))?;
+            if subject.is_some_and(|subject| subject.digest == *digest) {
+                found.push(entry.clone());
+            }
+        }
+        Ok(found)
     }
 
     /// Lets `tag` name `root`, and `root` alone: its first entry is replaced where it stands, others of its

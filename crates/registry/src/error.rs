@@ -43,13 +43,6 @@ pub enum Error {
         place: PathBuf,
     },
 
-    /// The place can only be read from.
-    #[error("{place}: an archive cannot be written to")]
-    ReadOnly {
-        /// The archive.
-        place: PathBuf,
-    },
-
     /// There is nothing at the path.
     #[error("{path} does not exist")]
     NoSuchPath {
@@ -76,7 +69,7 @@ pub enum Error {
     },
 
     /// The archive is what `docker save` writes.
-    #[error("{path} is a docker archive, which is not supported yet by this version")]
+    #[error("{path} is a docker archive, not an OCI one")]
     DockerArchive {
         /// The archive.
         path: PathBuf,
@@ -176,9 +169,121 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 
+    /// The text names nothing in a registry.
+    #[error("{name:?} is not the name of an image: expected HOST/NAME[:TAG][@DIGEST]")]
+    InvalidName {
+        /// The text.
+        name: String,
+    },
+
+    /// The registry does not have it, or does not show it.
+    #[error("{name} not found")]
+    NotInRegistry {
+        /// The image or blob.
+        name: String,
+    },
+
+    /// The registry answered with an error.
+    #[error("{request}: {status}{}", said(message))]
+    Status {
+        /// Method and URL, without its query.
+        request: String,
+        /// The HTTP status.
+        status: u16,
+        /// What the registry said of it.
+        message: String,
+    },
+
+    /// The registry could not be reached, or fell silent, as often as was tried.
+    #[error("{request}: failed {attempts} times")]
+    Connection {
+        /// Method and URL, without its query.
+        request: String,
+        /// How often it was tried.
+        attempts: u32,
+        /// What the last attempt met.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+
+    /// The registry answered with something that no registry should, or that is not safe to follow.
+    #[error("{request}: {problem}")]
+    Protocol {
+        /// Method and URL, without its query.
+        request: String,
+        /// What is wrong.
+        problem: String,
+    },
+
+    /// The registry asks for a login that is not known, or refuses the one that is.
+    #[error("{host} refuses access to {what}: {problem}")]
+    Unauthorized {
+        /// The registry.
+        host: String,
+        /// What was asked for.
+        what: String,
+        /// Why.
+        problem: String,
+    },
+
+    /// A file that says how registries are reached, or who we are to them, cannot be used.
+    #[error("cannot use {path}: {problem}")]
+    Configuration {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+
+    /// A credential helper failed.
+    #[error("credential helper {helper}: {problem}")]
+    CredentialHelper {
+        /// The program.
+        helper: String,
+        /// What is wrong.
+        problem: String,
+    },
+
+    /// A line of input to a deployment is not one.
+    #[error("cannot deploy {what}: {problem}")]
+    Deployment {
+        /// The first reference of the input, or what stands for it.
+        what: String,
+        /// What is wrong.
+        problem: String,
+    },
+
+    /// An index cannot be made of what a reference names.
+    #[error("cannot make an index of {name}: {problem}")]
+    Synthesis {
+        /// The reference.
+        name: String,
+        /// What is wrong.
+        problem: String,
+    },
+
+    /// A place cannot be read from, or not be written to.
+    #[error("{reference}: {problem}")]
+    Unusable {
+        /// The reference.
+        reference: String,
+        /// What is wrong with its use.
+        problem: &'static str,
+    },
+
     /// The files or the store.
     #[error(transparent)]
     Content(#[from] restow_content::Error),
+}
+
+impl Error {
+    /// Returns whether something is missing rather than wrong.
+    pub fn is_not_found(&self) -> bool {
+        match self {
+            Error::NotInRegistry { .. } => true,
+            Error::Content(error) => error.is_not_found(),
+            _ => false,
+        }
+    }
 }
 
 /// Names the document that could not be used.
@@ -191,6 +296,11 @@ where
 
 pub(crate) fn not_a_layout(path: &Path, reason: impl Into<String>) -> Error {
     Error::NotALayout { path: path.to_owned(), reason: reason.into() }
+}
+
+/// Sets what a registry said apart from the status.
+fn said(message: &str) -> String {
+    if message.is_empty() { String::new() } else { format!(", {message}") }
 }
 
 /// Joins names for a message, the first few of them.

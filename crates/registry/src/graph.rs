@@ -26,6 +26,21 @@ pub(crate) struct Graph {
     pub(crate) missing: Vec<Digest>,
 }
 
+impl Graph {
+    /// Adds what another walk has met, each blob once.
+    pub(crate) fn extend(&mut self, other: Graph) {
+        let new = |known: &[Descriptor], found: Vec<Descriptor>| -> Vec<Descriptor> {
+            let is_new = |one: &Descriptor| known.iter().all(|known| known.digest != one.digest);
+            found.into_iter().filter(is_new).collect()
+        };
+        let documents = new(&self.documents, other.documents);
+        let leaves = new(&self.leaves, other.leaves);
+        self.documents.extend(documents);
+        self.leaves.extend(leaves);
+        self.missing.extend(other.missing);
+    }
+}
+
 /// Walks from `root` down. A subject is a link to an image of its own and is not followed.
 pub(crate) fn walk(provider: &dyn Provider, root: &Descriptor, limits: &Limits) -> Result<Graph> {
     let graph = Graph { documents: Vec::new(), leaves: Vec::new(), missing: Vec::new() };

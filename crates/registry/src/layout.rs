@@ -129,7 +129,7 @@ impl Layout {
         Ok(draft.publish(&bytes)?)
     }
 
-    fn catalogue(&self) -> Result<Catalogue> {
+    pub(crate) fn catalogue(&self) -> Result<Catalogue> {
         let bytes = read(&self.path, INDEX, &self.limits)?;
         let bytes = bytes.ok_or_else(|| not_a_layout(&self.path, format!("it has no {INDEX}")))?;
         Catalogue::parse(&self.path, bytes, &self.limits)

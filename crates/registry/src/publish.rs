@@ -1,12 +1,6 @@
 //! Putting an image into a layout or a store.
 
 use std::fmt;
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
-use std::thread;
 
 use restow_content::Overlay;
 use restow_content::Provider;
@@ -21,6 +15,7 @@ use crate::Error;
 use crate::Layout;
 use crate::Result;
 use crate::graph;
+use crate::parallel;
 use crate::reference;
 
 /// How many blobs are copied side by side: enough that a small one need not wait for a large one.
@@ -154,25 +149,7 @@ fn copy_all(
     store: &dyn Store,
     blobs: &[Descriptor],
 ) -> Result<Vec<Outcome>> {
-    let next = AtomicUsize::new(0);
-    let stop = AtomicBool::new(false);
-    let results = Mutex::new(Vec::new());
-    thread::scope(|scope| {
-        for _ in 0..COPIES.min(blobs.len()) {
-            scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) {
-                    let position = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(blob) = blobs.get(position) else { break };
-                    let result = copy_one(how, source, store, blob);
-                    stop.fetch_or(result.is_err(), Ordering::Relaxed);
-                    results.lock().unwrap_or_else(PoisonError::into_inner).push((position, result));
-                }
-            });
-        }
-    });
-    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    results.sort_by_key(|(position, _)| *position);
-    results.into_iter().map(|(_, result)| result).collect()
+    parallel::each(blobs, COPIES, |blob| copy_one(how, source, store, blob))
 }
 
 fn copy_one(how: Transfer, source: &dyn Provider, store: &dyn Store, blob: &Descriptor) -> Result<Outcome> {
@@ -192,7 +169,7 @@ enum Outcome {
     Missing,
 }
 
-fn may_be_absent(descriptor: &Descriptor) -> bool {
+pub(crate) fn may_be_absent(descriptor: &Descriptor) -> bool {
     let kept_back = matches!(descriptor.media_type.kind(), Kind::Layer { distributable: false, .. });
     kept_back || !descriptor.urls.is_empty()
 }

@@ -4,10 +4,12 @@
 //! |---|---|
 //! | `oci:PATH[:TAG]` | a layout directory |
 //! | `oci-archive:FILE[:TAG]` | a layout in a tar |
+//! | `docker-archive:FILE[:NAME]` | what `docker save` writes |
+//! | `docker://HOST/NAME[:TAG]` | a repository of a registry; without a host, of Docker Hub |
 //! | `store:NAME` | a store with a database; which one, the program says |
 //! | `PATH[:TAG]` | a layout directory; an archive where the path ends in `.tar` or is a file |
 //!
-//! A digest, `@sha256:…`, may stand behind or in place of the tag, and decides. The path ends at the first
+//! `-` in the place of a FILE is standard input or output. A digest, `@sha256:…`, may stand behind or in place of the tag, and decides. The path ends at the first
 //! colon, as in skopeo, unless a longer part of the text is the path of something that exists.
 
 use std::fmt;
@@ -19,6 +21,8 @@ use restow_oci::Algorithm;
 use restow_oci::Digest;
 
 use crate::Error;
+use crate::Name;
+use crate::Repository;
 use crate::Result;
 
 /// Where an image lies, and which of the images there it is.
@@ -37,6 +41,10 @@ pub enum Place {
     Layout(PathBuf),
     /// An OCI layout in an uncompressed tar.
     Archive(PathBuf),
+    /// An archive of `docker save`.
+    DockerArchive(PathBuf),
+    /// A repository of a registry.
+    Registry(Repository),
     /// A store with a database, in this directory once that is known.
     Store(Option<PathBuf>),
 }
@@ -54,11 +62,12 @@ pub enum Selector {
 
 const LAYOUT: &str = "oci:";
 const ARCHIVE: &str = "oci-archive:";
+const DOCKER_ARCHIVE: &str = "docker-archive:";
+const REGISTRY: &str = "docker://";
 const STORE: &str = "store:";
 
 /// Prefixes that have a meaning for users of related tools, and so are no paths.
-const UNSUPPORTED: [&str; 5] =
-    ["docker://", "docker-archive:", "docker-daemon:", "containerd://", "containers-storage:"];
+const UNSUPPORTED: [&str; 3] = ["docker-daemon:", "containerd://", "containers-storage:"];
 
 impl Reference {
     /// Parses a reference. The file system is asked which paths exist, and nothing else.
@@ -96,10 +105,12 @@ impl FromStr for Reference {
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
-            Place::Layout(path) => write!(f, "{LAYOUT}{}", path.display())?,
-            Place::Archive(path) => write!(f, "{ARCHIVE}{}", path.display())?,
-            Place::Store(_) => f.write_str(STORE)?,
-        }
+            Place::Layout(path) => write!(f, "{LAYOUT}{}", path.display()),
+            Place::Archive(path) => write!(f, "{ARCHIVE}{}", path.display()),
+            Place::DockerArchive(path) => write!(f, "{DOCKER_ARCHIVE}{}", path.display()),
+            Place::Registry(repository) => write!(f, "{REGISTRY}{repository}"),
+            Place::Store(_) => f.write_str(STORE),
+        }?;
         match &self.selector {
             Selector::Tag(tag) if matches!(self.place, Place::Store(_)) => f.write_str(tag),
             Selector::Only => Ok(()),
@@ -114,6 +125,8 @@ impl fmt::Display for Reference {
 enum Found {
     Directory,
     File,
+    /// Nothing that a look could tell; the reference says so.
+    Saved,
 }
 
 fn parse(text: &str, look: &dyn Fn(&Path) -> Option<Found>) -> Result<Reference> {
@@ -124,11 +137,24 @@ fn parse(text: &str, look: &dyn Fn(&Path) -> Option<Found>) -> Result<Reference>
     if let Some(name) = text.strip_prefix(STORE) {
         return in_store(name).map_err(|tag| Error::InvalidTag { reference: reference(), tag });
     }
-    let (said, rest) = match (text.strip_prefix(LAYOUT), text.strip_prefix(ARCHIVE)) {
-        (Some(rest), _) => (Some(Found::Directory), rest),
-        (_, Some(rest)) => (Some(Found::File), rest),
-        (None, None) => (None, text),
-    };
+    if let Some(name) = text.strip_prefix(REGISTRY) {
+        let Name { repository, tag, digest } = Name::parse(name)?;
+        let selector = match (digest, tag) {
+            (Some(digest), _) => Selector::Digest(digest),
+            (None, Some(tag)) => Selector::Tag(tag),
+            (None, None) => Selector::Only,
+        };
+        return Ok(Reference { place: Place::Registry(repository), selector });
+    }
+    let prefixes = [
+        (LAYOUT, Some(Found::Directory)),
+        (ARCHIVE, Some(Found::File)),
+        (DOCKER_ARCHIVE, Some(Found::Saved)),
+    ];
+    let (said, rest) = prefixes
+        .into_iter()
+        .find_map(|(prefix, said)| Some((said, text.strip_prefix(prefix)?)))
+        .unwrap_or((None, text));
     let (path, name) = split(rest, look);
     if path.is_empty() {
         return Err(Error::NoPath { reference: reference() });
@@ -137,6 +163,7 @@ fn parse(text: &str, look: &dyn Fn(&Path) -> Option<Found>) -> Result<Reference>
     let place = match said.or_else(|| look(Path::new(path))) {
         Some(Found::Directory) => Place::Layout(path.into()),
         Some(Found::File) => Place::Archive(path.into()),
+        Some(Found::Saved) => Place::DockerArchive(path.into()),
         None if path.ends_with(".tar") => Place::Archive(path.into()),
         None => Place::Layout(path.into()),
     };
@@ -223,6 +250,8 @@ mod tests {
     fn a_reference_is_a_place_and_a_selector() {
         let layout = |path: &str| Place::Layout(path.into());
         let archive = |path: &str| Place::Archive(path.into());
+        let saved = |path: &str| Place::DockerArchive(path.into());
+        let registry = |name: &str| Place::Registry(Name::parse(name).unwrap().repository);
         let tag = |tag: &str| Selector::Tag(tag.into());
         let digest = || Selector::Digest(Digest::parse(DIGEST).unwrap());
         let cases = [
@@ -248,6 +277,13 @@ mod tests {
             ("dir:without", layout("dir"), tag("without")),
             ("a:b.tar:v1", archive("a:b.tar"), tag("v1")),
             ("odd@name:v1", layout("odd@name"), tag("v1")),
+            // Registries and Docker's archives.
+            ("docker://debian", registry("debian"), Selector::Only),
+            ("docker://localhost:5000/a/b:v1", registry("localhost:5000/a/b"), tag("v1")),
+            (&format!("docker://debian:12@{DIGEST}"), registry("debian"), digest()),
+            ("docker-archive:file:debian:12", saved("file"), tag("debian:12")),
+            ("docker-archive:-", saved("-"), Selector::Only),
+            ("oci-archive:-:v1", archive("-"), tag("v1")),
             // Names in a store.
             ("store:", Place::Store(None), Selector::Only),
             ("store:dir:v1", Place::Store(None), tag("dir:v1")),
@@ -269,7 +305,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_used_is_refused_with_its_reason() {
-        for text in ["docker://debian:12", "docker-archive:x.tar", "containerd://k8s.io/x"] {
+        for text in ["docker-daemon:x", "containerd://k8s.io/x"] {
             let error = parse(text, &existing).unwrap_err();
             assert!(matches!(error, Error::UnsupportedTransport { .. }), "{text}: {error}");
         }

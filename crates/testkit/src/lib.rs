@@ -8,6 +8,7 @@
 //! - [`compress`] makes gzip members and zstd frames, right and wrong ones.
 //! - [`ImageBuilder`], [`IndexBuilder`] and [`Layer`] make images; [`write_layout`] writes them to a disk.
 //! - [`random_tar`], [`random_image`] and [`mutate`] make what nobody thought of.
+//! - [`registry`] is a registry on this machine that counts and misbehaves.
 //! - [`Faulty`] is a store that fails at a step of one's choice; [`trace`] lets a program fail, or kills it, at a
 //!   system call.
 //! - [`plain`] reads tars and compressed streams again.
@@ -22,6 +23,7 @@ mod faulty;
 mod image;
 pub mod plain;
 mod random;
+pub mod registry;
 pub mod trace;
 
 use std::path::Path;
@@ -46,6 +48,7 @@ pub use random::Random;
 pub use random::TarOptions;
 pub use random::mutate;
 pub use random::random_tar;
+pub use registry::Registry;
 
 /// Returns where a stored fixture lies, as `golden/src` or `layouts/busybox`.
 pub fn testdata(path: impl AsRef<Path>) -> PathBuf {

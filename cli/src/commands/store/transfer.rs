@@ -8,10 +8,11 @@ use restow_registry::Layout;
 use restow_registry::Place as Where;
 use restow_registry::Selector;
 use restow_registry::Transfer;
-use restow_registry::open_source;
 
 use super::Place;
 use super::images;
+use crate::access::open_destination;
+use crate::access::open_source;
 use crate::destination::Destination;
 use crate::output;
 use crate::reference;
@@ -69,7 +70,7 @@ pub(super) fn import(command: &Import, place: &Place<'_>) -> anyhow::Result<()> 
     let how = command.transfer.how();
     let publish = |selector: Selector, names: &[String]| -> anyhow::Result<()> {
         let reference = restow_registry::Reference { place: source.place.clone(), selector };
-        let source = open_source(&reference, &limits)?;
+        let source = open_source(&reference)?;
         let notices = images
             .publish_by(how, &*source.provider, &source.root, names)
             .with_context(|| source.name.clone())?;
@@ -104,18 +105,29 @@ pub(super) fn export(command: &Export, place: &Place<'_>) -> anyhow::Result<()> 
     let images = restow_registry::StoreImages::of(&store, &limits)?;
     let selector = reference::parse(&format!("store:{}", command.name))?.selector;
     let root = images.resolve(&selector)?;
-    let sink = reference::sink(&destination.place, &limits)?;
     let source = Overlay::new(images.store(), []);
-    let notices = match sink.publish_by(command.transfer.how(), &source, &root, &destination.tags) {
-        Ok(notices) => notices,
-        Err(error) => {
-            // The error says more than what could not be cleaned up after it.
-            let _ = sink.discard();
-            return Err(error).with_context(|| command.name.clone());
+    let (names, how) = (&destination.tags, command.transfer.how());
+    let published = match &destination.place {
+        // Files can be shared with a layout; elsewhere they are copied.
+        Where::Layout(path) => {
+            let layout = Layout::create(path, &limits)?;
+            let published = layout.publish_by(how, &source, &root, names);
+            published.inspect_err(|_| discard(Box::new(layout)))
+        }
+        place => {
+            let place = open_destination(place, None)?;
+            let published = place.publish(&source, &root, names);
+            published.inspect_err(|_| discard(place))
         }
     };
+    let notices = published.with_context(|| command.name.clone())?;
     for notice in notices {
         output::tell(&format!("warning: {notice}"));
     }
     Ok(output::print(root.digest.as_str())?)
+}
+
+/// Removes what a run that failed has left. Why it failed says more than what could not be cleaned up after it.
+fn discard(place: Box<dyn restow_registry::Destination>) {
+    let _ = place.discard();
 }

@@ -24,6 +24,8 @@ pub(super) struct Entry {
     /// Where the content starts.
     pub(super) data: u64,
     pub(super) size: u64,
+    /// Where a link leads.
+    pub(super) link: String,
 }
 
 impl Entry {
@@ -119,7 +121,8 @@ pub(super) fn entries(
                 b'1' | b'2' => Kind::Link,
                 _ => Kind::Special,
             };
-            visit(Entry { name, kind, header, data, size: own_size })?;
+            let link = String::from_utf8_lossy(until_nul(&block[157..257])).into_owned();
+            visit(Entry { name, kind, header, data, size: own_size, link })?;
         }
         // The last entry may lack its padding.
         header = end.next_multiple_of(BLOCK).min(tar.size());

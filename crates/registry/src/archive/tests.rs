@@ -1,6 +1,8 @@
 use super::*;
+use crate::Access;
+use crate::Reading;
 use crate::Reference;
-use crate::open_source;
+use crate::Settings;
 use restow_testkit::Entry;
 use restow_testkit::Image;
 use restow_testkit::ImageBuilder;
@@ -151,7 +153,7 @@ fn what_is_no_archive_of_a_layout_is_refused_with_its_reason() {
     refused(&only(&["oci-layout"]).finish(), "it has no index.json");
     refused(
         &only(&[]).file("manifest.json", "[]").dir("abc/").finish(),
-        "is a docker archive, which is not supported yet",
+        "is a docker archive, not an OCI one",
     );
     refused(
         &only(&["index.json"]).file("oci-layout", r#"{"imageLayoutVersion":"2"}"#).finish(),
@@ -197,6 +199,7 @@ fn the_number_of_entries_is_bounded() {
 fn a_source_is_opened_by_its_reference() {
     let directory = tempfile::tempdir().unwrap();
     let image = image();
+    let access = Access::new(Limits::default(), directory.path(), || Ok(Settings::default()));
     fs::write(directory.path().join("image.tar"), TarBuilder::new().entries(entries(&image)).finish())
         .unwrap();
     image.write_layout(&directory.path().join("layout"), "v1").unwrap();
@@ -204,7 +207,7 @@ fn a_source_is_opened_by_its_reference() {
     for text in
         [at("image.tar"), at("image.tar:v1"), at("layout"), at("layout:v1"), format!("oci:{}", at("layout"))]
     {
-        let source = open_source(&Reference::parse(&text).unwrap(), &Limits::default()).unwrap();
+        let source = access.open_source(&Reference::parse(&text).unwrap(), Reading::Once).unwrap();
         assert_eq!(source.root.digest, image.root.digest, "{text}");
         assert!(source.name.contains(directory.path().to_str().unwrap()));
         let bytes = restow_content::read(&*source.provider, &source.root, 10_000).unwrap();
@@ -218,7 +221,8 @@ fn a_source_is_opened_by_its_reference() {
         (at("layout:v2"), "holds no image \"v2\", only v1"),
         (at("image.tar:v2"), "holds no image \"v2\", only v1"),
     ] {
-        let error = open_source(&Reference::parse(&text).unwrap(), &Limits::default()).map(drop).unwrap_err();
+        let error =
+            access.open_source(&Reference::parse(&text).unwrap(), Reading::Once).map(drop).unwrap_err();
         assert!(error.to_string().contains(expected), "{text}: {error}");
     }
 }

@@ -16,6 +16,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 
 fn layer(content: &str) -> Layer {
     Layer::gzip(TarBuilder::new().file("file", content).finish())

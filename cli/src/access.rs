@@ -1,0 +1,195 @@
+//! How images are reached: the flags about registries, and what the environment and the machine's files say.
+
+use std::env;
+use std::ffi::OsString;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use clap::Args;
+use restow_oci::Limits;
+use restow_registry::Access;
+use restow_registry::Destination;
+use restow_registry::Place;
+use restow_registry::Reading;
+use restow_registry::Reference;
+use restow_registry::Settings;
+use restow_registry::Source;
+use restow_registry::StoreImages;
+use restow_registry::client::Credentials;
+use restow_registry::client::Hosts;
+use restow_registry::client::Proxies;
+
+use crate::args::parse_size;
+use crate::output;
+use crate::reference;
+
+/// How registries are reached; the same for all commands.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Registries")]
+pub(crate) struct RegistryArguments {
+    /// Reach every registry without TLS; those on this machine are reached so anyway
+    #[arg(long, global = true, hide_short_help = true)]
+    plain_http: bool,
+    /// Trust the certificates in this file, too; may be given several times
+    ///
+    /// With it, registries on this machine are reached by TLS as well.
+    #[arg(long, global = true, hide_short_help = true, value_name = "FILE")]
+    ca_file: Vec<PathBuf>,
+    /// Take logins from this file first [default: podman's auth.json and docker's config.json]
+    #[arg(long, global = true, hide_short_help = true, value_name = "FILE")]
+    authfile: Option<PathBuf>,
+    /// Take mirrors from this file [default: registries.conf of the user or of the machine]
+    #[arg(long, global = true, hide_short_help = true, value_name = "FILE")]
+    registries_conf: Option<PathBuf>,
+    /// Take mirrors and certificates from this directory [default: containerd's and docker's certs.d]
+    #[arg(long, global = true, hide_short_help = true, value_name = "DIR")]
+    hosts_dir: Option<PathBuf>,
+    /// Send each registry at most so many requests a minute, and at once [default: 300 for Docker Hub]
+    #[arg(long, global = true, hide_short_help = true, value_name = "N")]
+    requests_per_minute: Option<NonZeroU32>,
+    /// Give up a registry that is silent for so many seconds
+    #[arg(long, global = true, hide_short_help = true, value_name = "SECONDS", default_value = "60")]
+    idle_timeout: NonZeroU32,
+    /// Upload blobs in pieces of this size [default: whole]
+    #[arg(long, global = true, hide_short_help = true, value_name = "SIZE", value_parser = parse_chunk)]
+    upload_chunk_size: Option<u64>,
+    /// Print at the end how many requests of each kind each registry was sent
+    #[arg(long, global = true, hide_short_help = true)]
+    registry_stats: bool,
+}
+
+static ACCESS: OnceLock<(RegistryArguments, Access)> = OnceLock::new();
+
+/// Sets up how images are reached, once, before any command runs. Files are read when a registry is needed.
+pub(crate) fn set_up(arguments: &RegistryArguments) {
+    let own = arguments.clone();
+    let access = Access::new(Limits::default(), &scratch(), move || own.settings());
+    let _ = ACCESS.set((arguments.clone(), access));
+}
+
+/// Returns how images are reached.
+pub(crate) fn access() -> &'static Access {
+    let (_, access) = ACCESS.get_or_init(|| {
+        let access = Access::new(Limits::default(), &scratch(), || Ok(Settings::default()));
+        (RegistryArguments::default(), access)
+    });
+    access
+}
+
+/// Finds the image that `reference` means, to be read as often as need be.
+pub(crate) fn open_source(reference: &Reference) -> restow_registry::Result<Source> {
+    access().open_source(reference, Reading::Again)
+}
+
+/// Opens the place of a destination, and makes it where there is nothing. `source` is where most blobs come from.
+pub(crate) fn open_destination(
+    place: &Place,
+    source: Option<&Source>,
+) -> restow_registry::Result<Box<dyn Destination>> {
+    let Place::Store(Some(root)) = place else { return access().open_destination(place, source) };
+    let images = StoreImages::create(root, access().limits())?;
+    if let Some(rebuilt) = images.rebuilt() {
+        reference::warn_of_loss(root, rebuilt);
+    }
+    Ok(Box::new(images))
+}
+
+/// Tells how many requests were sent, if that is wanted.
+pub(crate) fn tell_requests() {
+    let Some((arguments, access)) = ACCESS.get() else { return };
+    if !arguments.registry_stats {
+        return;
+    }
+    let requests = access.used_client().map(restow_registry::Client::requests).unwrap_or_default();
+    let total: u64 = requests.iter().map(|(_, _, count)| count).sum();
+    for (host, kind, count) in requests {
+        output::tell(&format!("{host}  {kind}  {count}"));
+    }
+    output::tell(&format!("{total} requests to registries"));
+}
+
+fn parse_chunk(text: &str) -> Result<u64, String> {
+    let size = parse_size(text)?;
+    if size >= 64 << 10 { Ok(size) } else { Err("expected at least 64KiB".into()) }
+}
+
+impl RegistryArguments {
+    fn settings(&self) -> restow_registry::Result<Settings> {
+        let home = variable("HOME").map(PathBuf::from);
+        let path = |name: &str| variable(name).map(PathBuf::from);
+        let config = path("XDG_CONFIG_HOME").or_else(|| Some(home.as_ref()?.join(".config")));
+        let docker = path("DOCKER_CONFIG").or_else(|| Some(home.as_ref()?.join(".docker")));
+
+        let named = self.authfile.clone().or_else(|| path("REGISTRY_AUTH_FILE"));
+        if let Some(path) = named.as_ref().filter(|path| !path.exists()) {
+            return Err(restow_registry::Error::NoSuchPath { path: path.clone() });
+        }
+        let logins = [
+            named,
+            path("XDG_RUNTIME_DIR").map(|path| path.join("containers/auth.json")),
+            config.as_ref().map(|path| path.join("containers/auth.json")),
+            docker.map(|path| path.join("config.json")),
+        ];
+        let registries = match &self.registries_conf {
+            Some(path) => vec![path.clone()],
+            None => config
+                .map(|path| path.join("containers/registries.conf"))
+                .into_iter()
+                .chain(["/etc/containers/registries.conf".into()])
+                .collect(),
+        };
+        let hosts = match &self.hosts_dir {
+            Some(path) => vec![path.clone()],
+            None => vec!["/etc/containerd/certs.d".into(), "/etc/docker/certs.d".into()],
+        };
+        let proxy = |name: &str| text(&name.to_lowercase()).or_else(|| text(&name.to_uppercase()));
+        Ok(Settings {
+            plain_http: self.plain_http,
+            authorities: self.ca_file.clone(),
+            credentials: Credentials::load(&logins.into_iter().flatten().collect::<Vec<_>>())?,
+            hosts: Hosts::load(&registries, &hosts)?,
+            proxies: Proxies {
+                // Not the upper-case one: a server sets it from a client's header.
+                http: text("http_proxy").or_else(|| proxy("all_proxy")),
+                https: proxy("https_proxy").or_else(|| proxy("all_proxy")),
+                none: proxy("no_proxy"),
+            },
+            requests_per_minute: self.requests_per_minute.map(NonZeroU32::get),
+            idle_timeout: Duration::from_secs(self.idle_timeout.get().into()),
+            chunk_size: self.upload_chunk_size,
+            ..Settings::default()
+        })
+    }
+}
+
+impl Default for RegistryArguments {
+    fn default() -> Self {
+        Self {
+            plain_http: false,
+            ca_file: Vec::new(),
+            authfile: None,
+            registries_conf: None,
+            hosts_dir: None,
+            requests_per_minute: None,
+            idle_timeout: NonZeroU32::MIN.saturating_add(59),
+            upload_chunk_size: None,
+            registry_stats: false,
+        }
+    }
+}
+
+/// Returns where files go that lie beside no destination: not `/tmp`, which may be in memory.
+fn scratch() -> PathBuf {
+    variable("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the command line is where the environment is read")]
+fn variable(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
+}
+
+fn text(name: &str) -> Option<String> {
+    variable(name).and_then(|value| value.into_string().ok())
+}

@@ -1,0 +1,141 @@
+//! `restow copy`: an image from one place to another, every byte as it is.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use clap::Args;
+use restow_convert as convert;
+use restow_convert::Platforms;
+use restow_oci::Descriptor;
+use restow_oci::Kind;
+use restow_registry::Reading;
+use restow_registry::Source;
+use restow_registry::Watched;
+use serde_json::json;
+
+use crate::access::access;
+use crate::access::open_destination;
+use crate::args::Format;
+use crate::args::PlatformArguments;
+use crate::args::ProgressArguments;
+use crate::destination::Destination;
+use crate::failure::Usage;
+use crate::output;
+use crate::reference;
+use crate::referrers;
+use crate::transfer::Transfer;
+
+const EXAMPLES: &str = "\
+Examples:
+  restow copy docker://debian:12 oci:debian:12
+  restow copy --all-platforms docker://debian:12 docker://localhost:5000/debian:12
+  restow copy oci:app:v1 docker-archive:- | docker load";
+
+/// Copy an image from one place to another, every byte and every digest as it is
+///
+/// Only what the destination lacks is sent. The digest of the image goes to stdout, everything else to stderr.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// The image to copy: oci:PATH[:TAG], docker://HOST/NAME[:TAG], an archive or a path
+    #[arg(value_name = "SRC")]
+    source: String,
+    /// Where to: oci:PATH[:TAG], docker://HOST/NAME[:TAG], an archive or a path; several are tags in one place
+    #[arg(value_name = "DST", required = true, num_args = 1..)]
+    destinations: Vec<String>,
+    /// A further tag in the place of DST; may be given several times
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
+    #[command(flatten)]
+    platforms: PlatformArguments,
+    /// Copy what refers to the image, too: signatures, attestations and the like
+    #[arg(long)]
+    referrers: bool,
+    #[command(flatten)]
+    progress: ProgressArguments,
+    /// What stdout holds: the digest of the image, or a document about it
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    format: Format,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let started = Instant::now();
+    let destination = Destination::parse(&arguments.destinations, &arguments.tag)?;
+    if arguments.referrers {
+        destination.must_hold_referrers()?;
+    }
+    let reference = reference::parse(&arguments.source)?;
+    let source = access().open_source(&reference, Reading::Once)?;
+    let root = choose(&source, &arguments.platforms)?;
+    let place = open_destination(&destination.place, Some(&source))?;
+
+    let transfer = Arc::new(Transfer::new(&arguments.progress));
+    let watched = Watched::new(&*source.provider, transfer.clone());
+    let notices = match place.publish(&watched, &root, &destination.tags) {
+        Ok(notices) => notices,
+        Err(error) => {
+            // The error says more than what could not be cleaned up after it.
+            let _ = place.discard();
+            return Err(error).with_context(|| source.name.clone());
+        }
+    };
+    for notice in &notices {
+        transfer.warning(&notice.to_string());
+    }
+    let mut copied = Vec::new();
+    if arguments.referrers {
+        copied = referrers::copy(&reference, &root, &watched, &*place)?;
+    }
+    let references = destination.references();
+    if !arguments.progress.quiet {
+        let with = if copied.is_empty() {
+            String::new()
+        } else {
+            format!(" with {}", output::count(copied.len(), "referrer"))
+        };
+        let elapsed = output::seconds(started.elapsed());
+        transfer.line(&format!("{} -> {}{with} in {elapsed}", source.name, references.join(", ")));
+    }
+    match arguments.format {
+        // Where stdout is the archive, there is no place for more.
+        _ if references.iter().any(|reference| is_output(reference)) => {}
+        Format::Text => output::print(root.digest.as_str())?,
+        Format::Json => output::print_json(&json!({
+            "source": source.name,
+            "destination": references,
+            "mediaType": root.media_type.as_str(),
+            "digest": root.digest.as_str(),
+            "size": root.size,
+            "referrers": copied.iter().map(|referrer| referrer.digest.as_str()).collect::<Vec<_>>(),
+            "notices": notices.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        }))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns whether a destination is standard output.
+fn is_output(reference: &str) -> bool {
+    ["oci-archive:-", "docker-archive:-"].iter().any(|output| {
+        reference.strip_prefix(output).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+    })
+}
+
+/// Returns what is to be copied: all there is, or the image of one platform.
+fn choose(source: &Source, platforms: &PlatformArguments) -> anyhow::Result<Descriptor> {
+    let choice = platforms.choice();
+    if matches!(choice, Platforms::All) || source.root.media_type.kind() != Kind::Index {
+        return Ok(source.root.clone());
+    }
+    if platforms.platform.len() > 1 {
+        let problem = "an index of some platforms has another digest: copy one platform or --all-platforms";
+        return Err(Usage(problem.into()).into());
+    }
+    let selection = convert::select(&*source.provider, &source.root, &choice, access().limits());
+    let images = selection.with_context(|| source.name.clone())?.images;
+    let [image] = images.as_slice() else {
+        anyhow::bail!("{}: {} images match, choose one by its digest", source.name, images.len());
+    };
+    Ok(image.descriptor.clone())
+}

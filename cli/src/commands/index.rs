@@ -1,0 +1,166 @@
+//! `restow index`: indexes made from what there is.
+
+use std::io::Write as _;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+use clap::Subcommand;
+use restow_oci::Platform;
+use restow_registry::Name;
+use restow_registry::Place;
+use restow_registry::Reading;
+use restow_registry::Reference;
+use restow_registry::Selector;
+use restow_registry::synthesize::Architectures;
+use restow_registry::synthesize::Subject;
+use restow_registry::synthesize::synthesize;
+use serde_json::Value;
+
+use crate::access::access;
+use crate::failure;
+use crate::output;
+use crate::parallel;
+use crate::reference;
+
+/// How many references are looked at together before their results are written.
+const BATCH: usize = 256;
+
+/// Make indexes from what there is
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Synthesize(SynthesizeArguments),
+}
+
+/// Print an index for each reference, whatever it means: a line of JSON each, in their order
+///
+/// A manifest becomes the only entry of one. Each entry says its platform and where it is found; equal entries
+/// and attestations of what is not there are left out. A reference that means nothing is null.
+#[derive(Debug, Args)]
+struct SynthesizeArguments {
+    /// Images: HOST/NAME[:TAG][@DIGEST] as registries have them, or oci:PATH[:TAG] and the like
+    #[arg(value_name = "REF", required_unless_present = "from")]
+    references: Vec<String>,
+    /// Take references from this file, too, one a line; - is standard input
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+    /// The annotation that says an entry's architecture
+    #[arg(long, value_name = "KEY", default_value = "com.docker.official-images.bashbrew.arch")]
+    architecture_key: String,
+    /// What the architecture annotation says of a platform, in place of Docker's own words; may be given several times
+    #[arg(long = "architecture", value_name = "WORD=OS/ARCH[/VARIANT]", value_parser = parse_architecture)]
+    architectures: Vec<(String, Platform)>,
+    /// How many references are looked at side by side
+    #[arg(long, value_name = "N", default_value = "8")]
+    jobs: NonZeroUsize,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let Command::Synthesize(arguments) = &arguments.command;
+    let mut architectures =
+        Architectures { key: arguments.architecture_key.clone(), ..Architectures::default() };
+    if !arguments.architectures.is_empty() {
+        architectures.words = arguments.architectures.iter().cloned().collect();
+    }
+    let mut batch = Batch { architectures, jobs: arguments.jobs, waiting: Vec::new() };
+    for reference in &arguments.references {
+        batch.add(reference)?;
+    }
+    match arguments.from.as_deref() {
+        Some(path) if path == Path::new("-") => batch.read(std::io::stdin().lock())?,
+        Some(path) => {
+            let file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
+            batch.read(std::io::BufReader::new(file))?;
+        }
+        None => {}
+    }
+    batch.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// References that wait for each other, so that results keep their order.
+struct Batch {
+    architectures: Architectures,
+    jobs: NonZeroUsize,
+    waiting: Vec<String>,
+}
+
+impl Batch {
+    fn read(&mut self, input: impl std::io::BufRead) -> anyhow::Result<()> {
+        for line in input.lines() {
+            let line = line?;
+            if !line.trim().is_empty() {
+                self.add(line.trim())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, reference: &str) -> anyhow::Result<()> {
+        self.waiting.push(reference.to_owned());
+        if self.waiting.len() >= BATCH { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes the indexes of what waits, up to the first that fails.
+    fn flush(&mut self) -> anyhow::Result<()> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let results =
+            parallel::map(&waiting, self.jobs, |text| self.index(text).with_context(|| text.clone()));
+        for result in results {
+            output::print(&result?.to_string())?;
+        }
+        std::io::stdout().flush()?;
+        Ok(())
+    }
+
+    fn index(&self, text: &str) -> anyhow::Result<Value> {
+        let reference = parse_reference(text)?;
+        let source = match access().open_source(&reference, Reading::Once) {
+            Err(error) if failure::means_nothing(&error) => return Ok(Value::Null),
+            source => source?,
+        };
+        let name = match &reference.place {
+            // With its tag, if it has one, which a digest does not hide.
+            Place::Registry(_) => {
+                let bare = text.strip_prefix("docker://").unwrap_or(text);
+                let name = Name::parse(bare)?;
+                Name { digest: None, ..name }.to_string()
+            }
+            place => {
+                let selector = match &reference.selector {
+                    Selector::Tag(tag) => Selector::Tag(tag.clone()),
+                    Selector::Only | Selector::Digest(_) => Selector::Only,
+                };
+                Reference { place: place.clone(), selector }.to_string()
+            }
+        };
+        let subject = Subject { root: &source.root, provider: &*source.provider, name: &name };
+        Ok(synthesize(&subject, &self.architectures, access().limits())?)
+    }
+}
+
+/// Parses a reference; without a prefix it is a name in a registry.
+fn parse_reference(text: &str) -> anyhow::Result<Reference> {
+    const PREFIXES: [&str; 7] =
+        ["docker://", "oci:", "oci-archive:", "docker-archive:", "store:", "containerd://", "docker-daemon:"];
+    let whole = match PREFIXES.iter().any(|prefix| text.starts_with(prefix)) {
+        true => text.to_owned(),
+        false => format!("docker://{text}"),
+    };
+    Ok(reference::parse(&whole)?)
+}
+
+fn parse_architecture(text: &str) -> Result<(String, Platform), String> {
+    let (word, platform) =
+        text.split_once('=').ok_or("expected WORD=PLATFORM, such as arm64v8=linux/arm64")?;
+    Ok((word.to_owned(), Platform::parse(platform).map_err(|error| error.to_string())?))
+}

@@ -1,0 +1,208 @@
+//! Images to read and places to write to, whatever kind they are of.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use restow_content::Provider;
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+use restow_oci::Limits;
+
+use crate::ArchiveDestination;
+use crate::ArchiveForm;
+use crate::Client;
+use crate::Destination;
+use crate::DockerArchive;
+use crate::Error;
+use crate::Layout;
+use crate::Name;
+use crate::OciArchive;
+use crate::Place;
+use crate::Reference;
+use crate::Remote;
+use crate::RemoteDestination;
+use crate::Repository;
+use crate::Result;
+use crate::Selector;
+use crate::Settings;
+use crate::StoreImages;
+
+/// The path that stands for standard input or output.
+pub(crate) const STANDARD: &str = "-";
+
+/// An image to read.
+#[expect(missing_debug_implementations, reason = "a provider has none")]
+pub struct Source {
+    /// The blobs of the image, and perhaps others.
+    pub provider: Box<dyn Provider>,
+    /// The manifest or index to start from.
+    pub root: Descriptor,
+    /// What to call the image in messages.
+    pub name: String,
+    /// Where its blobs lie, if that is in a registry.
+    pub repository: Option<Repository>,
+}
+
+/// How often the blobs of a source are going to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// Once, from start to end: what comes from a registry is passed on as it comes.
+    Once,
+    /// Perhaps more than once: what comes from a registry is kept in a file meanwhile.
+    Again,
+}
+
+/// What it takes to reach images, whatever kind of place they lie in.
+pub struct Access {
+    limits: Limits,
+    scratch: PathBuf,
+    settings: Box<dyn Fn() -> Result<Settings> + Send + Sync>,
+    client: OnceLock<Client>,
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Access").field("scratch", &self.scratch).finish_non_exhaustive()
+    }
+}
+
+impl Access {
+    /// Reaches registries as `settings` say, which are asked for when the first one is. Temporary files that
+    /// lie beside no destination go to `scratch`.
+    pub fn new(
+        limits: Limits,
+        scratch: &Path,
+        settings: impl Fn() -> Result<Settings> + Send + Sync + 'static,
+    ) -> Access {
+        let (scratch, settings) = (scratch.to_owned(), Box::new(settings));
+        Access { limits, scratch, settings, client: OnceLock::new() }
+    }
+
+    /// Returns how much is accepted.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Returns the client, which is made when it is first needed.
+    pub fn client(&self) -> Result<&Client> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        let client = Client::new(Settings { limits: self.limits.clone(), ..(self.settings)()? })?;
+        Ok(self.client.get_or_init(|| client))
+    }
+
+    /// Returns the client, if anything needed it.
+    pub fn used_client(&self) -> Option<&Client> {
+        self.client.get()
+    }
+
+    /// Finds the image that `reference` means.
+    pub fn open_source(&self, reference: &Reference, reading: Reading) -> Result<Source> {
+        let name = reference.to_string();
+        let limits = self.limits();
+        let selector = &reference.selector;
+        let local = |provider: Box<dyn Provider>, root| Source {
+            provider,
+            root,
+            name: name.clone(),
+            repository: None,
+        };
+        match &reference.place {
+            Place::Layout(path) => {
+                let layout = Layout::open(path, limits)?;
+                let root = layout.resolve(selector)?;
+                Ok(local(Box::new(layout.store().clone()), root))
+            }
+            Place::Store(root) => {
+                let root = root.as_deref().ok_or(Error::NoStore)?;
+                let images = StoreImages::open(root, limits)?;
+                let root = images.resolve(selector)?;
+                Ok(local(Box::new(images), root))
+            }
+            Place::Archive(path) => {
+                let archive = match path == Path::new(STANDARD) {
+                    true => OciArchive::from_input(&mut std::io::stdin().lock(), &self.scratch, limits)?,
+                    false => match OciArchive::open(path, limits) {
+                        // A path says only that it is an archive; what lies there says which kind.
+                        Err(Error::DockerArchive { .. }) => {
+                            let saved =
+                                Reference { place: Place::DockerArchive(path.clone()), ..reference.clone() };
+                            return self.open_source(&saved, reading);
+                        }
+                        archive => archive?,
+                    },
+                };
+                let root = archive.resolve(selector)?;
+                Ok(local(Box::new(archive), root))
+            }
+            Place::DockerArchive(path) => {
+                let archive = match path == Path::new(STANDARD) {
+                    true => DockerArchive::from_input(&mut std::io::stdin().lock(), &self.scratch, limits)?,
+                    false => DockerArchive::open(path, limits)?,
+                };
+                let root = archive.resolve(selector)?;
+                Ok(local(Box::new(archive), root))
+            }
+            Place::Registry(repository) => {
+                let client = self.client()?;
+                let content = client.manifest(&named(repository, selector)?)?;
+                let content = content.ok_or_else(|| Error::NotInRegistry { name: name.clone() })?;
+                let mut remote = Remote::new(client, repository);
+                if reading == Reading::Again {
+                    remote = remote.spooling(&self.scratch);
+                }
+                let repository = Some(repository.clone());
+                Ok(Source { provider: Box::new(remote), root: content.descriptor, name, repository })
+            }
+        }
+    }
+
+    /// Returns the manifests where `reference` lies whose subject is `digest`.
+    pub fn referrers(&self, reference: &Reference, digest: &Digest) -> Result<Vec<Descriptor>> {
+        let limits = self.limits();
+        match &reference.place {
+            Place::Registry(repository) => self.client()?.referrers(repository, digest, None),
+            Place::Layout(path) => {
+                let layout = Layout::open(path, limits)?;
+                layout.catalogue()?.referrers(digest, layout.store(), limits)
+            }
+            Place::Archive(path) if path != Path::new(STANDARD) => {
+                let archive = OciArchive::open(path, limits)?;
+                archive.catalogue().referrers(digest, &archive, limits)
+            }
+            // Docker's list has no place for them, a stream is read only once, and a store goes by names.
+            Place::Archive(_) | Place::DockerArchive(_) | Place::Store(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Opens a place to write to, and makes it where it does not exist. `source` is where most blobs come from.
+    pub fn open_destination(&self, place: &Place, source: Option<&Source>) -> Result<Box<dyn Destination>> {
+        let limits = self.limits();
+        let archive = |path: &Path, form| ArchiveDestination::new(path, form, &self.scratch, limits);
+        Ok(match place {
+            Place::Layout(path) => Box::new(Layout::create(path, limits)?),
+            Place::Store(root) => {
+                let root = root.as_deref().ok_or(Error::NoStore)?;
+                Box::new(StoreImages::create(root, limits)?)
+            }
+            Place::Archive(path) => Box::new(archive(path, ArchiveForm::Oci)?),
+            Place::DockerArchive(path) => Box::new(archive(path, ArchiveForm::Docker)?),
+            Place::Registry(repository) => {
+                let others: Vec<_> =
+                    source.and_then(|source| source.repository.clone()).into_iter().collect();
+                Box::new(RemoteDestination::new(self.client()?, repository, &others, &self.scratch)?)
+            }
+        })
+    }
+}
+
+/// Names what `selector` means in a repository.
+pub(crate) fn named(repository: &Repository, selector: &Selector) -> Result<Name> {
+    match selector {
+        Selector::Only => repository.tagged("latest"),
+        Selector::Tag(tag) => repository.tagged(tag),
+        Selector::Digest(digest) => Ok(repository.at(digest)),
+    }
+}

@@ -1,0 +1,250 @@
+//! Archives as places to write to: a layout in a tar, for Docker with the list it looks for besides.
+
+use std::io;
+use std::io::Read;
+use std::io::Write;
+use std::path::Path;
+use std::path::PathBuf;
+
+use restow_content::LocalStore;
+use restow_content::Overlay;
+use restow_content::Provider;
+use restow_content::Store;
+use restow_content::VerifiedReader;
+use restow_content::publish::Draft;
+use restow_content::read;
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+use restow_oci::Index;
+use restow_oci::Kind;
+use restow_oci::Limits;
+use restow_oci::Manifest;
+use serde_json::Value;
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::Destination;
+use crate::Error;
+use crate::Notice;
+use crate::Result;
+use crate::access::STANDARD;
+use crate::catalogue::Catalogue;
+use crate::error::unusable;
+use crate::graph;
+use crate::graph::Graph;
+use crate::publish::may_be_absent;
+use crate::reference::is_tag;
+
+/// What an archive is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArchiveForm {
+    /// `oci-layout`, `index.json` and blobs.
+    Oci,
+    /// The same and `manifest.json`, as `docker save` writes it since version 25. It holds images of one
+    /// platform only.
+    Docker,
+}
+
+/// An archive that an image is written to, or standard output. What was there before is replaced.
+#[derive(Debug)]
+pub struct ArchiveDestination {
+    path: PathBuf,
+    form: ArchiveForm,
+    store: LocalStore,
+    directory: TempDir,
+    limits: Limits,
+}
+
+impl ArchiveDestination {
+    /// Writes to `path`, with files below `scratch` meanwhile.
+    pub fn new(
+        path: &Path,
+        form: ArchiveForm,
+        scratch: &Path,
+        limits: &Limits,
+    ) -> Result<ArchiveDestination> {
+        let directory = tempfile::Builder::new().prefix("restow-").tempdir_in(scratch);
+        let directory = directory.map_err(|source| restow_content::Error::Io {
+            action: "create a temporary directory in",
+            path: scratch.to_owned(),
+            source,
+        })?;
+        let store = LocalStore::open(directory.path())?;
+        Ok(ArchiveDestination { path: path.to_owned(), form, store, directory, limits: limits.clone() })
+    }
+
+    /// Returns the image as Docker's list describes it: the path of its config and those of its layers.
+    fn docker_entry(&self, source: &dyn Provider, root: &Descriptor, tags: &[String]) -> Result<Value> {
+        let one = |problem| Error::Unusable { reference: self.path.display().to_string(), problem };
+        let mut image = root.clone();
+        if root.media_type.kind() == Kind::Index {
+            let bytes = read(source, root, self.limits.manifest_size)?;
+            let index = Index::parse_as(bytes, &root.media_type, &self.limits);
+            let index = index.map_err(unusable(format!("index {}", root.digest)))?;
+            let images: Vec<_> = index
+                .manifests()
+                .iter()
+                .filter(|entry| entry.platform.as_ref().is_none_or(|platform| !platform.is_unknown()))
+                .collect();
+            let [only] = images.as_slice() else {
+                return Err(one("a docker archive holds one image; choose one with --platform"));
+            };
+            image = (*only).clone();
+        }
+        let bytes = read(source, &image, self.limits.manifest_size)?;
+        let manifest = Manifest::parse_as(bytes, &image.media_type, &self.limits);
+        let manifest = manifest.map_err(unusable(format!("manifest {}", image.digest)))?;
+        let layers: Vec<_> = manifest.layers().iter().map(|layer| blob_path(&layer.digest)).collect();
+        Ok(json!({
+            "Config": blob_path(&manifest.config().digest),
+            "RepoTags": tags,
+            "Layers": layers,
+        }))
+    }
+}
+
+impl Destination for ArchiveDestination {
+    fn store(&self) -> &dyn Store {
+        &self.store
+    }
+
+    fn held(&self) -> Option<&dyn Provider> {
+        None
+    }
+
+    fn scratch(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn publish_all(&self, source: &dyn Provider, images: &[(&Descriptor, &[String])]) -> Result<Vec<Notice>> {
+        let mut tags = images.iter().flat_map(|(_, tags)| tags.iter());
+        if let Some(tag) = tags.find(|tag| !is_tag(tag)) {
+            let reference = self.path.display().to_string();
+            return Err(Error::InvalidTag { reference, tag: tag.clone() });
+        }
+        let source = Overlay::new(&self.store, [source]);
+        let mut graph = Graph { documents: Vec::new(), leaves: Vec::new(), missing: Vec::new() };
+        let mut catalogue = Catalogue::empty(&self.path);
+        let mut list = Vec::new();
+        for (root, tags) in images {
+            graph.extend(graph::walk(&source, root, &self.limits)?);
+            match tags {
+                [] => catalogue.set(root, None)?,
+                tags => tags.iter().try_for_each(|tag| catalogue.set(root, Some(tag)))?,
+            }
+            if self.form == ArchiveForm::Docker {
+                list.push(self.docker_entry(&source, root, tags)?);
+            }
+        }
+        let mut documents = vec![
+            ("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
+            ("index.json".to_owned(), catalogue.into_bytes()),
+        ];
+        if self.form == ArchiveForm::Docker {
+            documents.push(("manifest.json".to_owned(), json!(list).to_string().into_bytes()));
+        }
+        let root = images.first().map_or_else(|| Digest::sha256(b""), |(root, _)| root.digest.clone());
+        let mut missing = graph.missing;
+        let mut notices = Vec::new();
+        let write = |output: &mut dyn Write| -> Result<()> {
+            let mut tar = Tar(tar::Builder::new(output));
+            for (path, bytes) in &documents {
+                tar.file(path, bytes.len() as u64, &mut bytes.as_slice())?;
+            }
+            for blob in graph.documents.iter().chain(&graph.leaves) {
+                // A descriptor may carry its blob, and a reader of archives may not look there.
+                if blob.data.is_some() {
+                    let bytes = read(&source, blob, blob.size)?;
+                    tar.file(&blob_path(&blob.digest), blob.size, &mut bytes.as_slice())?;
+                    continue;
+                }
+                match source.open(blob) {
+                    Ok(opened) => {
+                        let mut reader = VerifiedReader::new(opened, blob)?;
+                        tar.file(&blob_path(&blob.digest), blob.size, &mut reader)?;
+                    }
+                    Err(error) if !error.is_not_found() => return Err(error.into()),
+                    Err(_) if may_be_absent(blob) => {
+                        notices.push(Notice::NotCopied { descriptor: blob.clone() });
+                    }
+                    Err(_) => missing.push(blob.digest.clone()),
+                }
+            }
+            if !missing.is_empty() {
+                return Err(Error::MissingBlobs { root: root.clone(), missing });
+            }
+            tar.finish()
+        };
+        if self.path == Path::new(STANDARD) {
+            let mut output = io::BufWriter::with_capacity(1 << 20, io::stdout().lock());
+            write(&mut output)?;
+            output.flush().map_err(failed(&self.path))?;
+        } else {
+            let draft = Draft::lock(&self.path)?;
+            draft.publish_with(|file| {
+                let mut output = io::BufWriter::with_capacity(1 << 20, file);
+                write(&mut output)?;
+                output.flush().map_err(failed(&self.path))
+            })?;
+        }
+        Ok(notices)
+    }
+
+    fn discard(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn blob_path(digest: &Digest) -> String {
+    format!("blobs/{}/{}", digest.algorithm_name(), digest.encoded())
+}
+
+/// A tar of plain files, the same on every machine.
+struct Tar<'a>(tar::Builder<&'a mut dyn Write>);
+
+impl Tar<'_> {
+    fn file(&mut self, path: &str, size: u64, content: &mut dyn Read) -> Result<()> {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(size);
+        header.set_mode(0o644);
+        header.set_mtime(0);
+        header.set_uid(0);
+        header.set_gid(0);
+        // Not through the reader's own errors only: a short one would leave a tar that cannot be read on.
+        let mut counted = Counted { content, count: 0 };
+        let result = self.0.append_data(&mut header, path, &mut counted);
+        let count = counted.count;
+        result.map_err(failed(Path::new(path)))?;
+        if count != size {
+            return Err(
+                restow_content::Error::TooLarge { what: path.to_owned(), size: count, limit: size }.into()
+            );
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<()> {
+        self.0.finish().map_err(failed(Path::new("the archive")))
+    }
+}
+
+struct Counted<'a> {
+    content: &'a mut dyn Read,
+    count: u64,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.content.read(buffer)?;
+        self.count += count as u64;
+        Ok(count)
+    }
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| restow_content::Error::Io { action: "write", path, source }.into()
+}
+
+#[cfg(test)]
+mod tests;

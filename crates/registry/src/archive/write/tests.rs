@@ -1,0 +1,87 @@
+use restow_content::MemoryStore;
+use restow_content::Provider as _;
+use restow_oci::MediaType;
+use restow_testkit::Image;
+use restow_testkit::ImageBuilder;
+use restow_testkit::IndexBuilder;
+use restow_testkit::Layer;
+use restow_testkit::TarBuilder;
+
+use super::*;
+use crate::DockerArchive;
+use crate::OciArchive;
+use crate::Selector;
+
+fn image(platform: &str) -> Image {
+    let tar = TarBuilder::new().file(platform.replace('/', "-"), "content").finish();
+    ImageBuilder::new().platform(platform).layer(Layer::gzip(&tar)).layer(Layer::plain(tar)).build()
+}
+
+fn store(image: &Image) -> MemoryStore {
+    let store = MemoryStore::new();
+    for (_, bytes) in &image.blobs {
+        restow_content::write(&store, MediaType::OCI_LAYER, bytes).unwrap();
+    }
+    store
+}
+
+fn publish(path: &Path, form: ArchiveForm, image: &Image, tags: &[&str]) -> Result<Vec<Notice>> {
+    let scratch = tempfile::tempdir().unwrap();
+    let destination = ArchiveDestination::new(path, form, scratch.path(), &Limits::default()).unwrap();
+    let tags: Vec<_> = tags.iter().map(|&tag| tag.to_owned()).collect();
+    (&destination as &dyn Destination).publish(&store(image), &image.root, &tags)
+}
+
+#[test]
+fn what_is_written_is_read_again_with_every_byte() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.tar");
+    let index = IndexBuilder::new().image(&image("linux/amd64")).image(&image("linux/arm64")).build();
+    publish(&path, ArchiveForm::Oci, &index, &["v1", "v2"]).unwrap();
+    let first = std::fs::read(&path).unwrap();
+    let archive = OciArchive::open(&path, &Limits::default()).unwrap();
+    assert_eq!(archive.tags(), ["v1", "v2"]);
+    let root = archive.resolve(&Selector::Tag("v2".into())).unwrap();
+    assert_eq!(root.digest, index.root.digest);
+    for (digest, bytes) in &index.blobs {
+        let descriptor = Descriptor::new(MediaType::OCI_LAYER, digest.clone(), bytes.len() as u64);
+        assert_eq!(read(&archive, &descriptor, u64::MAX).unwrap(), *bytes);
+    }
+    // The same archive each time; a failure leaves the old one.
+    publish(&path, ArchiveForm::Oci, &index, &["v1", "v2"]).unwrap();
+    assert!(std::fs::read(&path).unwrap() == first);
+    let broken = ImageBuilder::new().layer(Layer::plain("gone").missing()).build();
+    let error = publish(&path, ArchiveForm::Oci, &broken, &["v1"]).unwrap_err();
+    assert!(matches!(error, Error::MissingBlobs { .. }), "{error}");
+    assert!(std::fs::read(&path).unwrap() == first);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn an_archive_for_docker_is_one_for_all() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.tar");
+    let one = image("linux/amd64");
+    let attested = IndexBuilder::new().image(&one).attestation(&one).build();
+    for root in [&one, &attested] {
+        publish(&path, ArchiveForm::Docker, root, &["example.org/a:v1"]).unwrap();
+        let archive = OciArchive::open(&path, &Limits::default()).unwrap();
+        assert_eq!(archive.resolve(&Selector::Only).unwrap().digest, root.root.digest);
+        let archive = DockerArchive::open(&path, &Limits::default()).unwrap();
+        let found = archive.resolve(&Selector::Tag("v1".into())).unwrap();
+        let manifest = read(&archive, &found, u64::MAX).unwrap();
+        let manifest = Manifest::parse(manifest, &Limits::default()).unwrap();
+        let layers: Vec<_> = manifest.layers().iter().map(|layer| layer.digest.clone()).collect();
+        assert_eq!(layers, [one.blobs[2].0.clone(), one.blobs[3].0.clone()]);
+        assert_eq!(manifest.config().digest, one.blobs[1].0);
+        for layer in manifest.layers() {
+            restow_content::VerifiedReader::new(archive.open(layer).unwrap(), layer)
+                .unwrap()
+                .finish()
+                .unwrap();
+        }
+    }
+    let two = IndexBuilder::new().image(&one).image(&image("linux/arm64")).build();
+    let error = publish(&path, ArchiveForm::Docker, &two, &["v1"]).unwrap_err();
+    assert!(error.to_string().contains("choose one with --platform"), "{error}");
+}

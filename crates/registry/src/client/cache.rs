@@ -1,0 +1,118 @@
+//! What has been seen in this run: small contents, what tags mean, what lies where.
+
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+
+use bytes::Bytes;
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+
+use crate::Repository;
+
+/// The largest content that is kept.
+pub(crate) const OBJECT_SIZE: u64 = 4 << 20;
+/// How much is kept in all; what came first goes first.
+const CACHE_SIZE: usize = 256 << 20;
+
+/// A cache for a run, not for a service: nothing in it grows old.
+#[derive(Debug, Default)]
+pub(crate) struct Cache {
+    state: Mutex<State>,
+    flights: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    contents: HashMap<Digest, Bytes>,
+    order: VecDeque<Digest>,
+    size: usize,
+    /// What each repository is known to hold. Content seen elsewhere is not shown here: who may read one
+    /// repository may not read all.
+    known: HashSet<(Repository, Digest)>,
+    tags: HashMap<(Repository, String), Descriptor>,
+    /// The descriptors of manifests by which they were seen, for their media types.
+    manifests: HashMap<(Repository, Digest), Descriptor>,
+}
+
+impl Cache {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets one caller at a time look for `key`, so that the others find what the first one got.
+    pub(crate) fn flight(&self, key: String) -> Arc<tokio::sync::Mutex<()>> {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        flights.entry(key).or_default().clone()
+    }
+
+    pub(crate) fn content(&self, repository: &Repository, digest: &Digest) -> Option<Bytes> {
+        let state = self.state();
+        let known = state.known.contains(&(repository.clone(), digest.clone()));
+        if known { state.contents.get(digest).cloned() } else { None }
+    }
+
+    pub(crate) fn manifest(&self, repository: &Repository, digest: &Digest) -> Option<(Descriptor, Bytes)> {
+        let descriptor = self.state().manifests.get(&(repository.clone(), digest.clone())).cloned()?;
+        Some((descriptor, self.content(repository, digest)?))
+    }
+
+    pub(crate) fn tag(&self, repository: &Repository, tag: &str) -> Option<Descriptor> {
+        self.state().tags.get(&(repository.clone(), tag.to_owned())).cloned()
+    }
+
+    pub(crate) fn knows(&self, repository: &Repository, digest: &Digest) -> bool {
+        self.state().known.contains(&(repository.clone(), digest.clone()))
+    }
+
+    pub(crate) fn saw(&self, repository: &Repository, digest: &Digest) {
+        self.state().known.insert((repository.clone(), digest.clone()));
+    }
+
+    pub(crate) fn keep(&self, repository: &Repository, digest: &Digest, bytes: &Bytes) {
+        let mut state = self.state();
+        state.known.insert((repository.clone(), digest.clone()));
+        if bytes.len() as u64 > OBJECT_SIZE || state.contents.contains_key(digest) {
+            return;
+        }
+        state.size += bytes.len();
+        state.order.push_back(digest.clone());
+        state.contents.insert(digest.clone(), bytes.clone());
+        while state.size > CACHE_SIZE {
+            let Some(oldest) = state.order.pop_front() else { break };
+            let freed = state.contents.remove(&oldest).map_or(0, |bytes| bytes.len());
+            state.size -= freed;
+        }
+    }
+
+    pub(crate) fn keep_manifest(
+        &self,
+        repository: &Repository,
+        tag: Option<&str>,
+        descriptor: &Descriptor,
+        bytes: &Bytes,
+    ) {
+        self.keep(repository, &descriptor.digest, bytes);
+        let mut state = self.state();
+        state.manifests.insert((repository.clone(), descriptor.digest.clone()), descriptor.clone());
+        if let Some(tag) = tag {
+            state.tags.insert((repository.clone(), tag.to_owned()), descriptor.clone());
+        }
+    }
+
+    /// Forgets what a removal may have changed.
+    pub(crate) fn forget(&self, repository: &Repository, digest: Option<&Digest>, tag: Option<&str>) {
+        let mut state = self.state();
+        if let Some(digest) = digest {
+            state.known.remove(&(repository.clone(), digest.clone()));
+            state.tags.retain(|(of, _), image| of != repository || image.digest != *digest);
+        }
+        if let Some(tag) = tag {
+            state.tags.remove(&(repository.clone(), tag.to_owned()));
+        }
+    }
+}

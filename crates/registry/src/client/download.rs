@@ -1,0 +1,316 @@
+//! Blobs on their way down.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use reqwest::Method;
+use reqwest::StatusCode;
+use reqwest::header;
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+
+use super::Client;
+use super::Core;
+use super::Endpoint;
+use super::RequestKind;
+use super::auth;
+use super::cache::OBJECT_SIZE;
+use super::hosts::Purpose;
+use super::http::Call;
+use super::http::Response;
+use super::http::describe;
+use super::manifests::check;
+use crate::Error;
+use crate::Repository;
+use crate::Result;
+
+/// How often a connection may break in one download, however far it comes each time.
+const BREAKS: u32 = 1000;
+
+impl Client {
+    /// Returns the size of a blob that the repository holds, or nothing where it does not.
+    pub fn blob_size(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>> {
+        self.wait(self.core.blob_size(repository, digest, false))
+    }
+
+    /// Returns a blob of at most 4 MiB.
+    pub fn small_blob(&self, repository: &Repository, descriptor: &Descriptor) -> Result<Option<Bytes>> {
+        self.wait(self.core.small_blob(repository, descriptor))
+    }
+
+    /// Removes a blob.
+    pub fn delete_blob(&self, repository: &Repository, digest: &Digest) -> Result<()> {
+        self.wait(async {
+            let endpoint = self.core.upstream(repository)?;
+            let url = endpoint.url(&format!("blobs/{digest}"));
+            self.core.delete(&endpoint, url, &repository.at(digest)).await?;
+            self.core.cache.forget(repository, Some(digest), None);
+            Ok(())
+        })
+    }
+}
+
+impl Core {
+    /// Asks for the head of a blob; `to_write`: with a token that does for writing, too.
+    pub(crate) async fn blob_size(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        to_write: bool,
+    ) -> Result<Option<u64>> {
+        let endpoint = self.upstream(repository)?;
+        let scopes = [if to_write { auth::push(&endpoint) } else { auth::pull(&endpoint) }];
+        let url = endpoint.url(&format!("blobs/{digest}"));
+        let call = Call::new(RequestKind::BlobHead, Method::HEAD, url, &scopes);
+        let response = self.http.send(&endpoint, call).await?;
+        match response.status() {
+            StatusCode::OK => {
+                let length = response.text_header(header::CONTENT_LENGTH).and_then(|text| text.parse().ok());
+                Ok(Some(length.ok_or_else(|| response.protocol("the answer names no length"))?))
+            }
+            StatusCode::NOT_FOUND => Ok(None),
+            _ => Err(response.into_error().await),
+        }
+    }
+
+    /// Returns a blob of at most 4 MiB, from memory where it has been seen.
+    pub(crate) async fn small_blob(
+        self: &Arc<Self>,
+        repository: &Repository,
+        descriptor: &Descriptor,
+    ) -> Result<Option<Bytes>> {
+        let Descriptor { digest, size, .. } = descriptor;
+        if *size > OBJECT_SIZE {
+            let what = format!("blob {digest}");
+            return Err(restow_content::Error::TooLarge { what, size: *size, limit: OBJECT_SIZE }.into());
+        }
+        let flight = self.cache.flight(format!("blob {repository} {digest}"));
+        let _alone = flight.lock().await;
+        if let Some(bytes) = self.cache.content(repository, digest) {
+            return Ok(Some(bytes));
+        }
+        let mut download = Download::new(self, repository, descriptor, 0, *size)?;
+        let mut bytes = Vec::new();
+        loop {
+            match download.next().await {
+                Ok(Some(piece)) => bytes.extend_from_slice(&piece),
+                Ok(None) => break,
+                Err(Error::NotInRegistry { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        check(digest, &bytes)?;
+        let bytes = Bytes::from(bytes);
+        self.cache.keep(repository, digest, &bytes);
+        Ok(Some(bytes))
+    }
+}
+
+/// The bytes of a blob from one offset to another, whatever happens to connections meanwhile. They are not
+/// verified here: whoever reads all of them does that.
+#[derive(Debug)]
+pub(crate) struct Download {
+    core: Arc<Core>,
+    repository: Repository,
+    descriptor: Descriptor,
+    offset: u64,
+    end: u64,
+    endpoints: Arc<[Endpoint]>,
+    /// Which of them is asked.
+    place: usize,
+    answer: Option<Answer>,
+    /// Whether the endpoint is believed to understand ranges.
+    ranges: bool,
+    breaks: u32,
+    /// Of the breaks, those since the last byte came.
+    in_vain: u32,
+}
+
+#[derive(Debug)]
+struct Answer {
+    response: Response,
+    /// How many bytes come first that are not asked for.
+    skip: u64,
+    /// Whether it should end where the blob does.
+    whole: bool,
+}
+
+impl Download {
+    pub(crate) fn new(
+        core: &Arc<Core>,
+        repository: &Repository,
+        descriptor: &Descriptor,
+        start: u64,
+        end: u64,
+    ) -> Result<Download> {
+        Ok(Download {
+            endpoints: core.endpoints(repository, Purpose::Pull)?,
+            core: core.clone(),
+            repository: repository.clone(),
+            descriptor: descriptor.clone(),
+            offset: start,
+            end: end.min(descriptor.size),
+            place: 0,
+            answer: None,
+            ranges: true,
+            breaks: 0,
+            in_vain: 0,
+        })
+    }
+
+    /// Returns the next piece, or nothing at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>> {
+        // An empty blob is asked for nevertheless: it may be missing.
+        let empty = self.descriptor.size == 0 && self.breaks == 0 && self.answer.is_none();
+        loop {
+            if self.offset >= self.end && !empty {
+                return self.finish().await.map(|()| None);
+            }
+            let mut answer = match self.answer.take() {
+                Some(answer) => answer,
+                None => self.connect().await?,
+            };
+            match answer.response.chunk().await {
+                Ok(Some(chunk)) => {
+                    let piece = self.cut(chunk, &mut answer)?;
+                    self.answer = Some(answer);
+                    if !piece.is_empty() {
+                        self.offset += piece.len() as u64;
+                        self.in_vain = 0;
+                        return Ok(Some(piece));
+                    }
+                }
+                Ok(None) if empty => return Ok(None),
+                Ok(None) => {
+                    let problem =
+                        format!("the blob ends after {} of {} bytes", self.offset, self.descriptor.size);
+                    self.broke(problem.into()).await?;
+                }
+                Err(broken) => self.broke(Box::new(broken)).await?,
+            }
+        }
+    }
+
+    /// Cuts off what was not asked for. More bytes than the blob has are an error.
+    fn cut(&self, mut chunk: Bytes, answer: &mut Answer) -> Result<Bytes> {
+        let skipped = usize::try_from(answer.skip).unwrap_or(usize::MAX).min(chunk.len());
+        answer.skip -= skipped as u64;
+        let mut piece = chunk.split_off(skipped);
+        let left = self.end - self.offset;
+        if piece.len() as u64 > left {
+            if answer.whole && self.end == self.descriptor.size {
+                return Err(self.too_long(answer));
+            }
+            piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        }
+        Ok(piece)
+    }
+
+    fn too_long(&self, answer: &Answer) -> Error {
+        answer.response.protocol(format!("the blob has more than {} bytes", self.descriptor.size))
+    }
+
+    /// Reads the end of an answer, so that its connection can be used again.
+    async fn finish(&mut self) -> Result<()> {
+        let Some(mut answer) = self.answer.take() else { return Ok(()) };
+        if answer.whole && self.end == self.descriptor.size {
+            // What breaks now is of no interest; what comes still is.
+            if let Ok(Some(more)) = answer.response.chunk().await
+                && !more.is_empty()
+            {
+                return Err(self.too_long(&answer));
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for what is missing, one endpoint after the other.
+    async fn connect(&mut self) -> Result<Answer> {
+        loop {
+            match self.ask().await {
+                Err(error) if self.place + 1 < self.endpoints.len() => {
+                    // The last one's error is what is told.
+                    drop(error);
+                    self.place += 1;
+                    self.ranges = true;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn ask(&mut self) -> Result<Answer> {
+        let endpoint = self.endpoints[self.place].clone();
+        let url = endpoint.url(&format!("blobs/{}", self.descriptor.digest));
+        let scopes = [auth::pull(&endpoint)];
+        let size = self.descriptor.size;
+        loop {
+            let whole = self.offset == 0 && self.end == size;
+            let mut call = Call::new(RequestKind::BlobGet, Method::GET, url.clone(), &scopes);
+            if !whole && self.ranges {
+                let range = format!("bytes={}-{}", self.offset, self.end.saturating_sub(1));
+                call = call.header(header::RANGE, range);
+            }
+            let response = self.core.http.send(&endpoint, call).await?;
+            match response.status() {
+                StatusCode::OK => {
+                    let length = response.text_header(header::CONTENT_LENGTH);
+                    let length: Option<u64> = length.and_then(|length| length.parse().ok());
+                    if let Some(length) = length.filter(|&length| length != size) {
+                        let problem = format!("the blob has {length} bytes, expected {size}");
+                        return Err(response.protocol(problem));
+                    }
+                    // The range was ignored, so what came before it comes again.
+                    return Ok(Answer { response, skip: self.offset, whole: true });
+                }
+                StatusCode::PARTIAL_CONTENT if self.ranges && !whole => {
+                    let range = response.text_header(header::CONTENT_RANGE);
+                    if range.and_then(content_range).is_some_and(|(start, total)| {
+                        start == self.offset && total.is_none_or(|total| total == size)
+                    }) {
+                        let whole = self.end == size;
+                        return Ok(Answer { response, skip: 0, whole });
+                    }
+                    self.ranges = false;
+                }
+                StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::NOT_IMPLEMENTED if self.ranges && !whole => {
+                    self.ranges = false;
+                }
+                StatusCode::PARTIAL_CONTENT => {
+                    return Err(response.protocol("a part came where the whole was asked for"));
+                }
+                StatusCode::NOT_FOUND => {
+                    let name = self.repository.at(&self.descriptor.digest).to_string();
+                    return Err(Error::NotInRegistry { name });
+                }
+                _ => return Err(response.into_error().await),
+            }
+        }
+    }
+
+    /// Waits before another try, if there is to be one.
+    async fn broke(&mut self, source: Box<dyn std::error::Error + Send + Sync>) -> Result<()> {
+        self.breaks += 1;
+        self.in_vain += 1;
+        let settings = self.core.settings();
+        let url = self.endpoints[self.place].url(&format!("blobs/{}", self.descriptor.digest));
+        let request = describe(&Method::GET, &url);
+        if self.in_vain >= settings.attempts || self.breaks >= BREAKS {
+            if self.place + 1 < self.endpoints.len() {
+                (self.place, self.in_vain, self.ranges) = (self.place + 1, 0, true);
+                return Ok(());
+            }
+            return Err(Error::Connection { request, attempts: self.breaks, source });
+        }
+        settings.clock.sleep(self.core.http.backoff(&request, self.in_vain)).await;
+        Ok(())
+    }
+}
+
+/// Parses `bytes START-END/TOTAL` into the start and the total, if that is known.
+fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
+    let (range, total) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let (start, _) = range.split_once('-')?;
+    let total = if total == "*" { None } else { Some(total.parse().ok()?) };
+    Some((start.parse().ok()?, total))
+}

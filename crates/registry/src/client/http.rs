@@ -1,0 +1,447 @@
+//! One request and its answer: attempts, budgets, redirects, authorization, patience.
+
+use std::collections::HashMap;
+use std::error::Error as StdError;
+use std::future::Future;
+use std::future::poll_fn;
+use std::hash::BuildHasher;
+use std::hash::RandomState;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::Method;
+use reqwest::StatusCode;
+use reqwest::Url;
+use reqwest::header;
+use reqwest::header::HeaderMap;
+use reqwest::header::HeaderName;
+use reqwest::header::HeaderValue;
+
+use super::Clock;
+use super::Endpoint;
+use super::RequestKind;
+use super::Settings;
+use super::auth::Auth;
+use super::auth::Challenge;
+use super::budget::Budget;
+use super::clock::Wait;
+use super::hosts::Trust;
+use super::payload::Payload;
+use super::stats::Stats;
+use crate::Error;
+use crate::Result;
+
+/// How often a request is sent on.
+const REDIRECTS: usize = 10;
+/// How often a host that asks for patience is asked again.
+const POSTPONED: u32 = 8;
+/// The longest pause that a host may ask for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// The most of an error's body that is looked at.
+const ERROR_SIZE: usize = 64 << 10;
+
+/// A request to a registry.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) kind: RequestKind,
+    pub(crate) method: Method,
+    pub(crate) url: Url,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) payload: Payload,
+    /// The scopes that a token for it needs.
+    pub(crate) scopes: &'a [String],
+    /// Whether it is sent again after a broken connection or a server's error.
+    pub(crate) again: bool,
+}
+
+impl<'a> Call<'a> {
+    pub(crate) fn new(kind: RequestKind, method: Method, url: Url, scopes: &'a [String]) -> Call<'a> {
+        Call { kind, method, url, headers: Vec::new(), payload: Payload::None, scopes, again: true }
+    }
+
+    pub(crate) fn header(mut self, name: HeaderName, value: impl AsRef<str>) -> Call<'a> {
+        // Digests, media types, tags and numbers are printable.
+        if let Ok(value) = HeaderValue::from_str(value.as_ref()) {
+            self.headers.push((name, value));
+        }
+        self
+    }
+
+    pub(crate) fn payload(mut self, payload: Payload) -> Call<'a> {
+        self.payload = payload;
+        self
+    }
+
+    pub(crate) fn once(mut self) -> Call<'a> {
+        self.again = false;
+        self
+    }
+}
+
+/// Sends requests.
+#[derive(Debug)]
+pub(crate) struct Http {
+    pub(crate) settings: Settings,
+    pub(crate) stats: Stats,
+    auth: Auth,
+    clients: Mutex<HashMap<Trust, reqwest::Client>>,
+    budgets: Mutex<HashMap<String, Arc<Budget>>>,
+    jitter: RandomState,
+}
+
+/// The answer to a request, its body still to be read.
+#[derive(Debug)]
+pub(crate) struct Response {
+    inner: reqwest::Response,
+    request: String,
+    clock: Arc<dyn Clock>,
+    idle: Duration,
+}
+
+/// Why a body ended early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Broken {
+    #[error("nothing came for {} s", .0.as_secs())]
+    Silent(Duration),
+    #[error(transparent)]
+    Connection(reqwest::Error),
+}
+
+impl Http {
+    pub(crate) fn new(settings: Settings) -> Http {
+        // Where another part of the program chose a provider before, it is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Http {
+            settings,
+            stats: Stats::default(),
+            auth: Auth::default(),
+            clients: Mutex::default(),
+            budgets: Mutex::default(),
+            jitter: RandomState::new(),
+        }
+    }
+
+    /// Sends a request, with a token if the registry wants one, along redirects. Any final answer is returned,
+    /// also an error's.
+    pub(crate) async fn send(&self, endpoint: &Endpoint, call: Call<'_>) -> Result<Response> {
+        let mut refused = 0;
+        loop {
+            let authorization = self.auth.header(self, endpoint, call.scopes).await?;
+            let response = self.follow(endpoint, &call, authorization.as_ref()).await?;
+            if response.status() != StatusCode::UNAUTHORIZED || refused == 2 {
+                return Ok(response);
+            }
+            refused += 1;
+            let challenges = response.headers().get_all(header::WWW_AUTHENTICATE);
+            let challenges = challenges.iter().filter_map(|value| value.to_str().ok());
+            let challenge = Challenge::choose(challenges);
+            if !self.auth.challenged(endpoint, challenge, authorization.as_ref(), &response.request)? {
+                return Ok(response);
+            }
+        }
+    }
+
+    /// Sends a request and follows redirects, which never take what identifies us to another host.
+    async fn follow(
+        &self,
+        endpoint: &Endpoint,
+        call: &Call<'_>,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Response> {
+        let mut url = call.url.clone();
+        let mut kind = call.kind;
+        for _ in 0..=REDIRECTS {
+            let home = same_host(&url, &endpoint.base);
+            let mut headers: HeaderMap = call.headers.iter().cloned().collect();
+            if home {
+                headers.extend(endpoint.headers.iter().cloned());
+                if let Some(authorization) = authorization {
+                    headers.insert(header::AUTHORIZATION, authorization.clone());
+                }
+            }
+            let budget = self.budget(&url, endpoint);
+            let trust = endpoint.trust_at(&url);
+            let attempt = Attempt {
+                kind,
+                method: &call.method,
+                url: &url,
+                headers,
+                payload: &call.payload,
+                again: call.again,
+                trust: &trust,
+                budget: &budget,
+            };
+            let response = self.attempts(attempt).await?;
+            if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED {
+                return Ok(response);
+            }
+            let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+            let Some(next) = location.and_then(|location| url.join(location).ok()) else {
+                return Err(response.protocol("a redirect to nowhere"));
+            };
+            if !matches!(next.scheme(), "http" | "https") {
+                return Err(response.protocol(format!("a redirect to {}:", next.scheme())));
+            }
+            if url.scheme() == "https" && next.scheme() != "https" {
+                return Err(response.protocol(format!("a redirect from https to {}", shown(&next))));
+            }
+            if call.method != Method::GET && call.method != Method::HEAD && !same_host(&url, &next) {
+                return Err(response.protocol(format!("an upload was sent on to {}", shown(&next))));
+            }
+            (url, kind) = (next, RequestKind::Redirect);
+        }
+        Err(Error::Protocol {
+            request: describe(&call.method, &call.url),
+            problem: format!("more than {REDIRECTS} redirects"),
+        })
+    }
+
+    /// Sends a request as often as it takes and is allowed.
+    pub(crate) async fn attempts(&self, attempt: Attempt<'_>) -> Result<Response> {
+        let clock = &*self.settings.clock;
+        let client = self.client(attempt.trust)?;
+        let request = describe(attempt.method, attempt.url);
+        let host = authority(attempt.url);
+        let (mut broken, mut postponed) = (0, 0);
+        loop {
+            attempt.budget.take(clock).await;
+            self.stats.count(&host, attempt.kind);
+            let (body, progress) = attempt.payload.body();
+            let mut builder =
+                client.request(attempt.method.clone(), attempt.url.clone()).headers(attempt.headers.clone());
+            if let Some(body) = body {
+                builder = builder.body(body);
+            }
+            let idle = self.settings.idle_timeout;
+            // A registry may take its time to put a large blob away once it has all of it.
+            let patience = if matches!(attempt.payload, Payload::Part(_)) { idle * 10 } else { idle };
+            let moved = || progress.as_ref().map_or(0, |progress| progress.sent());
+            let outcome = patient(builder.send(), clock, patience, moved).await;
+            let failure: Box<dyn StdError + Send + Sync> = match outcome {
+                Some(Ok(inner)) => {
+                    let response = Response {
+                        inner,
+                        request: request.clone(),
+                        clock: self.settings.clock.clone(),
+                        idle,
+                    };
+                    match response.status() {
+                        status @ (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+                            if postponed < POSTPONED
+                                && (attempt.again || status == StatusCode::TOO_MANY_REQUESTS) =>
+                        {
+                            let asked = response.retry_after();
+                            if asked.is_some_and(|asked| asked > LONGEST_PAUSE) {
+                                return Ok(response);
+                            }
+                            let pause = asked.unwrap_or_else(|| self.backoff(&request, postponed));
+                            attempt.budget.close(clock.now(), pause);
+                            postponed += 1;
+                            continue;
+                        }
+                        StatusCode::INTERNAL_SERVER_ERROR
+                        | StatusCode::BAD_GATEWAY
+                        | StatusCode::GATEWAY_TIMEOUT
+                            if attempt.again && broken + 1 < self.settings.attempts =>
+                        {
+                            format!("status {}", response.status().as_u16()).into()
+                        }
+                        _ => return Ok(response),
+                    }
+                }
+                Some(Err(error)) => {
+                    // What went wrong with the bytes to send says more than what became of the request.
+                    match progress.as_ref().and_then(|progress| progress.failure()) {
+                        Some(failure) => return Err(failure),
+                        None => Box::new(error.without_url()),
+                    }
+                }
+                None => Box::new(Broken::Silent(patience)),
+            };
+            broken += 1;
+            if broken >= self.settings.attempts || !attempt.again {
+                return Err(Error::Connection { request, attempts: broken, source: failure });
+            }
+            clock.sleep(self.backoff(&request, broken)).await;
+        }
+    }
+
+    /// Returns how long to wait after the `count`th failure: twice as long each time, and not in step with
+    /// others that failed at the same moment.
+    pub(crate) fn backoff(&self, request: &str, count: u32) -> Duration {
+        let ceiling = 500u64 << count.min(6);
+        Duration::from_millis(ceiling / 2 + self.jitter.hash_one((request, count)) % (ceiling / 2))
+    }
+
+    fn budget(&self, url: &Url, endpoint: &Endpoint) -> Arc<Budget> {
+        let host = authority(url);
+        let rate = if same_host(url, &endpoint.base) { self.rate(&endpoint.host) } else { None };
+        let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
+        budgets.entry(host).or_insert_with(|| Arc::new(Budget::new(rate))).clone()
+    }
+
+    fn rate(&self, host: &str) -> Option<u32> {
+        // What Docker Hub lets pass from one address.
+        const DOCKER_HUB_RATE: u32 = 300;
+        let own = self.settings.requests_per_minute;
+        own.or((host == crate::name::DOCKER_HUB).then_some(DOCKER_HUB_RATE))
+    }
+
+    fn client(&self, trust: &Trust) -> Result<reqwest::Client> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(trust) {
+            return Ok(client.clone());
+        }
+        let client = trust.client(&self.settings)?;
+        clients.insert(trust.clone(), client.clone());
+        Ok(client)
+    }
+}
+
+/// What does not change from attempt to attempt.
+#[derive(Debug)]
+pub(crate) struct Attempt<'a> {
+    pub(crate) kind: RequestKind,
+    pub(crate) method: &'a Method,
+    pub(crate) url: &'a Url,
+    pub(crate) headers: HeaderMap,
+    pub(crate) payload: &'a Payload,
+    pub(crate) again: bool,
+    pub(crate) trust: &'a Trust,
+    pub(crate) budget: &'a Budget,
+}
+
+impl Response {
+    pub(crate) fn status(&self) -> StatusCode {
+        self.inner.status()
+    }
+
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        self.inner.headers()
+    }
+
+    pub(crate) fn text_header(&self, name: impl header::AsHeaderName) -> Option<&str> {
+        self.headers().get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Returns the URL that answered.
+    pub(crate) fn url(&self) -> &Url {
+        self.inner.url()
+    }
+
+    /// Returns the next piece of the body.
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, Broken> {
+        match race(self.inner.chunk(), self.clock.patience(self.idle)).await {
+            Some(result) => result.map_err(|error| Broken::Connection(error.without_url())),
+            None => Err(Broken::Silent(self.idle)),
+        }
+    }
+
+    /// Reads a body of at most `limit` bytes.
+    pub(crate) async fn bytes(mut self, limit: u64) -> Result<Result<Vec<u8>, Broken>> {
+        let mut bytes = Vec::new();
+        loop {
+            match self.chunk().await {
+                Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+                Ok(None) => return Ok(Ok(bytes)),
+                Err(broken) => return Ok(Err(broken)),
+            }
+            if bytes.len() as u64 > limit {
+                return Err(self.protocol(format!("the answer has more than {limit} bytes")));
+            }
+        }
+    }
+
+    /// Makes an error of an answer, with what the registry says in it.
+    pub(crate) async fn into_error(mut self) -> Error {
+        let mut body = Vec::new();
+        while body.len() < ERROR_SIZE {
+            match self.chunk().await {
+                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+                _ => break,
+            }
+        }
+        let status = self.status().as_u16();
+        Error::Status { request: self.request, status, message: error_message(&body) }
+    }
+
+    /// Makes an error of an answer that no registry should give.
+    pub(crate) fn protocol(&self, problem: impl Into<String>) -> Error {
+        Error::Protocol { request: self.request.clone(), problem: problem.into() }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        let seconds = self.text_header(header::RETRY_AFTER)?.trim().parse().ok()?;
+        Some(Duration::from_secs(seconds))
+    }
+}
+
+/// Returns what a registry says in the body of an error: its codes and messages, printable and short.
+///
+/// <https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#error-codes>
+fn error_message(body: &[u8]) -> String {
+    let document: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let errors = document["errors"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let text = |error: &serde_json::Value| {
+        let part = |key: &str| error[key].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+        [part("code"), part("message")].into_iter().flatten().collect::<Vec<_>>().join(": ")
+    };
+    let message = errors.iter().take(3).map(text).collect::<Vec<_>>().join("; ");
+    message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect()
+}
+
+/// Waits for `work` as long as `moved` shows that it moves.
+async fn patient<T>(
+    work: impl Future<Output = T>,
+    clock: &dyn Clock,
+    idle: Duration,
+    moved: impl Fn() -> u64,
+) -> Option<T> {
+    let mut work = pin!(work);
+    let mut before = moved();
+    loop {
+        if let Some(done) = race(work.as_mut(), clock.patience(idle)).await {
+            return Some(done);
+        }
+        let now = moved();
+        if now == before {
+            return None;
+        }
+        before = now;
+    }
+}
+
+/// Waits for `work`, or returns nothing once `wait` is over.
+async fn race<T>(work: impl Future<Output = T>, mut wait: Wait) -> Option<T> {
+    let mut work = pin!(work);
+    poll_fn(|context| match work.as_mut().poll(context) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending => wait.as_mut().poll(context).map(|()| None),
+    })
+    .await
+}
+
+pub(crate) fn same_host(one: &Url, other: &Url) -> bool {
+    (one.scheme(), one.host(), one.port_or_known_default())
+        == (other.scheme(), other.host(), other.port_or_known_default())
+}
+
+/// Returns the host of a URL, with its port where it is not the usual one.
+pub(crate) fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// Returns a request for messages. A query may hold a signature, so it is left out.
+pub(crate) fn describe(method: &Method, url: &Url) -> String {
+    format!("{method} {}", shown(url))
+}
+
+fn shown(url: &Url) -> String {
+    format!("{}://{}{}", url.scheme(), authority(url), url.path())
+}

@@ -1,0 +1,245 @@
+//! Lists: tags, repositories, referrers.
+
+use bytes::Bytes;
+use reqwest::Method;
+use reqwest::StatusCode;
+use reqwest::Url;
+use reqwest::header;
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+use restow_oci::Index;
+use restow_oci::Kind;
+use restow_oci::Manifest;
+use restow_oci::MediaType;
+use serde_json::Value;
+
+use super::Client;
+use super::Core;
+use super::Endpoint;
+use super::RequestKind;
+use super::auth;
+use super::http::Call;
+use super::http::Response;
+use super::http::same_host;
+use super::manifests::referrers_tag;
+use crate::Error;
+use crate::Name;
+use crate::Repository;
+use crate::Result;
+use crate::error::unusable;
+
+/// The most of one page that is read.
+const PAGE_SIZE: u64 = 16 << 20;
+
+impl Client {
+    /// Returns the tags of a repository, in the registry's order.
+    pub fn tags(&self, repository: &Repository) -> Result<Vec<String>> {
+        self.wait(self.core.tags(repository))
+    }
+
+    /// Returns the paths of the repositories of a host, if it shows them.
+    pub fn repositories(&self, host: &str) -> Result<Vec<String>> {
+        self.wait(self.core.repositories(host))
+    }
+
+    /// Returns the manifests whose subject is `digest`, of one artifact type or of all. A registry that does
+    /// not know the question is asked for the tag that stands in for the answer.
+    pub fn referrers(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        artifact_type: Option<&MediaType>,
+    ) -> Result<Vec<Descriptor>> {
+        self.wait(self.core.referrers(repository, digest, artifact_type))
+    }
+}
+
+impl Core {
+    async fn tags(&self, repository: &Repository) -> Result<Vec<String>> {
+        let endpoint = self.upstream(repository)?;
+        let scopes = [auth::pull(&endpoint)];
+        let first = endpoint.url("tags/list?n=1000");
+        let what = repository.to_string();
+        self.pages(&endpoint, &scopes, first, "tags", &what).await
+    }
+
+    async fn repositories(&self, host: &str) -> Result<Vec<String>> {
+        // Any name of the host leads to its endpoint.
+        let name = Name::parse(&format!("{host}/restow"))?;
+        let endpoint = self.upstream(&name.repository)?;
+        let scopes = ["registry:catalog:*".to_owned()];
+        let first = endpoint.root("_catalog?n=1000");
+        self.pages(&endpoint, &scopes, first, "repositories", host).await
+    }
+
+    /// Collects the texts of a list, page after page.
+    async fn pages(
+        &self,
+        endpoint: &Endpoint,
+        scopes: &[String],
+        first: Url,
+        key: &str,
+        what: &str,
+    ) -> Result<Vec<String>> {
+        let limit = self.settings().limits.nodes;
+        let mut found = Vec::new();
+        let mut next = Some(first);
+        while let Some(url) = next {
+            let call = Call::new(RequestKind::List, Method::GET, url, scopes);
+            let response = self.http.send(endpoint, call).await?;
+            match response.status() {
+                StatusCode::OK => {}
+                StatusCode::NOT_FOUND => return Err(Error::NotInRegistry { name: what.to_owned() }),
+                _ => return Err(response.into_error().await),
+            }
+            next = following(&response)?;
+            let document = self.document(response, PAGE_SIZE).await?;
+            let page = document[key].as_array().map(Vec::as_slice).unwrap_or_default();
+            // An empty page that names another one would go on for ever.
+            if page.is_empty() {
+                next = None;
+            }
+            found.extend(page.iter().filter_map(Value::as_str).map(str::to_owned));
+            if found.len() > limit {
+                return Err(Error::TooMany { what: format!("the list of {what}"), limit });
+            }
+        }
+        Ok(found)
+    }
+
+    pub(crate) async fn referrers(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        artifact_type: Option<&MediaType>,
+    ) -> Result<Vec<Descriptor>> {
+        let endpoint = self.upstream(repository)?;
+        let mut found = match self.listed_referrers(&endpoint, digest, artifact_type).await? {
+            Some(found) => found,
+            None => {
+                let tag = referrers_tag(repository, digest);
+                match self.manifest(&tag).await? {
+                    Some(content) if content.descriptor.media_type.kind() == Kind::Index => {
+                        self.index(&content.bytes, &tag)?.manifests().to_vec()
+                    }
+                    _ => Vec::new(),
+                }
+            }
+        };
+        found.retain(|referrer| {
+            artifact_type.is_none_or(|wanted| referrer.artifact_type.as_ref() == Some(wanted))
+        });
+        Ok(found)
+    }
+
+    /// Returns nothing where the registry does not know such a list.
+    async fn listed_referrers(
+        &self,
+        endpoint: &Endpoint,
+        digest: &Digest,
+        artifact_type: Option<&MediaType>,
+    ) -> Result<Option<Vec<Descriptor>>> {
+        let scopes = [auth::pull(endpoint)];
+        let mut first = endpoint.url(&format!("referrers/{digest}"));
+        if let Some(artifact_type) = artifact_type {
+            first.query_pairs_mut().append_pair("artifactType", artifact_type.as_str());
+        }
+        let limit = self.settings().limits.nodes;
+        let mut found = Vec::new();
+        let mut next = Some(first);
+        while let Some(url) = next {
+            let name = url.path().to_owned();
+            let call = Call::new(RequestKind::List, Method::GET, url, &scopes)
+                .header(header::ACCEPT, MediaType::OCI_INDEX.as_str());
+            let response = self.http.send(endpoint, call).await?;
+            match response.status() {
+                StatusCode::OK => {}
+                StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::BAD_REQUEST => {
+                    return Ok(None);
+                }
+                _ => return Err(response.into_error().await),
+            }
+            next = following(&response)?;
+            let broken = response.protocol("the answer breaks off");
+            let bytes = response.bytes(PAGE_SIZE).await?.map_err(|_| broken)?;
+            let limits = &self.settings().limits;
+            // Some answer every unknown path with a page for people.
+            let Ok(index) = Index::parse(bytes, limits) else { return Ok(None) };
+            if index.manifests().is_empty() {
+                next = None;
+            }
+            found.extend_from_slice(index.manifests());
+            if found.len() > limit {
+                return Err(Error::TooMany { what: name, limit });
+            }
+        }
+        Ok(Some(found))
+    }
+
+    /// Adds a manifest that has a subject to the list of that subject's referrers, for a registry that does
+    /// not keep such lists itself.
+    pub(crate) async fn register_referrer(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+        bytes: &Bytes,
+    ) -> Result<()> {
+        let limits = &self.settings().limits;
+        let (subject, artifact_type, annotations) = match descriptor.media_type.kind() {
+            Kind::Manifest => {
+                let Ok(manifest) = Manifest::parse(bytes.to_vec(), limits) else { return Ok(()) };
+                let config = manifest.config().media_type.clone();
+                let artifact_type = manifest.artifact_type().cloned().unwrap_or(config);
+                (manifest.subject().cloned(), Some(artifact_type), manifest.annotations().clone())
+            }
+            Kind::Index => {
+                let Ok(index) = Index::parse(bytes.to_vec(), limits) else { return Ok(()) };
+                (index.subject().cloned(), index.artifact_type().cloned(), index.annotations().clone())
+            }
+            _ => return Ok(()),
+        };
+        let Some(subject) = subject else { return Ok(()) };
+        let endpoint = self.upstream(repository)?;
+        if let Some(listed) = self.listed_referrers(&endpoint, &subject.digest, None).await?
+            && listed.iter().any(|listed| listed.digest == descriptor.digest)
+        {
+            return Ok(());
+        }
+        let tag = referrers_tag(repository, &subject.digest);
+        let flight = self.cache.flight(format!("referrers {tag}"));
+        let _alone = flight.lock().await;
+        let mut index = match self.manifest(&tag).await? {
+            Some(content) if content.descriptor.media_type.kind() == Kind::Index => {
+                self.index(&content.bytes, &tag)?
+            }
+            _ => Index::new(Vec::new()),
+        };
+        if index.manifests().iter().any(|listed| listed.digest == descriptor.digest) {
+            return Ok(());
+        }
+        index.push(&Descriptor { artifact_type, annotations, ..descriptor.clone() });
+        let bytes = Bytes::from(index.into_bytes());
+        // An index of referrers has no subject itself, so this goes no deeper.
+        Box::pin(self.put_manifest(&tag, &MediaType::OCI_INDEX, &bytes)).await.map(drop)
+    }
+
+    fn index(&self, bytes: &Bytes, name: &Name) -> Result<Index> {
+        Index::parse(bytes.to_vec(), &self.settings().limits).map_err(unusable(name.to_string()))
+    }
+}
+
+/// Returns the next page, which must be on the same host.
+///
+/// <https://www.rfc-editor.org/rfc/rfc8288>
+fn following(response: &Response) -> Result<Option<Url>> {
+    let link = response.text_header(header::LINK).unwrap_or_default();
+    let next = link.split(',').find(|part| {
+        part.split(';').skip(1).any(|parameter| matches!(parameter.trim(), "rel=\"next\"" | "rel=next"))
+    });
+    let target = next.and_then(|part| part.trim().strip_prefix('<')).and_then(|part| part.split('>').next());
+    let Some(target) = target else { return Ok(None) };
+    match response.url().join(target) {
+        Ok(url) if same_host(&url, response.url()) => Ok(Some(url)),
+        _ => Err(response.protocol("the next page is on another host")),
+    }
+}

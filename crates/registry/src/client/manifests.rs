@@ -1,0 +1,302 @@
+//! Manifests and indexes.
+
+use bytes::Bytes;
+use reqwest::Method;
+use reqwest::StatusCode;
+use reqwest::header;
+use restow_oci::Algorithm;
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+use restow_oci::Digester;
+use restow_oci::Kind;
+use restow_oci::MediaType;
+use serde_json::Value;
+
+use super::Client;
+use super::Core;
+use super::Endpoint;
+use super::RequestKind;
+use super::auth;
+use super::hosts::Purpose;
+use super::http::Call;
+use super::http::Response;
+use super::http::describe;
+use super::payload::Payload;
+use crate::Error;
+use crate::Name;
+use crate::Repository;
+use crate::Result;
+
+const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
+                      application/vnd.docker.distribution.manifest.list.v2+json, \
+                      application/vnd.docker.distribution.manifest.v2+json, */*;q=0.1";
+
+/// A manifest or an index, as it came, and what it is.
+#[derive(Clone, Debug)]
+pub struct Content {
+    /// Media type, size and digest, the latter computed from the bytes.
+    pub descriptor: Descriptor,
+    /// The document.
+    pub bytes: Bytes,
+}
+
+impl Client {
+    /// Returns the manifest or index that `name` means, or nothing where the registry has none. Its digest
+    /// decides, then its tag, then `latest`.
+    pub fn manifest(&self, name: &Name) -> Result<Option<Content>> {
+        self.wait(self.core.manifest(name))
+    }
+
+    /// Returns the digest that the registry says a name has, without the document. A registry need not say.
+    pub fn digest(&self, name: &Name) -> Result<Option<Digest>> {
+        self.wait(self.core.head(name, false)).map(|head| head.and_then(|head| head.digest))
+    }
+
+    /// As [`digest`](Client::digest), asked where and as one who is about to write.
+    pub(crate) fn digest_to_write(&self, name: &Name) -> Result<Option<Digest>> {
+        self.wait(self.core.head(name, true)).map(|head| head.and_then(|head| head.digest))
+    }
+
+    /// Stores a manifest or an index under its digest, or under the tag of `name` if it has one. A registry
+    /// may refuse one of which it lacks the parts.
+    pub fn put_manifest(&self, name: &Name, media_type: &MediaType, bytes: &Bytes) -> Result<Descriptor> {
+        self.wait(self.core.put_manifest(name, media_type, bytes))
+    }
+
+    /// Removes a manifest by its digest, or a tag.
+    pub fn delete_manifest(&self, name: &Name) -> Result<()> {
+        self.wait(self.core.delete_manifest(name))
+    }
+}
+
+/// What a registry says of a manifest that it did not send.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) digest: Option<Digest>,
+}
+
+impl Core {
+    pub(crate) async fn manifest(&self, name: &Name) -> Result<Option<Content>> {
+        let repository = &name.repository;
+        let reference = reference(name);
+        let flight = self.cache.flight(format!("manifest {repository} {reference}"));
+        let _alone = flight.lock().await;
+        let digest = match &name.digest {
+            Some(digest) => Some(digest.clone()),
+            None => self.cache.tag(repository, name.tag_or_latest()).map(|known| known.digest),
+        };
+        if let Some((descriptor, bytes)) =
+            digest.as_ref().and_then(|digest| self.cache.manifest(repository, digest))
+        {
+            return Ok(Some(Content { descriptor, bytes }));
+        }
+        // What the tag meant in this run, it goes on to mean.
+        let wanted = digest.map_or(reference, |digest| digest.to_string());
+        let purpose = if name.digest.is_some() { Purpose::Pull } else { Purpose::Resolve };
+        let endpoints = self.endpoints(repository, purpose)?;
+        let mut result = Ok(None);
+        for endpoint in &*endpoints {
+            result = self.fetch(endpoint, &wanted).await;
+            if matches!(result, Ok(Some(_))) {
+                break;
+            }
+        }
+        let Some(content) = result? else { return Ok(None) };
+        let tag = name.digest.is_none().then(|| name.tag_or_latest());
+        self.cache.keep_manifest(repository, tag, &content.descriptor, &content.bytes);
+        Ok(Some(content))
+    }
+
+    async fn fetch(&self, endpoint: &Endpoint, reference: &str) -> Result<Option<Content>> {
+        let url = endpoint.url(&format!("manifests/{reference}"));
+        let scopes = [auth::pull(endpoint)];
+        let limit = self.settings().limits.manifest_size;
+        let mut attempts = 0;
+        loop {
+            let call = Call::new(RequestKind::ManifestGet, Method::GET, url.clone(), &scopes)
+                .header(header::ACCEPT, ACCEPT);
+            let response = self.http.send(endpoint, call).await?;
+            match response.status() {
+                StatusCode::OK => {}
+                StatusCode::NOT_FOUND => return Ok(None),
+                _ => return Err(response.into_error().await),
+            }
+            let content_type = response.text_header(header::CONTENT_TYPE).map(str::to_owned);
+            match response.bytes(limit).await? {
+                Ok(bytes) => return content(&url, reference, content_type.as_deref(), bytes).map(Some),
+                Err(broken) => {
+                    attempts += 1;
+                    let request = describe(&Method::GET, &url);
+                    if attempts >= self.settings().attempts {
+                        return Err(Error::Connection { request, attempts, source: Box::new(broken) });
+                    }
+                    self.settings().clock.sleep(self.http.backoff(&request, attempts)).await;
+                }
+            }
+        }
+    }
+
+    /// Asks for the head of a manifest; `to_write`: with a token that does for writing, too.
+    pub(crate) async fn head(&self, name: &Name, to_write: bool) -> Result<Option<Head>> {
+        let purpose = if to_write { Purpose::Push } else { Purpose::Resolve };
+        let endpoints = self.endpoints(&name.repository, purpose)?;
+        let mut result = Ok(None);
+        for endpoint in &*endpoints {
+            result = self.head_at(endpoint, name, to_write).await;
+            if matches!(result, Ok(Some(_))) {
+                break;
+            }
+        }
+        result
+    }
+
+    async fn head_at(&self, endpoint: &Endpoint, name: &Name, to_write: bool) -> Result<Option<Head>> {
+        let scopes = [if to_write { auth::push(endpoint) } else { auth::pull(endpoint) }];
+        let url = endpoint.url(&format!("manifests/{}", reference(name)));
+        let call =
+            Call::new(RequestKind::ManifestHead, Method::HEAD, url, &scopes).header(header::ACCEPT, ACCEPT);
+        let response = self.http.send(endpoint, call).await?;
+        match response.status() {
+            StatusCode::OK => {
+                let digest = response.text_header("docker-content-digest");
+                Ok(Some(Head { digest: digest.and_then(|digest| Digest::parse(digest).ok()) }))
+            }
+            StatusCode::NOT_FOUND => Ok(None),
+            _ => Err(response.into_error().await),
+        }
+    }
+
+    pub(crate) async fn put_manifest(
+        &self,
+        name: &Name,
+        media_type: &MediaType,
+        bytes: &Bytes,
+    ) -> Result<Descriptor> {
+        let digest = match &name.digest {
+            Some(expected) => check(expected, bytes)?,
+            None => Digest::sha256(bytes),
+        };
+        let repository = &name.repository;
+        let endpoint = self.upstream(repository)?;
+        let stored_as = name.tag.clone().unwrap_or_else(|| digest.to_string());
+        let scopes = [auth::push(&endpoint)];
+        let url = endpoint.url(&format!("manifests/{stored_as}"));
+        let call = Call::new(RequestKind::ManifestPut, Method::PUT, url, &scopes)
+            .header(header::CONTENT_TYPE, media_type.as_str())
+            .payload(Payload::Bytes(bytes.clone()));
+        let response = self.http.send(&endpoint, call).await?;
+        if !response.status().is_success() {
+            return Err(response.into_error().await);
+        }
+        if let Some(stored) = response.text_header("docker-content-digest")
+            && Digest::parse(stored)
+                .is_ok_and(|stored| stored.algorithm() == digest.algorithm() && stored != digest)
+        {
+            return Err(response.protocol(format!("the registry stored {stored}, expected {digest}")));
+        }
+        let descriptor = Descriptor::new(media_type.clone(), digest, bytes.len() as u64);
+        let registered = response.headers().contains_key("oci-subject");
+        self.cache.keep_manifest(repository, name.tag.as_deref(), &descriptor, bytes);
+        if !registered {
+            self.register_referrer(repository, &descriptor, bytes).await?;
+        }
+        Ok(descriptor)
+    }
+
+    async fn delete_manifest(&self, name: &Name) -> Result<()> {
+        let endpoint = self.upstream(&name.repository)?;
+        let url = endpoint.url(&format!("manifests/{}", reference(name)));
+        self.delete(&endpoint, url, name).await?;
+        let tag = name.digest.is_none().then(|| name.tag_or_latest());
+        self.cache.forget(&name.repository, name.digest.as_ref(), tag);
+        Ok(())
+    }
+
+    pub(crate) async fn delete(&self, endpoint: &Endpoint, url: reqwest::Url, name: &Name) -> Result<()> {
+        let scopes = [auth::delete(endpoint)];
+        let call = Call::new(RequestKind::Delete, Method::DELETE, url, &scopes);
+        let response = self.http.send(endpoint, call).await?;
+        match response.status() {
+            status if status.is_success() => Ok(()),
+            StatusCode::NOT_FOUND => Err(Error::NotInRegistry { name: name.to_string() }),
+            _ => Err(response.into_error().await),
+        }
+    }
+
+    /// Reads an answer that holds a JSON document.
+    pub(crate) async fn document(&self, response: Response, limit: u64) -> Result<Value> {
+        let request = response.protocol("the answer is not JSON");
+        let broken = response.protocol("the answer breaks off");
+        let bytes = response.bytes(limit).await?.map_err(|_| broken)?;
+        serde_json::from_slice(&bytes).map_err(|_| request)
+    }
+}
+
+/// Returns what stands for the manifest in a URL.
+fn reference(name: &Name) -> String {
+    match &name.digest {
+        Some(digest) => digest.to_string(),
+        None => name.tag_or_latest().to_owned(),
+    }
+}
+
+/// Makes of an answer what it holds, if that is what was asked for.
+fn content(
+    url: &reqwest::Url,
+    reference: &str,
+    content_type: Option<&str>,
+    bytes: Vec<u8>,
+) -> Result<Content> {
+    let bytes = Bytes::from(bytes);
+    let digest = match Digest::parse(reference) {
+        // A tag holds no colon.
+        Err(_) => Digest::sha256(&bytes),
+        Ok(expected) => check(&expected, &bytes)?,
+    };
+    let request = || describe(&Method::GET, url);
+    let is_manifest = |media_type: &MediaType| matches!(media_type.kind(), Kind::Manifest | Kind::Index);
+    let header = content_type.and_then(|text| text.split(';').next()).map(str::trim);
+    let header = header.and_then(|text| MediaType::parse(text).ok());
+    // Some registries have one content type for all; then the document says what it is.
+    let media_type = header.clone().filter(is_manifest).or_else(|| {
+        let document: Value = serde_json::from_slice(&bytes).ok()?;
+        MediaType::parse(document.get("mediaType")?.as_str()?).ok()
+    });
+    let media_type = media_type.or(header).ok_or_else(|| Error::Protocol {
+        request: request(),
+        problem: "neither the answer nor its document names a media type".to_owned(),
+    })?;
+    let size = bytes.len() as u64;
+    Ok(Content { descriptor: Descriptor::new(media_type, digest, size), bytes })
+}
+
+/// Returns the digest if it is that of the bytes.
+pub(crate) fn check(expected: &Digest, bytes: &[u8]) -> Result<Digest> {
+    if expected.algorithm() == Algorithm::Other {
+        return Err(restow_content::Error::UnsupportedAlgorithm { digest: expected.clone() }.into());
+    }
+    let mut digester = Digester::new(expected.algorithm()).map_err(crate::error::unusable("a digest"))?;
+    digester.update(bytes);
+    let actual = digester.finish();
+    if actual == *expected {
+        return Ok(actual);
+    }
+    let size = bytes.len() as u64;
+    Err(restow_content::Error::Mismatch {
+        expected: expected.clone(),
+        expected_size: size,
+        actual,
+        actual_size: size,
+    }
+    .into())
+}
+
+/// Returns the fallback tag under which an index of the referrers of `digest` lies.
+///
+/// <https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#referrers-tag-schema>
+pub(crate) fn referrers_tag(repository: &Repository, digest: &Digest) -> Name {
+    let cut = |text: &str, length: usize| text.chars().take(length).collect::<String>();
+    let clean = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+    let tag = format!("{}-{}", cut(digest.algorithm_name(), 32), cut(digest.encoded(), 64));
+    Name { repository: repository.clone(), tag: Some(tag.chars().map(clean).collect()), digest: None }
+}

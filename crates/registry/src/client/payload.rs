@@ -1,0 +1,184 @@
+//! What goes up with a request, as often as it has to.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::task::Context;
+use std::task::Poll;
+
+use bytes::Bytes;
+use http_body::Frame;
+use http_body::SizeHint;
+use restow_content::Blob;
+use restow_oci::Descriptor;
+use restow_oci::Digester;
+use tokio::sync::mpsc;
+
+use crate::Error;
+
+/// How much is read from a blob at once.
+const PIECE: usize = 256 << 10;
+/// How many pieces wait to be sent.
+const PIECES: usize = 4;
+
+/// The body of a request.
+#[derive(Clone)]
+pub(crate) enum Payload {
+    None,
+    Bytes(Bytes),
+    /// A part of a blob, read while it is sent.
+    Part(Part),
+}
+
+/// The bytes `start..end` of a blob; verified where that is all of it.
+#[derive(Clone)]
+pub(crate) struct Part {
+    pub(crate) blob: Arc<dyn Blob>,
+    pub(crate) descriptor: Descriptor,
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+}
+
+impl std::fmt::Debug for Payload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Payload::None => f.write_str("None"),
+            Payload::Bytes(bytes) => write!(f, "Bytes({})", bytes.len()),
+            Payload::Part(part) => write!(f, "Part({}..{})", part.start, part.end),
+        }
+    }
+}
+
+impl Payload {
+    /// Returns the body from its start, and what tells how far it has come.
+    pub(crate) fn body(&self) -> (Option<reqwest::Body>, Option<Arc<Progress>>) {
+        match self {
+            Payload::None => (None, None),
+            Payload::Bytes(bytes) => (Some(bytes.clone().into()), None),
+            Payload::Part(part) => {
+                let progress = Arc::new(Progress::default());
+                let (sender, receiver) = mpsc::channel(PIECES);
+                let (part, told) = (part.clone(), progress.clone());
+                let left = part.end - part.start;
+                tokio::task::spawn_blocking(move || part.read(&sender, &told));
+                (
+                    Some(reqwest::Body::wrap(Body { receiver, left, progress: progress.clone() })),
+                    Some(progress),
+                )
+            }
+        }
+    }
+}
+
+impl Part {
+    fn read(&self, sender: &mpsc::Sender<io::Result<Bytes>>, progress: &Progress) {
+        let fail = |error: Error| {
+            // Noted before the request breaks, so that whoever meets the break finds the reason.
+            *progress.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            let _ = sender.blocking_send(Err(io::Error::other("the blob cannot be read")));
+        };
+        let whole = self.start == 0 && self.end == self.descriptor.size;
+        let digest = &self.descriptor.digest;
+        let mut digester = if whole { Digester::new(digest.algorithm()).ok() } else { None };
+        let mut offset = self.start;
+        while offset < self.end {
+            let wanted = usize::try_from(self.end - offset).unwrap_or(usize::MAX).min(PIECE);
+            let mut piece = vec![0; wanted];
+            let count = loop {
+                match self.blob.read_at(&mut piece, offset) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Ok(0) => break Err(io::ErrorKind::UnexpectedEof.into()),
+                    result => break result,
+                }
+            };
+            let count = match count {
+                Ok(count) => count,
+                Err(source) => {
+                    let digest = digest.clone();
+                    return fail(restow_content::Error::Read { digest, offset, source }.into());
+                }
+            };
+            piece.truncate(count);
+            offset += count as u64;
+            if let Some(digester) = &mut digester {
+                digester.update(&piece);
+            }
+            // The last piece goes only if all of them are right, so that a damaged blob never arrives whole.
+            if offset == self.end
+                && let Some(actual) = digester.take().map(Digester::finish)
+                && actual != *digest
+            {
+                let size = self.descriptor.size;
+                return fail(
+                    restow_content::Error::Mismatch {
+                        expected: digest.clone(),
+                        expected_size: size,
+                        actual,
+                        actual_size: offset,
+                    }
+                    .into(),
+                );
+            }
+            if sender.blocking_send(Ok(piece.into())).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// How far a body has come.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    sent: AtomicU64,
+    failure: Mutex<Option<Error>>,
+}
+
+impl Progress {
+    /// Returns the number of bytes taken to be sent.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Returns why the bytes could not be had, once.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+struct Body {
+    receiver: mpsc::Receiver<io::Result<Bytes>>,
+    left: u64,
+    progress: Arc<Progress>,
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.receiver.poll_recv(context).map(|piece| {
+            piece.map(|piece| {
+                piece.map(|piece| {
+                    self.left = self.left.saturating_sub(piece.len() as u64);
+                    self.progress.sent.fetch_add(piece.len() as u64, Ordering::Relaxed);
+                    Frame::data(piece)
+                })
+            })
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}

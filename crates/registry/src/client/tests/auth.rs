@@ -1,0 +1,142 @@
+//! Logins and tokens.
+
+use restow_testkit::ImageBuilder;
+use restow_testkit::registry::Answer;
+
+use super::*;
+
+fn credentials(text: &str) -> Credentials {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("auth.json");
+    std::fs::write(&path, text).unwrap();
+    Credentials::load(&[path]).unwrap()
+}
+
+fn registry() -> Registry {
+    let registry = Registry::start();
+    registry.put("a", "v1", &ImageBuilder::new().build());
+    registry.put("b", "v1", &ImageBuilder::new().build());
+    registry
+}
+
+fn with(text: &str) -> Client {
+    client_with(Settings { credentials: credentials(text), ..Settings::default() }).0
+}
+
+#[test]
+fn one_token_does_for_a_repository_and_writing_includes_reading() {
+    let registry = registry();
+    registry.require_token(None);
+    let client = client();
+    let repository = name(&registry, "a").repository;
+    client.push_blob(&repository, &layer(b"x"), &blob(b"x"), &[]).unwrap();
+    client.manifest(&name(&registry, "a:v1")).unwrap().unwrap();
+    client.small_blob(&repository, &layer(b"x")).unwrap().unwrap();
+    client.manifest(&name(&registry, "b:v1")).unwrap().unwrap();
+    let lines = registry.take_lines();
+    let tokens = lines.iter().filter(|line| *line == "GET /token").count();
+    // One refusal teaches how tokens are had; then each repository has one.
+    assert_eq!((tokens, lines.len()), (2, 8), "{lines:#?}");
+}
+
+#[test]
+fn a_mount_asks_for_both_repositories() {
+    let registry = registry();
+    registry.require_token(None);
+    registry.put_blob("a", b"shared");
+    let (from, to) = (name(&registry, "a").repository, name(&registry, "b").repository);
+    let pushed = client().push_blob(&to, &layer(b"shared"), &blob(b"shared"), &[from]).unwrap();
+    assert_eq!(pushed, Pushed::Mounted);
+    let token = registry.requests().into_iter().find(|request| request.path == "/token").unwrap();
+    assert!(token.query.contains("repository%3Ab%3Apull%2Cpush"), "{}", token.query);
+    assert!(token.query.contains("repository%3Aa%3Apull"), "{}", token.query);
+}
+
+#[test]
+fn logins_of_every_kind_open_the_door() {
+    let registry = registry();
+    let host = registry.host();
+    registry.require_token(Some(("user", "password")));
+    let right = [
+        format!(r#"{{"auths":{{"{host}":{{"auth":"dXNlcjpwYXNzd29yZA=="}}}}}}"#),
+        format!(r#"{{"auths":{{"{host}/a":{{"username":"user","password":"password"}}}}}}"#),
+        format!(r#"{{"auths":{{"{host}":{{"identitytoken":"identity"}}}}}}"#),
+    ];
+    for text in right {
+        with(&text).manifest(&name(&registry, "a:v1")).unwrap().unwrap();
+    }
+    let wrong = [
+        "{}".to_owned(),
+        format!(r#"{{"auths":{{"{host}":{{"username":"user","password":"wrong"}}}}}}"#),
+        format!(r#"{{"auths":{{"{host}/b":{{"username":"user","password":"password"}}}}}}"#),
+    ];
+    for text in wrong {
+        let error = with(&text).manifest(&name(&registry, "a:v1")).unwrap_err();
+        assert!(matches!(error, Error::Unauthorized { .. }), "{error}");
+        assert!(!chain(&error).contains("wrong"), "{}", chain(&error));
+    }
+    registry.require_password("user", "password");
+    let text = format!(r#"{{"auths":{{"{host}":{{"username":"user","password":"password"}}}}}}"#);
+    with(&text).manifest(&name(&registry, "a:v1")).unwrap().unwrap();
+    let error = with("{}").manifest(&name(&registry, "a:v1")).unwrap_err();
+    assert!(matches!(error, Error::Status { status: 401, .. }), "{error}");
+}
+
+#[test]
+fn a_door_that_never_opens_is_left() {
+    let registry = Registry::start();
+    let host = registry.host();
+    registry.intercept(move |request| {
+        Some(match request.path.as_str() {
+            "/token" => Answer::new(200).body(r#"{"token":"x"}"#),
+            _ => {
+                let challenge = format!(r#"Bearer realm="http://{host}/token",service="s""#);
+                Answer::error(401, "UNAUTHORIZED").header("WWW-Authenticate", challenge)
+            }
+        })
+    });
+    let error = client().manifest(&name(&registry, "a:v1")).unwrap_err();
+    assert!(matches!(error, Error::Status { status: 401, .. }), "{error}");
+    assert!(registry.requests().len() <= 6, "{}", registry.requests().len());
+}
+
+#[test]
+fn tokens_that_no_service_should_issue_are_refused() {
+    let huge = format!(r#"{{"token":"{}"}}"#, "x".repeat(2 << 20));
+    let long = format!(r#"{{"token":"{}"}}"#, "x".repeat(100 << 10));
+    for (body, expected) in [
+        (huge.as_str(), "more than 1048576 bytes"),
+        (&long, "a token of 102400 bytes"),
+        (r#"{"token":"a\r\nX-Evil: b"}"#, "cannot be sent"),
+        ("{}", "no token"),
+        ("<html>", "not JSON"),
+    ] {
+        let registry = Registry::start();
+        let (host, body) = (registry.host(), body.to_owned());
+        registry.intercept(move |request| {
+            Some(match request.path.as_str() {
+                "/token" => Answer::new(200).body(&body),
+                _ => Answer::new(401)
+                    .header("WWW-Authenticate", format!(r#"Bearer realm="http://{host}/token""#)),
+            })
+        });
+        let error = client().manifest(&name(&registry, "a:v1")).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_password_goes_to_no_place_that_is_not_a_service() {
+    for (realm, expected) in
+        [("ftp://127.0.0.1/token", "by ftp"), ("/token", "from no URL"), ("file:///etc/passwd", "by file")]
+    {
+        let registry = Registry::start();
+        registry.intercept(move |_| {
+            Some(Answer::new(401).header("WWW-Authenticate", format!(r#"Bearer realm="{realm}""#)))
+        });
+        let text = format!(r#"{{"auths":{{"{}":{{"username":"u","password":"p"}}}}}}"#, registry.host());
+        let error = with(&text).manifest(&name(&registry, "a:v1")).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+        assert!(registry.requests().iter().all(|request| !request.headers.contains_key("authorization")));
+    }
+}

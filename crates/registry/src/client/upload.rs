@@ -1,0 +1,317 @@
+//! Blobs on their way up.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use reqwest::Method;
+use reqwest::StatusCode;
+use reqwest::Url;
+use reqwest::header;
+use restow_content::Blob;
+use restow_oci::Descriptor;
+
+use super::Client;
+use super::Core;
+use super::Endpoint;
+use super::RequestKind;
+use super::auth;
+use super::http::Call;
+use super::http::Response;
+use super::payload::Part;
+use super::payload::Payload;
+use crate::Error;
+use crate::Repository;
+use crate::Result;
+
+/// Blobs larger than this are looked for before they are sent; smaller ones cost less to send.
+pub(crate) const WORTH_A_HEAD: u64 = 64 << 10;
+/// The size of pieces for a registry that takes no blob whole.
+const CHUNK: u64 = 16 << 20;
+
+/// How a blob came to lie in a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Pushed {
+    /// It was there.
+    There,
+    /// It was taken from another repository of the registry.
+    Mounted,
+    /// It was sent.
+    Uploaded,
+}
+
+impl Client {
+    /// Sees to it that a blob lies in a repository: it is taken from one of `others` of the same registry, or
+    /// sent, unless it is there. `blob` must be what `descriptor` says, and is verified while it is read.
+    pub fn push_blob(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+        blob: &Arc<dyn Blob>,
+        others: &[Repository],
+    ) -> Result<Pushed> {
+        let open = || Ok(blob.clone());
+        self.push_opened(repository, descriptor, &open, others)
+    }
+
+    /// As [`push_blob`](Client::push_blob), with a blob that is opened only if it has to be sent.
+    pub(crate) fn push_opened(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+        open: &dyn Fn() -> Result<Arc<dyn Blob>>,
+        others: &[Repository],
+    ) -> Result<Pushed> {
+        // Two images may share a blob: it is sent once.
+        let flight = self.core.cache.flight(format!("push {repository} {}", descriptor.digest));
+        let _alone = flight.blocking_lock();
+        let found = self.wait(self.core.find_or_mount(repository, descriptor, others))?;
+        let session = match found {
+            Found::Is(pushed) => return Ok(pushed),
+            Found::Not(session) => session,
+        };
+        // Opening may itself ask a registry, and wait for it.
+        let blob = open()?;
+        let endpoint = self.core.upstream(repository)?;
+        let scopes = [auth::push(&endpoint)];
+        let upload = Upload { core: &self.core, endpoint: &endpoint, scopes: &scopes, descriptor, blob };
+        self.wait(upload.run(session))?;
+        self.core.cache.saw(repository, &descriptor.digest);
+        Ok(Pushed::Uploaded)
+    }
+}
+
+/// What a look at the registry brought.
+enum Found {
+    Is(Pushed),
+    /// It has to be sent, perhaps by an upload that is open already.
+    Not(Option<Session>),
+}
+
+/// An upload that the registry has opened.
+#[derive(Debug)]
+struct Session {
+    location: Url,
+    /// The smallest piece that the registry takes, the last one excepted.
+    minimum: u64,
+}
+
+impl Core {
+    async fn find_or_mount(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+        others: &[Repository],
+    ) -> Result<Found> {
+        let Descriptor { digest, size, .. } = descriptor;
+        if self.cache.knows(repository, digest) {
+            return Ok(Found::Is(Pushed::There));
+        }
+        let endpoint = self.upstream(repository)?;
+        let mut session = None;
+        for other in others.iter().filter(|other| *other != repository && other.host() == repository.host()) {
+            match self.mount(&endpoint, descriptor, other).await? {
+                Ok(()) => {
+                    self.cache.saw(repository, digest);
+                    return Ok(Found::Is(Pushed::Mounted));
+                }
+                Err(opened) => session = opened.or(session),
+            }
+        }
+        if *size > WORTH_A_HEAD
+            && let Some(found) = self.blob_size(repository, digest, true).await?
+        {
+            if found != *size {
+                let (digest, expected) = (digest.clone(), *size);
+                return Err(restow_content::Error::WrongSize { digest, expected, actual: found }.into());
+            }
+            if let Some(Session { location, .. }) = session {
+                // Nobody waits for what will not come.
+                let scopes = [auth::push(&endpoint)];
+                let call = Call::new(RequestKind::Upload, Method::DELETE, location, &scopes);
+                drop(self.http.send(&endpoint, call.once()).await);
+            }
+            self.cache.saw(repository, digest);
+            return Ok(Found::Is(Pushed::There));
+        }
+        Ok(Found::Not(session))
+    }
+
+    /// Takes a blob from another repository. A registry that declines may have opened an upload instead.
+    async fn mount(
+        &self,
+        endpoint: &Endpoint,
+        descriptor: &Descriptor,
+        other: &Repository,
+    ) -> Result<Result<(), Option<Session>>> {
+        let scopes = [auth::push(endpoint), auth::pull_from(other)];
+        let mut url = endpoint.url("blobs/uploads/");
+        url.query_pairs_mut()
+            .append_pair("mount", descriptor.digest.as_str())
+            .append_pair("from", other.path());
+        let call = Call::new(RequestKind::BlobMount, Method::POST, url, &scopes)
+            .payload(Payload::Bytes(Bytes::new()));
+        let response = self.http.send(endpoint, call).await?;
+        match response.status() {
+            StatusCode::CREATED => Ok(Ok(())),
+            StatusCode::ACCEPTED => Ok(Err(session(endpoint, &response).ok())),
+            // Some refuse instead: the other repository may not be ours to read.
+            status if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => Ok(Err(None)),
+            _ => Err(response.into_error().await),
+        }
+    }
+}
+
+/// Takes an open upload from the answer that opened it or went on with it.
+fn session(endpoint: &Endpoint, response: &Response) -> Result<Session> {
+    let location = response.text_header(header::LOCATION);
+    let location = location.and_then(|location| response.url().join(location).ok());
+    let Some(mut location) = location.filter(|url| matches!(url.scheme(), "http" | "https")) else {
+        return Err(response.protocol("the upload has no location"));
+    };
+    if location.scheme() == "http" && endpoint.base.scheme() == "https" {
+        // A registry behind a proxy that ends TLS may not know that it is behind one. Elsewhere, no bytes go
+        // in the clear that came by TLS.
+        let _ = location.set_scheme("https");
+        if location.host() != endpoint.base.host() {
+            return Err(response.protocol("the upload goes on without TLS"));
+        }
+    }
+    let minimum = response.text_header("oci-chunk-min-length").and_then(|length| length.parse().ok());
+    Ok(Session { location, minimum: minimum.unwrap_or(0) })
+}
+
+/// A blob that has to be sent.
+struct Upload<'a> {
+    core: &'a Arc<Core>,
+    endpoint: &'a Endpoint,
+    scopes: &'a [String],
+    descriptor: &'a Descriptor,
+    blob: Arc<dyn Blob>,
+}
+
+impl Upload<'_> {
+    /// Sends the blob, from where the registry has got to if a connection breaks.
+    async fn run(&self, open: Option<Session>) -> Result<()> {
+        let settings = self.core.settings();
+        let mut chunk = settings.chunk_size;
+        let mut open = open.map(|session| (session, 0));
+        let mut failures = 0;
+        loop {
+            let (session, offset) = match open.take() {
+                Some(open) => open,
+                None => (self.start().await?, 0),
+            };
+            let location = session.location.clone();
+            let error = match self.send(session, offset, chunk).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            match &error {
+                Error::Connection { .. } => {}
+                Error::Status { status, .. } if *status >= 500 => {}
+                // The registry has other bytes than we thought, or has forgotten the upload.
+                Error::Status { status: 404 | 416, .. } if failures > 0 => {}
+                Error::Status { status: 413, .. } if chunk.is_none() => chunk = Some(CHUNK),
+                _ => return Err(error),
+            }
+            failures += 1;
+            if failures >= settings.attempts {
+                return Err(error);
+            }
+            let what = format!("upload {}", self.descriptor.digest);
+            settings.clock.sleep(self.core.http.backoff(&what, failures)).await;
+            // Each second time anew, in case what is there is of no use.
+            if failures % 2 == 1 {
+                open = self.resume(location).await;
+            }
+        }
+    }
+
+    async fn start(&self) -> Result<Session> {
+        let url = self.endpoint.url("blobs/uploads/");
+        let call = Call::new(RequestKind::Upload, Method::POST, url, self.scopes)
+            .payload(Payload::Bytes(Bytes::new()));
+        let response = self.core.http.send(self.endpoint, call).await?;
+        match response.status() {
+            StatusCode::ACCEPTED => session(self.endpoint, &response),
+            _ => Err(response.into_error().await),
+        }
+    }
+
+    /// Asks how far an upload has come.
+    async fn resume(&self, location: Url) -> Option<(Session, u64)> {
+        let call = Call::new(RequestKind::Upload, Method::GET, location.clone(), self.scopes).once();
+        let response = self.core.http.send(self.endpoint, call).await.ok()?;
+        if !matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::ACCEPTED) {
+            return None;
+        }
+        let offset = received(&response)?;
+        let session = session(self.endpoint, &response).unwrap_or(Session { location, minimum: 0 });
+        (offset <= self.descriptor.size).then_some((session, offset))
+    }
+
+    /// Sends what is missing from `offset` on, in one piece or in several, and closes the upload.
+    async fn send(&self, mut session: Session, offset: u64, chunk: Option<u64>) -> Result<()> {
+        let size = self.descriptor.size;
+        let chunk = chunk.unwrap_or(u64::MAX).max(session.minimum).max(1);
+        // What was begun in pieces ends in pieces.
+        if offset == 0 && size <= chunk {
+            return self.close(session, Some((0, size))).await;
+        }
+        let mut offset = offset;
+        while offset < size {
+            let end = offset.saturating_add(chunk).min(size);
+            let call = Call::new(RequestKind::Upload, Method::PATCH, session.location.clone(), self.scopes)
+                .header(header::CONTENT_TYPE, "application/octet-stream")
+                .header(header::CONTENT_RANGE, format!("{offset}-{}", end - 1))
+                .payload(self.part(offset, end))
+                .once();
+            let response = self.core.http.send(self.endpoint, call).await?;
+            if response.status() != StatusCode::ACCEPTED {
+                return Err(response.into_error().await);
+            }
+            // A single byte and none look the same.
+            if let Some(received) = received(&response).filter(|&received| received != end && end > 1) {
+                let problem = format!("the registry has {received} bytes of the blob, was sent {end}");
+                return Err(response.protocol(problem));
+            }
+            session = super::upload::session(self.endpoint, &response)
+                .map(|next| Session { minimum: next.minimum.max(session.minimum), ..next })?;
+            offset = end;
+        }
+        self.close(session, None).await
+    }
+
+    async fn close(&self, session: Session, part: Option<(u64, u64)>) -> Result<()> {
+        let mut url = session.location;
+        url.query_pairs_mut().append_pair("digest", self.descriptor.digest.as_str());
+        let payload = match part {
+            Some((start, end)) if end > start => self.part(start, end),
+            _ => Payload::Bytes(Bytes::new()),
+        };
+        let call = Call::new(RequestKind::Upload, Method::PUT, url, self.scopes)
+            .header(header::CONTENT_TYPE, "application/octet-stream")
+            .payload(payload)
+            .once();
+        let response = self.core.http.send(self.endpoint, call).await?;
+        match response.status() {
+            StatusCode::CREATED | StatusCode::OK | StatusCode::NO_CONTENT => Ok(()),
+            _ => Err(response.into_error().await),
+        }
+    }
+
+    fn part(&self, start: u64, end: u64) -> Payload {
+        Payload::Part(Part { blob: self.blob.clone(), descriptor: self.descriptor.clone(), start, end })
+    }
+}
+
+/// Returns how many bytes the registry says it has.
+fn received(response: &Response) -> Option<u64> {
+    let range = response.text_header(header::RANGE)?;
+    let range = range.strip_prefix("bytes=").unwrap_or(range);
+    let (start, end) = range.split_once('-')?;
+    let (start, end): (u64, u64) = (start.trim().parse().ok()?, end.trim().parse().ok()?);
+    // Nothing is written as 0-0 too, and a single byte is not worth the difference.
+    (start == 0).then_some(if end == 0 { 0 } else { end + 1 })
+}

@@ -1,0 +1,179 @@
+//! Putting an image into a registry, with no more requests than it takes.
+//!
+//! A manifest is put first: if the registry takes it, it has all parts, and nothing else need be asked. Only when
+//! it does not, the parts are looked at, each by the same rule.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use bytes::Bytes;
+use restow_content::Blob;
+use restow_content::Provider;
+use restow_content::read;
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+use restow_oci::Index;
+use restow_oci::Kind;
+use restow_oci::Manifest;
+use restow_oci::MediaType;
+
+use crate::Client;
+use crate::Error;
+use crate::Name;
+use crate::Notice;
+use crate::Repository;
+use crate::Result;
+use crate::error::unusable;
+use crate::parallel;
+
+/// How many parts of one document are pushed side by side.
+const PARTS: usize = 4;
+
+/// Where the parts of an image are found that a registry lacks.
+pub(crate) trait Parts: Sync {
+    /// Opens a part, a manifest or a blob.
+    fn open(&self, descriptor: &Descriptor) -> Result<Arc<dyn Blob>>;
+
+    /// Reads a document.
+    fn document(&self, descriptor: &Descriptor, limit: u64) -> Result<Bytes>;
+
+    /// Returns the repositories from which a registry may take a blob itself.
+    fn repositories(&self, descriptor: &Descriptor) -> Vec<Repository>;
+}
+
+/// The parts of an image that lie in one provider, and repositories that may have them too.
+pub(crate) struct Provided<'a> {
+    pub(crate) provider: &'a dyn Provider,
+    pub(crate) repositories: &'a [Repository],
+}
+
+impl Parts for Provided<'_> {
+    fn open(&self, descriptor: &Descriptor) -> Result<Arc<dyn Blob>> {
+        Ok(self.provider.open(descriptor)?.into())
+    }
+
+    fn document(&self, descriptor: &Descriptor, limit: u64) -> Result<Bytes> {
+        Ok(read(self.provider, descriptor, limit)?.into())
+    }
+
+    fn repositories(&self, _: &Descriptor) -> Vec<Repository> {
+        self.repositories.to_vec()
+    }
+}
+
+/// A push of one image.
+pub(crate) struct Push<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) parts: &'a dyn Parts,
+    notices: Mutex<Vec<Notice>>,
+    missing: Mutex<Vec<Digest>>,
+}
+
+impl<'a> Push<'a> {
+    pub(crate) fn new(client: &'a Client, parts: &'a dyn Parts) -> Push<'a> {
+        Push { client, parts, notices: Mutex::default(), missing: Mutex::default() }
+    }
+
+    /// Sees to it that each of `names` means the document.
+    pub(crate) fn image(self, names: &[Name], media_type: &MediaType, bytes: &Bytes) -> Result<Vec<Notice>> {
+        for name in names {
+            self.named(name, media_type, bytes)?;
+        }
+        Ok(self.notices.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Sees to it that `name` means the document: one look, and a push if it does not.
+    fn named(&self, name: &Name, media_type: &MediaType, bytes: &Bytes) -> Result<()> {
+        let digest = name.digest.clone().unwrap_or_else(|| Digest::sha256(bytes));
+        // A tag has to be looked at as one; what it means decides.
+        let looked_at = Name { digest: name.digest.clone().filter(|_| name.tag.is_none()), ..name.clone() };
+        if self.client.digest_to_write(&looked_at)?.is_some_and(|found| found == digest) {
+            return Ok(());
+        }
+        self.document(name, media_type, bytes, 0)
+    }
+
+    fn document(&self, name: &Name, media_type: &MediaType, bytes: &Bytes, depth: usize) -> Result<()> {
+        let refusal = match self.client.put_manifest(name, media_type, bytes) {
+            Ok(_) => return Ok(()),
+            Err(error) if lacks_parts(&error) => error,
+            Err(error) => return Err(error),
+        };
+        let limits = &self.client.settings().limits;
+        let shown = || name.to_string();
+        match media_type.kind() {
+            Kind::Index if depth < limits.index_depth => {
+                let index = Index::parse_as(bytes.to_vec(), media_type, limits).map_err(unusable(shown()))?;
+                let children = distinct(index.manifests());
+                parallel::each(&children, PARTS, |child| self.child(&name.repository, child, depth + 1))?;
+            }
+            Kind::Manifest => {
+                let manifest =
+                    Manifest::parse_as(bytes.to_vec(), media_type, limits).map_err(unusable(shown()))?;
+                let blobs: Vec<_> =
+                    [manifest.config()].into_iter().chain(manifest.layers()).cloned().collect();
+                parallel::each(&distinct(&blobs), PARTS, |blob| self.blob(&name.repository, blob))?;
+            }
+            _ => return Err(refusal),
+        }
+        let missing = std::mem::take(&mut *self.missing.lock().unwrap_or_else(PoisonError::into_inner));
+        match self.client.put_manifest(name, media_type, bytes) {
+            Ok(_) => Ok(()),
+            Err(error) if lacks_parts(&error) && !missing.is_empty() => {
+                Err(Error::MissingBlobs { root: Digest::sha256(bytes), missing })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Pushes an entry of an index.
+    fn child(&self, repository: &Repository, child: &Descriptor, depth: usize) -> Result<()> {
+        if !matches!(child.media_type.kind(), Kind::Index | Kind::Manifest) {
+            return self.blob(repository, child);
+        }
+        let limit = self.client.settings().limits.manifest_size;
+        match self.parts.document(child, limit) {
+            Ok(bytes) => self.document(&repository.at(&child.digest), &child.media_type, &bytes, depth),
+            Err(error) if error.is_not_found() => self.lacks(child),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn blob(&self, repository: &Repository, blob: &Descriptor) -> Result<()> {
+        // Its owner has not allowed it to be uploaded, whoever has it.
+        if matches!(blob.media_type.kind(), Kind::Layer { distributable: false, .. }) {
+            let notice = Notice::NotCopied { descriptor: blob.clone() };
+            self.notices.lock().unwrap_or_else(PoisonError::into_inner).push(notice);
+            return Ok(());
+        }
+        let others = self.parts.repositories(blob);
+        let open = || self.parts.open(blob);
+        match self.client.push_opened(repository, blob, &open, &others) {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_not_found() => self.lacks(blob),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Notes a part that is nowhere: the registry may have it, or need not.
+    fn lacks(&self, part: &Descriptor) -> Result<()> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).push(part.digest.clone());
+        Ok(())
+    }
+}
+
+/// Returns whether a registry's refusal of a manifest may be for want of its parts. Codes differ; those that
+/// certainly mean something else do not count.
+fn lacks_parts(error: &Error) -> bool {
+    let other = [401, 403, 405, 408, 413, 415, 429];
+    matches!(error, Error::Status { status: status @ 400..=499, .. } if !other.contains(status))
+}
+
+fn distinct(descriptors: &[Descriptor]) -> Vec<Descriptor> {
+    let mut seen = std::collections::BTreeSet::new();
+    descriptors.iter().filter(|descriptor| seen.insert(&descriptor.digest)).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests;

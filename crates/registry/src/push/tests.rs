@@ -1,0 +1,170 @@
+use restow_content::MemoryStore;
+use restow_testkit::Image;
+use restow_testkit::ImageBuilder;
+use restow_testkit::IndexBuilder;
+use restow_testkit::Layer;
+use restow_testkit::Registry;
+use restow_testkit::registry::Answer;
+
+use super::*;
+use crate::Destination;
+use crate::RemoteDestination;
+use crate::Settings;
+
+/// An image of layers of these sizes.
+fn image(seed: u64, sizes: &[usize]) -> Image {
+    let layer = |(place, size): (usize, &usize)| {
+        Layer::plain(restow_testkit::Random::new(seed + place as u64).bytes(*size))
+    };
+    sizes.iter().enumerate().map(layer).fold(ImageBuilder::new(), ImageBuilder::layer).build()
+}
+
+fn store(image: &Image) -> MemoryStore {
+    let store = MemoryStore::new();
+    for (_, bytes) in &image.blobs {
+        restow_content::write(&store, MediaType::OCI_LAYER, bytes).unwrap();
+    }
+    store
+}
+
+fn push_as(client: &Client, registry: &Registry, image: &Image, tags: &[&str]) -> Result<Vec<Notice>> {
+    let repository = Name::parse(&registry.name("a")).unwrap().repository;
+    let scratch = tempfile::tempdir().unwrap();
+    let destination = RemoteDestination::new(client, &repository, &[], scratch.path())?;
+    let tags: Vec<_> = tags.iter().map(|&tag| tag.to_owned()).collect();
+    (&destination as &dyn Destination).publish(&store(image), &image.root, &tags)
+}
+
+fn push(registry: &Registry, image: &Image, tags: &[&str]) -> Result<Vec<Notice>> {
+    push_as(&Client::new(Settings::default()).unwrap(), registry, image, tags)
+}
+
+/// Counts the lines that start with each word.
+fn count(registry: &Registry) -> [usize; 5] {
+    let lines = registry.take_lines();
+    ["HEAD", "GET", "POST", "PATCH", "PUT"]
+        .map(|word| lines.iter().filter(|line| line.starts_with(word)).count())
+}
+
+#[test]
+fn the_first_push_sends_what_is_missing_and_the_second_looks() {
+    let registry = Registry::start();
+    let image = image(1, &[1000, 100_000, 200_000]);
+    push(&registry, &image, &["v1"]).unwrap();
+    assert_eq!(registry.manifest("a", "v1").as_deref(), Some(image.root_bytes()));
+    // A look at the tag and at each large layer; four uploads; the manifest, in vain and again.
+    assert_eq!(count(&registry), [3, 0, 4, 0, 6]);
+    push(&registry, &image, &["v1"]).unwrap();
+    assert_eq!(count(&registry), [1, 0, 0, 0, 0]);
+    // Under another tag it is put, which says that all is there.
+    push(&registry, &image, &["v2"]).unwrap();
+    assert_eq!(count(&registry), [1, 0, 0, 0, 1]);
+    push(&registry, &image, &[]).unwrap();
+    assert_eq!(count(&registry), [1, 0, 0, 0, 0]);
+}
+
+#[test]
+fn an_index_of_present_manifests_costs_a_look_and_a_put() {
+    let registry = Registry::start();
+    let images: Vec<_> = (0..12).map(|seed| image(100 * seed, &[1000])).collect();
+    let index = images.iter().fold(IndexBuilder::new(), |index, image| index.image(image)).build();
+    registry.put("a", "v1", &index);
+    push(&registry, &index, &["v2"]).unwrap();
+    assert_eq!(count(&registry), [1, 0, 0, 0, 1]);
+    assert_eq!(registry.manifest("a", "v2").as_deref(), Some(index.root_bytes()));
+
+    // One of them missing: it is found out by putting each, which does no harm.
+    let more = image(9999, &[1000]);
+    let index = [&images[0], &images[1], &more]
+        .into_iter()
+        .fold(IndexBuilder::new(), |index, image| index.image(image))
+        .build();
+    push(&registry, &index, &["v3"]).unwrap();
+    assert_eq!(count(&registry), [1, 0, 2, 0, 2 + 3 + 1 + 2]);
+    assert_eq!(registry.manifest("a", "v3").as_deref(), Some(index.root_bytes()));
+}
+
+#[test]
+fn a_blob_of_several_images_is_sent_once() {
+    let registry = Registry::start();
+    let shared = || Layer::plain(restow_testkit::Random::new(5).bytes(100_000));
+    let one = ImageBuilder::new().layer(shared()).layer(shared()).build();
+    let two = ImageBuilder::new().platform("linux/arm64").layer(shared()).build();
+    let index = IndexBuilder::new().image(&one).image(&two).image(&one).build();
+    push(&registry, &index, &["v1", "v2"]).unwrap();
+    let [head, _, post, ..] = count(&registry);
+    // Two tags and a layer are looked at; a layer and two configs are sent.
+    assert_eq!((head, post), (3, 3));
+    assert_eq!(registry.manifest("a", "v2").as_deref(), Some(index.root_bytes()));
+}
+
+#[test]
+fn blobs_of_the_same_registry_are_mounted() {
+    let registry = Registry::start();
+    let image = image(1, &[1000, 100_000]);
+    registry.put("other", "v1", &image);
+    let client = Client::new(Settings::default()).unwrap();
+    let name = |name: &str| Name::parse(&registry.name(name)).unwrap().repository;
+    let scratch = tempfile::tempdir().unwrap();
+    let others = [name("other")];
+    let destination = RemoteDestination::new(&client, &name("a"), &others, scratch.path()).unwrap();
+    (&destination as &dyn Destination).publish(&store(&image), &image.root, &["v1".to_owned()]).unwrap();
+    assert_eq!(count(&registry), [1, 0, 3, 0, 2]);
+    assert_eq!(registry.manifest("a", "v1").as_deref(), Some(image.root_bytes()));
+}
+
+#[test]
+fn what_is_nowhere_is_named_and_what_may_not_leave_stays() {
+    let registry = Registry::start();
+    let gone = Layer::plain("gone").missing();
+    let broken = ImageBuilder::new().layer(gone).build();
+    let error = push(&registry, &broken, &["v1"]).unwrap_err();
+    let expected = Digest::sha256(b"gone");
+    assert!(matches!(&error, Error::MissingBlobs { missing, .. } if *missing == [expected]), "{error}");
+    assert_eq!(registry.manifest("a", "v1"), None);
+
+    let foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
+    let kept = Layer::blob(foreign, "kept").field("urls", serde_json::json!(["https://example.org/"]));
+    let windows = ImageBuilder::new().layer(kept).build();
+    let notices = push(&registry, &windows, &["v1"]).unwrap();
+    assert!(matches!(notices.as_slice(), [Notice::NotCopied { .. }]), "{notices:?}");
+    assert_eq!(registry.blob("a", &Digest::sha256(b"kept")), None);
+    assert_eq!(registry.manifest("a", "v1").as_deref(), Some(windows.root_bytes()));
+}
+
+#[test]
+fn a_refusal_for_another_reason_is_told_as_it_is() {
+    for status in [401, 403, 405, 413, 415] {
+        let registry = Registry::start();
+        registry.intercept(move |request| (request.method == "PUT").then(|| Answer::error(status, "DENIED")));
+        let error = push(&registry, &image(1, &[10]), &["v1"]).unwrap_err();
+        assert!(matches!(error, Error::Status { status: found, .. } if found == status), "{error}");
+        assert_eq!(count(&registry)[2], 0);
+    }
+    // A registry that refuses whatever one does is not asked for ever.
+    let registry = Registry::start();
+    registry.intercept(|request| {
+        (request.method == "PUT" && request.path.contains("/manifests/"))
+            .then(|| Answer::error(400, "MANIFEST_INVALID"))
+    });
+    let error = push(&registry, &image(1, &[10]), &["v1"]).unwrap_err();
+    assert!(error.to_string().contains("MANIFEST_INVALID"), "{error}");
+}
+
+#[test]
+fn a_large_blob_is_sent_as_soon_as_it_is_committed() {
+    let registry = Registry::start();
+    let client = Client::new(Settings::default()).unwrap();
+    let repository = Name::parse(&registry.name("a")).unwrap().repository;
+    let scratch = tempfile::tempdir().unwrap();
+    let destination = RemoteDestination::new(&client, &repository, &[], scratch.path()).unwrap();
+    let image = image(1, &[100_000]);
+    let layer = &image.blobs[2].1;
+    restow_content::write(destination.store(), MediaType::OCI_LAYER, layer).unwrap();
+    // By the time the image is published it is there, or the push waits for it.
+    (&destination as &dyn Destination).publish(&store(&image), &image.root, &["v1".to_owned()]).unwrap();
+    assert_eq!(registry.blob("a", &Digest::sha256(layer)).as_ref(), Some(layer));
+    assert_eq!(count(&registry), [2, 0, 2, 0, 4]);
+    drop(destination);
+    assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
+}

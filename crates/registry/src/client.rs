@@ -121,8 +121,11 @@ pub struct Client {
 pub(crate) struct Core {
     pub(crate) http: Http,
     pub(crate) cache: Cache,
-    endpoints: Mutex<HashMap<(Repository, bool, bool), Arc<[Endpoint]>>>,
+    endpoints: Mutex<KnownEndpoints>,
 }
+
+/// The servers to ask, as far as they were looked up.
+type KnownEndpoints = HashMap<(Repository, Purpose), Arc<[Endpoint]>>;
 
 impl Client {
     /// Makes a client. Nothing is sent yet.
@@ -171,7 +174,7 @@ impl Core {
 
     /// Returns the servers to ask, the best first, and never none.
     fn endpoints(&self, repository: &Repository, purpose: Purpose) -> Result<Arc<[Endpoint]>> {
-        let key = (repository.clone(), purpose == Purpose::Pull, purpose == Purpose::Push);
+        let key = (repository.clone(), purpose);
         let known = |core: &Core| {
             let endpoints = core.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
             endpoints.get(&key).cloned()

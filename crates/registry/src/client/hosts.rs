@@ -27,7 +27,7 @@ use crate::name::DOCKER_HUB;
 const DOCKER_HUB_SERVER: &str = "registry-1.docker.io";
 
 /// What a repository is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Purpose {
     /// To read a blob or a manifest by its digest.
     Pull,

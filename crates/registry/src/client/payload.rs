@@ -31,7 +31,7 @@ pub(crate) enum Payload {
     None,
     Bytes(Bytes),
     /// A part of a blob, read while it is sent.
-    Part(Part),
+    Part(Box<Part>),
 }
 
 /// The bytes `start..end` of a blob; verified where that is all of it.

@@ -302,7 +302,8 @@ impl Upload<'_> {
     }
 
     fn part(&self, start: u64, end: u64) -> Payload {
-        Payload::Part(Part { blob: self.blob.clone(), descriptor: self.descriptor.clone(), start, end })
+        let (blob, descriptor) = (self.blob.clone(), self.descriptor.clone());
+        Payload::Part(Box::new(Part { blob, descriptor, start, end }))
     }
 }
 

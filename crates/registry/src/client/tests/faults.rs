@@ -80,7 +80,8 @@ fn a_registry_that_ignores_or_mistakes_ranges_is_read_from_the_start() {
 #[test]
 fn a_blob_of_another_length_is_refused() {
     let content = large(1000);
-    let cases: [(&str, fn(&[u8]) -> Answer); 2] = [
+    type Fault = fn(&[u8]) -> Answer;
+    let cases: [(&str, Fault); 2] = [
         ("has 999 bytes", |content| Answer::new(200).body(&content[..999])),
         ("has 1001 bytes", |content| Answer::new(200).body([content, b"x"].concat())),
     ];

@@ -32,7 +32,7 @@ fn small_blobs_are_sent_and_large_ones_are_looked_for_first() {
     let head = format!("HEAD B {}", Digest::sha256(&large));
     assert_eq!(lines(&registry), ["POST U ", "PUT U upload-1", &head, "POST U ", "PUT U upload-2"]);
     assert_eq!(push(&client(), &registry, &large).unwrap(), Pushed::There);
-    assert_eq!(lines(&registry), [head.clone()]);
+    assert_eq!(lines(&registry), std::slice::from_ref(&head));
     // Within a run it is known.
     let client = client();
     push(&client, &registry, &large).unwrap();
@@ -203,7 +203,8 @@ fn a_mount_that_is_declined_becomes_an_upload() {
     let registry = Registry::start();
     let (from, to) = (name(&registry, "other").repository, name(&registry, "a").repository);
     let client = client();
-    let push = |content: &[u8]| client.push_blob(&to, &layer(content), &blob(content), &[from.clone()]);
+    let push =
+        |content: &[u8]| client.push_blob(&to, &layer(content), &blob(content), std::slice::from_ref(&from));
     // The upload that the registry opened instead is used.
     assert_eq!(push(b"x").unwrap(), Pushed::Uploaded);
     assert_eq!(lines(&registry), ["POST U ", "PUT U upload-1"]);

@@ -46,7 +46,7 @@ lint: ## checks format, clippy, documentation, dependencies' licences and source
 	then echo 'error: the lines above name a path of one machine or the host of a package registry'; exit 1; fi
 
 interop: build ## converts images of many shapes and lets skopeo, umoci, containerd and podman judge them (installs them; needs root)
-	@.ci/need skopeo docker-registry apache2-utils umoci containerd stargz-snapshotter runc zstd gcc libc6-dev
+	@.ci/need skopeo docker-registry apache2-utils openssl umoci containerd stargz-snapshotter runc zstd gcc libc6-dev
 	@interop/lazyread/build.sh target/lazyread
 	@tools/peers.sh target/peers
 	python3 interop/run.py $(RESTOW) target/lazyread target/peers

@@ -240,16 +240,9 @@ impl<'a> Layer<'a> {
             let (name, stat) = (header.display_name(), Stat::of_header(&header));
             entries.push(stat.entry(&name));
             stats.insert(path::clean(&name).into_boxed_str(), (stat, header.offset));
-            raw.truncate(0);
-            while tar.read_payload(&mut raw, STEP)? > 0 {
-                raw.truncate(0);
-            }
+            tar.skip_payload(&mut raw)?;
         }
-        raw.truncate(0);
-        // To the end, because only there is the digest compared.
-        while tar.read_trailing(&mut raw, STEP)? > 0 {
-            raw.truncate(0);
-        }
+        tar.finish(&mut raw)?;
         Ok((entries, Layer::Tar(descriptor, stats)))
     }
 

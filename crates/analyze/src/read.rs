@@ -24,9 +24,6 @@ use crate::Tree;
 use crate::predict::passing;
 use crate::tree::Layer;
 
-/// Payload is thrown away in pieces of this size.
-const STEP: u64 = 1 << 20;
-
 /// Bytes of notes that are kept of an image, and at least of each layer.
 const NOTES: u64 = 48 << 20;
 const NOTES_AT_LEAST: u64 = 64 << 10;
@@ -141,16 +138,9 @@ impl Reading<'_> {
                     }
                 }
             }
-            raw.truncate(0);
-            while tar.read_payload(&mut raw, STEP)? > 0 {
-                raw.truncate(0);
-            }
+            tar.skip_payload(&mut raw)?;
         }
-        raw.truncate(0);
-        // To the end, because only there is the digest compared.
-        while tar.read_trailing(&mut raw, STEP)? > 0 {
-            raw.truncate(0);
-        }
+        tar.finish(&mut raw)?;
         layer.index();
         Ok(layer)
     }

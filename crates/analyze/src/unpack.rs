@@ -110,15 +110,9 @@ impl Unpacker<'_> {
                     }
                 }
             }
-            raw.truncate(0);
-            while tar.read_payload(&mut raw, STEP)? > 0 {
-                raw.truncate(0);
-            }
+            tar.skip_payload(&mut raw)?;
         }
-        raw.truncate(0);
-        while tar.read_trailing(&mut raw, STEP)? > 0 {
-            raw.truncate(0);
-        }
+        tar.finish(&mut raw)?;
         Ok(())
     }
 

@@ -46,6 +46,7 @@ pub use crate::local::LocalStore;
 pub use crate::memory::MemoryStore;
 pub use crate::metadata::MetadataStore;
 pub use crate::overlay::Overlay;
+pub use crate::read::InMemory;
 pub use crate::read::VerifiedReader;
 pub use crate::read::read;
 pub use crate::scrub::Scrubbed;

@@ -27,7 +27,7 @@ use crate::Provider;
 use crate::Result;
 use crate::labels;
 use crate::now;
-use crate::read::Bytes;
+use crate::read::InMemory;
 use crate::read::check_size;
 use crate::read::differs;
 use crate::read::digester;
@@ -80,7 +80,7 @@ impl State {
 impl Provider for MemoryStore {
     fn open(&self, descriptor: &Descriptor) -> Result<Box<dyn Blob>> {
         digester(&descriptor.digest)?;
-        let bytes = Bytes(self.state().blob(&descriptor.digest)?.1.clone());
+        let bytes = InMemory(self.state().blob(&descriptor.digest)?.1.clone());
         check_size(descriptor, bytes.size())?;
         Ok(Box::new(bytes))
     }
@@ -212,7 +212,7 @@ impl Ingest for MemoryIngest {
     }
 
     fn written(&self) -> Result<Box<dyn Blob>> {
-        Ok(Box::new(Bytes(self.store.state().partial(&self.key)?.data.clone())))
+        Ok(Box::new(InMemory(self.store.state().partial(&self.key)?.data.clone())))
     }
 
     fn commit(mut self: Box<Self>, expected: Option<&Descriptor>, labels: Labels) -> Result<Info> {

@@ -31,7 +31,7 @@ pub(crate) fn open<'a>(provider: &dyn Provider, descriptor: &'a Descriptor) -> R
     match &descriptor.data {
         Some(data) => {
             check_size(descriptor, data.len() as u64)?;
-            Ok(Box::new(Bytes(data)))
+            Ok(Box::new(InMemory(data)))
         }
         None => Ok(provider.open(descriptor)?),
     }
@@ -192,10 +192,10 @@ pub(crate) fn hash(blob: &dyn Blob, digester: &mut Digester) -> Result<(), (u64,
 }
 
 /// Bytes in memory as a blob.
-#[derive(Debug)]
-pub(crate) struct Bytes<T>(pub(crate) T);
+#[derive(Clone, Copy, Debug)]
+pub struct InMemory<T>(pub T);
 
-impl<T: AsRef<[u8]> + Send + Sync> Blob for Bytes<T> {
+impl<T: AsRef<[u8]> + Send + Sync> Blob for InMemory<T> {
     fn size(&self) -> u64 {
         self.0.as_ref().len() as u64
     }
@@ -228,13 +228,13 @@ mod tests {
         }
 
         fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-            Bytes(self.0).read_at(buffer, offset)
+            InMemory(self.0).read_at(buffer, offset)
         }
     }
 
     #[test]
     fn the_end_is_reported_only_of_the_right_bytes() {
-        let mut reader = VerifiedReader::new(Bytes(b"content"), &describe(b"content")).unwrap();
+        let mut reader = VerifiedReader::new(InMemory(b"content"), &describe(b"content")).unwrap();
         let mut bytes = Vec::new();
         reader.read_to_end(&mut bytes).unwrap();
         assert_eq!(bytes, b"content");
@@ -254,7 +254,7 @@ mod tests {
     fn a_blob_of_another_size_is_refused_before_it_is_read() {
         for size in [6, 8] {
             let descriptor = Descriptor { size, ..describe(b"content") };
-            let error = VerifiedReader::new(Bytes(b"content"), &descriptor).map(drop).unwrap_err();
+            let error = VerifiedReader::new(InMemory(b"content"), &descriptor).map(drop).unwrap_err();
             assert!(matches!(error, Error::WrongSize { actual: 7, .. }), "{error}");
         }
     }
@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn whoever_stops_early_can_still_verify() {
         for (bytes, right) in [(b"content", true), (b"contenT", false)] {
-            let mut reader = VerifiedReader::new(Bytes(bytes), &describe(b"content")).unwrap();
+            let mut reader = VerifiedReader::new(InMemory(bytes), &describe(b"content")).unwrap();
             reader.read_exact(&mut [0; 4]).unwrap();
             // No bytes asked for is not the end.
             assert_eq!(reader.read(&mut []).unwrap(), 0);

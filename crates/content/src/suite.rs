@@ -407,7 +407,7 @@ fn a_damaged_blob_is_not_copied(store: &dyn Store) {
     struct Damaged;
     impl crate::Provider for Damaged {
         fn open(&self, _: &Descriptor) -> crate::Result<Box<dyn Blob>> {
-            Ok(Box::new(crate::read::Bytes(b"conTent")))
+            Ok(Box::new(crate::read::InMemory(b"conTent")))
         }
     }
     let descriptor = describe(b"content");

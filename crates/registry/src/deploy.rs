@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use restow_content::Blob;
+use restow_content::InMemory;
 use restow_content::Provider as _;
 use restow_content::read;
 use restow_oci::Descriptor;
@@ -183,7 +184,7 @@ impl Deployment {
             (ObjectKind::Blob, What::Bytes(bytes, _)) => {
                 let digest = Digest::sha256(bytes);
                 let blob = Descriptor::new(MediaType::OCI_LAYER, digest, bytes.len() as u64);
-                let open = || Ok(Arc::new(Memory(bytes.clone())) as Arc<dyn Blob>);
+                let open = || Ok(Arc::new(InMemory(bytes.clone())) as Arc<dyn Blob>);
                 client.push_opened(&name.repository, &blob, &open, &[]).map(drop)
             }
             (ObjectKind::Blob, What::Copy(from)) => {
@@ -400,21 +401,6 @@ impl Parts for Looked<'_> {
 
 fn open_at(client: &Client, repository: &Repository, blob: &Descriptor) -> Result<Arc<dyn Blob>> {
     Ok(Remote::new(client, repository).expecting(&blob.digest).open(blob)?.into())
-}
-
-struct Memory(Bytes);
-
-impl Blob for Memory {
-    fn size(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
-        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(self.0.len());
-        let count = buffer.len().min(self.0.len() - start);
-        buffer[..count].copy_from_slice(&self.0[start..start + count]);
-        Ok(count)
-    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use std::sync::PoisonError;
 
 use bytes::Bytes;
 use restow_content::Blob;
+use restow_content::InMemory;
 use restow_content::Provider;
 use restow_oci::Algorithm;
 use restow_oci::Descriptor;
@@ -158,22 +159,6 @@ impl Provider for Remote {
         let blob = Arc::new(blob);
         blobs.insert(digest(), blob.clone());
         Ok(Box::new(Reader(blob)))
-    }
-}
-
-/// Bytes that were fetched whole.
-struct InMemory(Bytes);
-
-impl Blob for InMemory {
-    fn size(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(self.0.len());
-        let count = buffer.len().min(self.0.len() - start);
-        buffer[..count].copy_from_slice(&self.0[start..start + count]);
-        Ok(count)
     }
 }
 

@@ -34,6 +34,7 @@ use crate::Remote;
 use crate::Repository;
 use crate::Result;
 use crate::client::WORTH_A_HEAD;
+use crate::destination::scratch_store;
 use crate::push::Provided;
 use crate::push::Push;
 
@@ -61,13 +62,7 @@ impl RemoteDestination {
         others: &[Repository],
         scratch: &Path,
     ) -> Result<RemoteDestination> {
-        let directory = tempfile::Builder::new().prefix("restow-").tempdir_in(scratch);
-        let directory = directory.map_err(|source| restow_content::Error::Io {
-            action: "create a temporary directory in",
-            path: scratch.to_owned(),
-            source,
-        })?;
-        let local = LocalStore::open(directory.path())?;
+        let (directory, local) = scratch_store(scratch)?;
         let uploads = Arc::new(Mutex::default());
         let store = SendingStore { local, client: client.clone(), repository: repository.clone(), uploads };
         Ok(RemoteDestination {

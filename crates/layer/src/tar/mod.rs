@@ -201,6 +201,24 @@ impl<R: Read> TarReader<R> {
         self.fill(raw, most).map(|found| found as u64)
     }
 
+    /// Reads past what is left of the current entry's payload, with `scratch` to read into.
+    pub fn skip_payload(&mut self, scratch: &mut Buffer) -> Result<()> {
+        scratch.truncate(0);
+        while self.read_payload(scratch, STEP)? > 0 {
+            scratch.truncate(0);
+        }
+        Ok(())
+    }
+
+    /// Reads past what follows the end of the archive, to the stream's end: only there has all of it been verified.
+    pub fn finish(&mut self, scratch: &mut Buffer) -> Result<()> {
+        scratch.truncate(0);
+        while self.read_trailing(scratch, STEP)? > 0 {
+            scratch.truncate(0);
+        }
+        Ok(())
+    }
+
     fn read_header(&mut self, raw: &mut Buffer, padding: usize) -> Result<Option<Header>> {
         let offset = self.position;
         let mut extended: Option<pax::Records> = None;

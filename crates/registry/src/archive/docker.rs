@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use restow_content::Blob;
+use restow_content::InMemory;
 use restow_content::Provider;
 use restow_content::file;
 use restow_content::file::Section;
@@ -202,7 +203,7 @@ impl Provider for DockerArchive {
         use restow_content::Error;
         let digest = || descriptor.digest.clone();
         let blob: Box<dyn Blob> = if let Some(bytes) = self.documents.get(&descriptor.digest) {
-            Box::new(Memory(bytes.clone()))
+            Box::new(InMemory(bytes.clone()))
         } else if let Some(&(data, size)) = self.places.get(&descriptor.digest) {
             Box::new(Section::new(self.file.clone(), data, size))
         } else {
@@ -213,21 +214,6 @@ impl Provider for DockerArchive {
             true => Ok(blob),
             false => Err(Error::WrongSize { digest: digest(), expected, actual }),
         }
-    }
-}
-
-struct Memory(Vec<u8>);
-
-impl Blob for Memory {
-    fn size(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
-        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(self.0.len());
-        let count = buffer.len().min(self.0.len() - start);
-        buffer[..count].copy_from_slice(&self.0[start..start + count]);
-        Ok(count)
     }
 }
 

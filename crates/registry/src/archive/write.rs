@@ -29,6 +29,7 @@ use crate::Notice;
 use crate::Result;
 use crate::access::STANDARD;
 use crate::catalogue::Catalogue;
+use crate::destination::scratch_store;
 use crate::error::unusable;
 use crate::graph;
 use crate::graph::Graph;
@@ -63,13 +64,7 @@ impl ArchiveDestination {
         scratch: &Path,
         limits: &Limits,
     ) -> Result<ArchiveDestination> {
-        let directory = tempfile::Builder::new().prefix("restow-").tempdir_in(scratch);
-        let directory = directory.map_err(|source| restow_content::Error::Io {
-            action: "create a temporary directory in",
-            path: scratch.to_owned(),
-            source,
-        })?;
-        let store = LocalStore::open(directory.path())?;
+        let (directory, store) = scratch_store(scratch)?;
         Ok(ArchiveDestination { path: path.to_owned(), form, store, directory, limits: limits.clone() })
     }
 

@@ -25,12 +25,14 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Reads the images chosen.
+    /// Reads the images chosen, each in all its forms.
     pub(crate) fn all(source: &Source, platforms: &Platforms, limits: &Limits) -> anyhow::Result<Vec<Self>> {
-        let selection = convert::select(&*source.provider, &source.root, platforms, limits);
-        let images = selection.with_context(|| source.name.clone())?.images;
-        let images = images.iter().map(|image| Self::read(source, image, limits));
-        images.collect::<anyhow::Result<Vec<_>>>().with_context(|| source.name.clone())
+        let images = select(source, platforms, limits)?;
+        let forms = images.iter().flat_map(|Selected { descriptor, platform, forms, .. }| {
+            let forms = forms.iter().map(|form| (form, form.platform.as_ref()));
+            [(descriptor, platform.as_ref())].into_iter().chain(forms)
+        });
+        forms.map(|(descriptor, platform)| Self::read(source, descriptor, platform, limits)).collect()
     }
 
     /// Reads the image chosen, which must be one.
@@ -39,21 +41,34 @@ impl Image {
             [] => Platforms::Prefer(Platform::host()),
             platforms => Platforms::Only(platforms.to_vec()),
         };
-        let mut images = Self::all(source, &platforms, limits)?;
-        match (images.pop(), images.len()) {
-            (Some(image), 0) => Ok(image),
-            (image, others) => {
-                let count = others + usize::from(image.is_some());
-                anyhow::bail!("{}: {count} images are meant, choose one with --platform", source.name)
+        match select(source, &platforms, limits)?.as_slice() {
+            [Selected { descriptor, platform, .. }] => {
+                Self::read(source, descriptor, platform.as_ref(), limits)
             }
+            images => anyhow::bail!(
+                "{}: {} images are meant, choose one with --platform",
+                source.name,
+                images.len()
+            ),
         }
     }
 
-    fn read(source: &Source, image: &Selected, limits: &Limits) -> anyhow::Result<Self> {
+    /// Reads the documents of images.
+    pub(crate) fn of(source: &Source, images: &[Selected], limits: &Limits) -> anyhow::Result<Vec<Self>> {
+        let read = |image: &Selected| Self::read(source, &image.descriptor, image.platform.as_ref(), limits);
+        images.iter().map(read).collect()
+    }
+
+    fn read(
+        source: &Source,
+        descriptor: &Descriptor,
+        platform: Option<&Platform>,
+        limits: &Limits,
+    ) -> anyhow::Result<Self> {
         let read = |descriptor, limit| restow_content::read(&*source.provider, descriptor, limit);
-        let name = || format!("manifest {}", image.descriptor.digest);
-        let manifest =
-            Manifest::parse(read(&image.descriptor, limits.manifest_size)?, limits).with_context(name)?;
+        let name = || format!("{}: manifest {}", source.name, descriptor.digest);
+        let bytes = read(descriptor, limits.manifest_size).with_context(name)?;
+        let manifest = Manifest::parse(bytes, limits).with_context(name)?;
         let diff_ids = match manifest.config().media_type.kind() {
             Kind::Config => {
                 let bytes = read(manifest.config(), limits.config_size).with_context(name)?;
@@ -61,12 +76,7 @@ impl Image {
             }
             _ => Vec::new(),
         };
-        Ok(Self {
-            descriptor: image.descriptor.clone(),
-            platform: image.platform.clone(),
-            manifest,
-            diff_ids,
-        })
+        Ok(Self { descriptor: descriptor.clone(), platform: platform.cloned(), manifest, diff_ids })
     }
 
     /// Returns the layer at a position, counted from 0.
@@ -77,4 +87,9 @@ impl Image {
             .get(position)
             .with_context(|| format!("{}: there is no layer {position}, only {count}", source.name))
     }
+}
+
+fn select(source: &Source, platforms: &Platforms, limits: &Limits) -> anyhow::Result<Vec<Selected>> {
+    let selection = convert::select(&*source.provider, &source.root, platforms, limits);
+    Ok(selection.with_context(|| source.name.clone())?.images)
 }

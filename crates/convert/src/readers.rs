@@ -28,11 +28,14 @@ pub(crate) enum Reader {
 }
 
 impl Readers {
-    /// Returns the kinds in the order in which their manifests stand in an index.
-    pub(crate) fn kinds(self) -> &'static [Reader] {
+    /// Returns the kinds in the order in which their manifests stand in an index, `behind` their source or in its
+    /// place. containerd takes the first of an index, podman the first that is marked as zstd: containerd's form leads,
+    /// except where the source does.
+    pub(crate) fn kinds(self, behind: bool) -> &'static [Reader] {
         match self {
             Self::Containerd => &[Reader::Containerd],
             Self::Podman => &[Reader::Podman],
+            Self::Both if behind => &[Reader::Podman, Reader::Containerd],
             Self::Both => &[Reader::Containerd, Reader::Podman],
         }
     }

@@ -38,6 +38,8 @@ pub struct Selected {
     pub descriptor: Descriptor,
     /// What it is for, where the index or the config says.
     pub platform: Option<Platform>,
+    /// The entries of an index that are other forms of it: those marked as zstd, for the same platform.
+    pub forms: Vec<Descriptor>,
 }
 
 /// Chooses images under a root, which is an index or the manifest of an image.
@@ -88,6 +90,7 @@ pub(crate) fn choose(candidates: &[Candidate], platforms: &Platforms) -> Result<
     let images = images.map(|(candidate, _)| Selected {
         descriptor: candidate.descriptor.clone(),
         platform: candidate.platforms.first().cloned(),
+        forms: candidate.forms.clone(),
     });
     Ok(Selection { images: images.collect(), notice })
 }

@@ -41,6 +41,8 @@ pub(crate) struct Candidate {
     pub(crate) descriptor: Descriptor,
     /// The platforms it is listed for; none when neither an index nor its config says.
     pub(crate) platforms: Vec<Platform>,
+    /// The entries that are other forms of it.
+    pub(crate) forms: Vec<Descriptor>,
 }
 
 impl Survey {
@@ -89,9 +91,13 @@ impl Survey {
         }
         let entries = document.manifests();
         for (entry, source) in entries.iter().zip(sources(entries)) {
-            // Another form of an image is made anew from the image, not converted beside it.
-            if source.is_none() {
-                self.walk(store, entry, limits, depth + 1)?;
+            match source {
+                None => self.walk(store, entry, limits, depth + 1)?,
+                // Another form of an image is made anew from the image, not converted beside it.
+                Some(source) => {
+                    let place = self.places.get(&entries[source].digest);
+                    place.into_iter().for_each(|&place| self.images[place].forms.push(entry.clone()));
+                }
             }
         }
         self.indexes.push((index.clone(), document));
@@ -118,7 +124,8 @@ impl Survey {
             platforms.extend((platform != Platform::default()).then_some(platform));
         }
         self.places.insert(descriptor.digest.clone(), self.images.len());
-        self.images.push(Candidate { descriptor: descriptor.clone(), platforms });
+        let descriptor = descriptor.clone();
+        self.images.push(Candidate { descriptor, platforms, forms: Vec::new() });
         Ok(())
     }
 }

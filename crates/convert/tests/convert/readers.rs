@@ -216,6 +216,31 @@ fn variants_are_added_behind_sources_that_stay_as_they_are() {
 }
 
 #[test]
+fn a_variant_that_is_the_source_is_not_added_to_it() {
+    let image = image("a").build();
+    let adding = |readers| Options { add_variants: true, ..options(readers) };
+    for (source, asked, added) in [
+        (Readers::Containerd, Readers::Containerd, 0),
+        (Readers::Podman, Readers::Podman, 0),
+        (Readers::Containerd, Readers::Both, 1),
+        (Readers::Podman, Readers::Containerd, 1),
+    ] {
+        let store = store(&image);
+        let root = run(&store, &image.root, options(source)).unwrap().root;
+        let new = run(&store, &root, adding(asked)).unwrap().root;
+        if added == 0 {
+            assert_eq!(new, root, "{source:?}, {asked:?}");
+            continue;
+        }
+        let index = document(&store, &new);
+        let digests = digests(&index);
+        assert_eq!(digests.len(), 1 + added, "{source:?}, {asked:?}");
+        assert_eq!(digests[0], root.digest.as_str());
+        assert_ne!(digests[1], root.digest.as_str());
+    }
+}
+
+#[test]
 fn a_layer_that_podman_would_refuse_is_an_ordinary_one_to_it_or_an_error() {
     let twice = TarBuilder::new().dir("d").file("d/f", "one").file("d/f", "two").finish();
     let image = ImageBuilder::new().layer(Layer::gzip(tar("fine"))).layer(Layer::gzip(twice)).build();

@@ -215,8 +215,8 @@ fn check_partial(layer: &LayerReport, blob: &NewBlob, strict: bool, report: &mut
     Ok(())
 }
 
-/// Writes the manifests of an image whose layers have new blobs, one for each kind of reader. Returns them, or nothing
-/// where the image stays as it is, and the layers of the first.
+/// Writes the manifests of an image, one for each kind of reader, with the new blobs of its layers. Returns them, or
+/// nothing where the image stays as it is, and the layers of the first.
 fn rewrite_image(
     store: &dyn Store,
     image: &Image,
@@ -224,34 +224,32 @@ fn rewrite_image(
     options: &Options,
     report: &mut Report<'_>,
 ) -> Result<(Option<Forms>, Vec<Descriptor>)> {
-    let mut kinds = options.readers.kinds().to_vec();
-    if options.add_variants {
-        // containerd takes the source, which is first, and podman the first that is marked as zstd.
-        kinds.reverse();
-    }
-    let (mut manifests, mut layers): (Vec<Form>, _) = (Vec::new(), Vec::new());
+    let source = &image.descriptor.digest;
+    let (mut manifests, mut layers): (Vec<Form>, _) = (Vec::new(), None);
     let mut changed = !blobs.is_empty();
-    for reader in kinds {
+    for &reader in options.readers.kinds(options.add_variants) {
         let mut image = image.clone();
-        let digest = image.descriptor.digest.clone();
         let new = image.rewrite(store, blobs, reader, options)?;
         changed |= new.changed;
-        if manifests.is_empty() {
-            report.warn(new.subject.map(|subject| forgot_subject(&digest, &subject)));
-            layers = image.layers().to_vec();
+        if layers.is_none() {
+            report.warn(new.subject.map(|subject| forgot_subject(source, &subject)));
+            layers = Some(image.layers().to_vec());
         }
-        // Where no layer speaks to its readers, the forms are one.
-        if manifests.iter().all(|form| form.descriptor.digest != new.descriptor.digest) {
+        // Where no layer speaks to its readers, the forms are one; and the source may be the form that is asked for.
+        let is_there = |digest: &Digest| new.descriptor.digest == *digest;
+        let stays = Some(source).filter(|_| options.add_variants);
+        if !manifests.iter().map(|form| &form.descriptor.digest).chain(stays).any(is_there) {
             manifests.push(Form { descriptor: new.descriptor, reader: new.zstd.then_some(reader) });
         }
     }
+    changed &= !manifests.is_empty();
     let forms = changed.then(|| Forms {
         readers: options.readers,
         source_stays: options.add_variants,
         platform: image.platform().cloned(),
         manifests,
     });
-    Ok((forms, layers))
+    Ok((forms, layers.unwrap_or_default()))
 }
 
 /// Makes an index of the manifests of the one image there is, in the place of its manifest.
@@ -289,7 +287,7 @@ fn mislabelled(layer: &LayerReport) -> Option<String> {
 fn layer_report(image: &Image, position: usize, done: &Done, options: &Options) -> LayerReport {
     let source = image.layers()[position].clone();
     let changed = done.changed.as_ref();
-    let reader = options.readers.kinds()[0];
+    let reader = options.readers.kinds(options.add_variants)[0];
     LayerReport {
         manifest: image.descriptor.digest.clone(),
         position,

@@ -10,7 +10,8 @@ use crate::Statistics;
 
 /// Watches a conversion. Layers report from several threads at once.
 pub trait Observer: Sync {
-    /// A converter begins with a layer. Layers that are shared, recalled or kept never start, they only finish.
+    /// A converter begins with a layer, or goes on with one that it [gathered](crate::Seekable::gather). Layers that are
+    /// shared, recalled or kept may never start, and finish all the same.
     fn layer_started(&self, layer: &Layer<'_>);
 
     /// A converter has read this many more bytes of the layer's blob.

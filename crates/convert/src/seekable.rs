@@ -3,20 +3,29 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::io::Read as _;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 
 use restow_content::Blob;
+use restow_content::Provider;
 use restow_content::Store;
 use restow_layer::Codec;
 use restow_layer::Depth;
 use restow_layer::EncodeOptions;
 use restow_layer::Encoded;
 use restow_layer::Format;
+use restow_layer::Gathered;
+use restow_layer::GatheredFiles;
+use restow_layer::Header;
 use restow_layer::Hints;
 use restow_layer::ReadAt;
 use restow_layer::TocPlace;
 use restow_layer::VerifyOptions;
 use restow_layer::Workers;
 use restow_layer::encode;
+use restow_layer::gather;
 use restow_layer::verify;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
@@ -38,14 +47,19 @@ use crate::toc_image;
 pub type Prioritized = BTreeMap<(Digest, usize), Vec<String>>;
 
 /// Makes layers seekable, in the format of a [`Codec`].
+///
+/// What is to be moved to the front may depend on the files of an image. [`gather`](Self::gather) its layers, look into
+/// their files, then [`prioritize`](Self::prioritize) and convert: every layer is read once.
 #[derive(Debug)]
 pub struct Seekable {
-    codec: Box<dyn Codec>,
+    codec: Arc<dyn Codec>,
     options: EncodeOptions,
     workers: Workers,
     prioritized: Prioritized,
     verify: Option<Depth>,
     reuse: bool,
+    /// Layers that were gathered, by their blobs.
+    gathered: Mutex<BTreeMap<Digest, Gathered>>,
 }
 
 impl Seekable {
@@ -53,12 +67,13 @@ impl Seekable {
     /// `prioritized` and not from `options`.
     pub fn new(codec: Box<dyn Codec>, options: EncodeOptions, workers: Workers) -> Self {
         Self {
-            codec,
+            codec: codec.into(),
             options,
             workers,
             prioritized: Prioritized::new(),
             verify: Some(Depth::Full),
             reuse: false,
+            gathered: Mutex::default(),
         }
     }
 
@@ -81,6 +96,29 @@ impl Seekable {
         self
     }
 
+    /// Reads a layer to its end, verifies it, and compresses its files, which wait in a temporary file until it is
+    /// converted. `entry` sees each header; the files are in the same order.
+    ///
+    /// A layer that has no seekable form is an error here, for [`convert()`](crate::convert()) to tell.
+    pub fn gather(
+        &self,
+        store: &dyn Provider,
+        layer: &Layer<'_>,
+        entry: &mut (dyn FnMut(&Header) + Send),
+    ) -> Result<GatheredFiles, BoxError> {
+        layer.observer.layer_started(layer);
+        let mut source = layer.open(store)?;
+        let gathered = gather(&mut source, &self.codec, &self.options, &self.workers, entry)?;
+        source.finish()?;
+        let files = gathered.files();
+        self.gathered().insert(layer.descriptor.digest.clone(), gathered);
+        Ok(files)
+    }
+
+    fn gathered(&self) -> MutexGuard<'_, BTreeMap<Digest, Gathered>> {
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn paths(&self, layer: &Layer<'_>) -> &[String] {
         self.prioritized.get(&(layer.manifest.clone(), layer.position)).map_or(&[], Vec::as_slice)
     }
@@ -91,10 +129,18 @@ impl Seekable {
         layer: &Layer<'_>,
         output: &mut LayerWriter<'_>,
     ) -> Result<Option<Encoded>, BoxError> {
-        let mut source = layer.open(store)?;
-        let options = EncodeOptions { prioritized: self.paths(layer).to_vec(), ..self.options.clone() };
-        let mut encoded = encode(&mut source, output, &*self.codec, &options, &self.workers)?;
-        source.finish()?;
+        let gathered = self.gathered().remove(&layer.descriptor.digest);
+        let mut encoded = match gathered {
+            Some(gathered) => gathered.encode(output, self.paths(layer), &self.workers)?,
+            None => {
+                let mut source = layer.open(store)?;
+                let options =
+                    EncodeOptions { prioritized: self.paths(layer).to_vec(), ..self.options.clone() };
+                let encoded = encode(&mut source, output, &*self.codec, &options, &self.workers)?;
+                source.finish()?;
+                encoded
+            }
+        };
         layer.check_diff_id(encoded.source_diff_id.clone())?;
         if encoded.entries == 0 {
             // stargz's reader knows no layer without a root; one that holds nothing has nothing to fetch lazily.

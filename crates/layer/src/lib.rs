@@ -2,7 +2,8 @@
 //!
 //! The one rule: bytes out are decided by the tar and the options. No clock, no path, no number of threads.
 //!
-//! - [`encode`] turns a layer, however compressed, into a seekable one; a [`Codec`] is the format it writes.
+//! - [`encode`] turns a layer, however compressed, into a seekable one; a [`Codec`] is the format it writes. [`gather`] does
+//!   the first half of it, for those whose order depends on what the layer holds.
 //! - [`recompress`] turns a layer into an ordinary one.
 //! - [`Reader`] opens a seekable layer of any known format; [`verify`] reads one back and holds it to all it says.
 //! - [`TarReader`] and [`decompress`] read any layer from front to end.
@@ -44,6 +45,7 @@ pub use buffer::Buffer;
 pub use codec::{Codec, Contents, Layout, Placement, Seal, TocPlace};
 pub use decompress::{Decompress, Format, decompress, diff_id, sniff};
 pub use encode::{Chunking, DEFAULT_CHUNK_SIZE, EncodeOptions, Encoded, encode};
+pub use encode::{Gathered, GatheredFile, GatheredFiles, gather};
 pub use error::{Error, Result};
 pub use estargz::{DEFAULT_LEVEL as ESTARGZ_DEFAULT_LEVEL, Estargz};
 pub use landmark::{Landmark, NO_PREFETCH as NO_PREFETCH_LANDMARK, PREFETCH as PREFETCH_LANDMARK};

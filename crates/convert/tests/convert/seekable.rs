@@ -1,5 +1,7 @@
 use std::io::Write;
 use std::num::NonZero;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 
 use restow_content::Ingester as _;
 use restow_content::Manager as _;
@@ -40,12 +42,14 @@ use restow_testkit::plain;
 use restow_testkit::random_image;
 
 use crate::support::blob;
+use crate::support::bytes;
 use crate::support::chain;
 use crate::support::convert_all;
 use crate::support::convert_with;
 use crate::support::document;
 use crate::support::follow;
 use crate::support::image;
+use crate::support::put;
 use crate::support::store;
 use crate::support::tar;
 
@@ -355,6 +359,83 @@ impl Observer for Impatient {
     }
     fn layer_finished(&self, _report: &LayerReport) {}
     fn warning(&self, _text: &str) {}
+}
+
+/// Counts the bytes that are read.
+#[derive(Default)]
+struct Meter(AtomicU64);
+
+impl Observer for Meter {
+    fn layer_started(&self, _layer: &restow_convert::Layer<'_>) {}
+    fn advanced(&self, _layer: &restow_convert::Layer<'_>, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+    fn layer_finished(&self, _report: &LayerReport) {}
+    fn warning(&self, _text: &str) {}
+}
+
+#[test]
+fn a_layer_that_was_gathered_is_not_read_again() {
+    let files = TarBuilder::new().file("a", "1").file("b", "2").finish();
+    let image = ImageBuilder::new().layer(Layer::gzip(&files)).build();
+    let other = image_of(&files);
+    let index = IndexBuilder::new().image(&image).image(&other).build();
+    let (store, meter) = (store(&index), Meter::default());
+    let descriptor = first_layer(&store, &image);
+    let diff_id = Digest::sha256(&files);
+    let order = || first(&image.root.digest, 0, "b");
+    let expected = run(&store, &index.root, &seekable(2).prioritize(order()), &meter);
+    let size = descriptor.size;
+    assert_eq!(meter.0.swap(0, Ordering::Relaxed), 2 * size, "one order each");
+
+    let (converter, cancel) = (seekable(2), Cancel::default());
+    let layer = restow_convert::Layer {
+        manifest: &image.root.digest,
+        position: 0,
+        descriptor: &descriptor,
+        diff_id: &diff_id,
+        observer: &meter,
+        cancel: &cancel,
+    };
+    let mut names = Vec::new();
+    converter.gather(&store, &layer, &mut |header| names.push(header.display_name())).unwrap();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!(meter.0.swap(0, Ordering::Relaxed), size);
+    let conversion = run(&store, &index.root, &converter.prioritize(order()), &meter);
+    assert_eq!(conversion, expected);
+    assert_eq!(meter.0.load(Ordering::Relaxed), size, "once more for the other order");
+}
+
+fn first_layer(store: &MemoryStore, image: &Image) -> Descriptor {
+    let manifest = restow_oci::Manifest::parse(bytes(store, &image.root), &restow_oci::Limits::default());
+    manifest.unwrap().layers()[0].clone()
+}
+
+/// Returns another image with this layer.
+fn image_of(tar: &[u8]) -> Image {
+    ImageBuilder::new().layer(Layer::gzip(tar)).platform("linux/arm64").build()
+}
+
+fn run(store: &MemoryStore, root: &Descriptor, converter: &Seekable, observer: &dyn Observer) -> Descriptor {
+    convert(store, root, converter, &options(), observer).unwrap().root
+}
+
+#[test]
+fn what_is_not_what_its_descriptor_says_is_not_gathered() {
+    let image = image("a").build();
+    let store = store(&image);
+    let mut descriptor = first_layer(&store, &image);
+    descriptor.digest = put(&store, &compress::gzip(tar("b")));
+    descriptor.size += 1;
+    let layer = restow_convert::Layer {
+        manifest: &image.root.digest,
+        position: 0,
+        descriptor: &descriptor,
+        diff_id: &image.root.digest,
+        observer: &restow_convert::Silent,
+        cancel: &Cancel::default(),
+    };
+    seekable(1).gather(&store, &layer, &mut |_| ()).unwrap_err();
 }
 
 #[test]

@@ -6,13 +6,15 @@
 //! ```
 //!
 //! [`cut`] decides what is a frame, [`batch`] compresses, [`assemble`] writes frames, table of contents and
-//! tar-split stream. With files to move, [`reorder`] stands between two such passes.
+//! tar-split stream. With files to move, [`reorder`] stands between two such passes; [`gather`] lets the order depend on
+//! what the first one finds.
 
 mod assemble;
 mod batch;
 mod boundaries;
 mod cut;
 mod diff;
+mod gather;
 mod names;
 mod reorder;
 
@@ -20,6 +22,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use restow_oci::{Digest, Limits, annotations};
 
@@ -27,14 +30,16 @@ use self::assemble::{Assembled, Assembler, Spelling};
 use self::batch::{Headers, Press};
 use self::cut::Cutter;
 use self::diff::Diff;
-use self::reorder::Collector;
+use self::gather::ChunkIndex;
+pub use self::gather::{Gathered, GatheredFile, GatheredFiles, gather};
+use self::reorder::{Collected, Collector};
 use crate::codec::{Codec, Contents, Layout, Placement, TocPlace};
 use crate::decompress::{Decompress, Format, decompress};
 use crate::error::{Error, Result};
 use crate::landmark::Landmark;
 use crate::listing::{REPLACED_NAMES, WHOLE_FORMAT, too_large_a_table};
 use crate::spool::TocBlob;
-use crate::tar::TarReader;
+use crate::tar::{Header, TarReader};
 use crate::toc::Dialect;
 use crate::workers::Workers;
 use crate::zstdchunked::ZstdChunked;
@@ -137,22 +142,15 @@ pub fn encode(
     options: &EncodeOptions,
     workers: &Workers,
 ) -> Result<Encoded> {
-    let tar = TarReader::new(decompress(source, &options.limits)?, &options.limits);
-    let layout = codec.layout();
-    let landmark = match options.landmark {
-        Landmark::Auto if layout.landmark && !options.keep_diff_id => Landmark::Always,
-        landmark => landmark,
-    };
-    let encoder = Encoder { codec, layout, landmark, options, workers };
+    let mut tar = TarReader::new(decompress(source, &options.limits)?, &options.limits);
+    let encoder = Encoder::new(codec, options, workers);
     let encoded = if options.prioritized.is_empty() {
         encoder.stream(tar, output)
     } else {
-        encoder.reorder(tar, output)
-    }?;
-    if options.keep_diff_id && encoded.diff_id != encoded.source_diff_id {
-        return Err(Error::NewDiffId { source_diff_id: encoded.source_diff_id, diff_id: encoded.diff_id });
-    }
-    Ok(encoded)
+        let collected = encoder.collect(&mut tar, &mut |_| (), None)?;
+        encoder.arrange(collected, &options.prioritized, tar.source().format(), output)
+    };
+    encoder.checked(encoded?)
 }
 
 /// How chunks wait for their order where their frames are made anew: a quarter of the time that gzip takes goes into it.
@@ -174,7 +172,27 @@ struct Encoder<'a> {
     workers: &'a Workers,
 }
 
-impl Encoder<'_> {
+impl<'e> Encoder<'e> {
+    fn new(codec: &'e dyn Codec, options: &'e EncodeOptions, workers: &'e Workers) -> Self {
+        let layout = codec.layout();
+        let landmark = match options.landmark {
+            Landmark::Auto if layout.landmark && !options.keep_diff_id => Landmark::Always,
+            landmark => landmark,
+        };
+        Self { codec, layout, landmark, options, workers }
+    }
+
+    /// Holds the result to what was asked for.
+    fn checked(&self, encoded: Encoded) -> Result<Encoded> {
+        if self.options.keep_diff_id && encoded.diff_id != encoded.source_diff_id {
+            return Err(Error::NewDiffId {
+                source_diff_id: encoded.source_diff_id,
+                diff_id: encoded.diff_id,
+            });
+        }
+        Ok(encoded)
+    }
+
     /// Returns how the frames of the result are made.
     fn press<'a>(&'a self, stored: Option<(&'a File, &'a dyn Codec)>) -> Press<'a> {
         let Self { codec, workers, options, .. } = *self;
@@ -190,6 +208,14 @@ impl Encoder<'_> {
         match self.layout.placement {
             Placement::Apart => self.codec,
             Placement::Along { .. } => &WAITING,
+        }
+    }
+
+    /// Returns the same for those who outlive the encoder; `codec` is its own.
+    fn waiting_shared(&self, codec: &Arc<dyn Codec>) -> Arc<dyn Codec> {
+        match self.layout.placement {
+            Placement::Apart => codec.clone(),
+            Placement::Along { .. } => Arc::new(WAITING),
         }
     }
 
@@ -225,19 +251,20 @@ impl Encoder<'_> {
         self.seal(assembled, tar.source().format(), 0, Vec::new(), output)
     }
 
-    /// Encodes in two passes, between which the order is known.
-    fn reorder<R: Read>(
+    /// The first of two passes, between which the order becomes known: compresses the files. `entry` sees each header.
+    fn collect<R: Read>(
         &self,
-        mut tar: TarReader<Decompress<R>>,
-        output: &mut (dyn Write + Send),
-    ) -> Result<Encoded> {
-        let Options { chunk_size, limits, spool_directory, prioritized, .. } = self.options;
+        tar: &mut TarReader<Decompress<R>>,
+        entry: &mut (dyn FnMut(&Header) + Send),
+        index: Option<&mut ChunkIndex>,
+    ) -> Result<Collected> {
+        let Options { chunk_size, limits, spool_directory, .. } = self.options;
         let waiting = Press { codec: self.waiting(), headers: Headers::Leave, ..self.press(None) };
-        let mut collector = Collector::new(spool_directory)?;
+        let mut collector = Collector::new(spool_directory, entry, index)?;
         self.workers.run(
             |send| {
                 let mut cutter = Cutter::new(WAITING_LAYOUT, limits, self.workers, send);
-                cut::cut(&mut tar, *chunk_size, self.chunking(), None, &mut cutter)?;
+                cut::cut(tar, *chunk_size, self.chunking(), None, &mut cutter)?;
                 cutter.finish()
             },
             |batch| batch.compress(waiting),
@@ -245,6 +272,18 @@ impl Encoder<'_> {
         )?;
         let collected = collector.finish()?;
         collected.names.check()?;
+        Ok(collected)
+    }
+
+    /// The second: puts the files in order.
+    fn arrange(
+        &self,
+        collected: Collected,
+        prioritized: &[String],
+        source_format: Format,
+        output: &mut (dyn Write + Send),
+    ) -> Result<Encoded> {
+        let Options { limits, spool_directory, .. } = self.options;
         let (order, missing) = collected.order(prioritized);
         let source_diff_id = collected.source_diff_id.clone();
 
@@ -258,11 +297,11 @@ impl Encoder<'_> {
                 collected.replay(&order, self.landmark, limits, &mut cutter)?;
                 cutter.finish()
             },
-            |batch| batch.compress(self.press(Some((&frames, waiting.codec)))),
+            |batch| batch.compress(self.press(Some((&frames, self.waiting())))),
             |frames| assembler.add(frames).map(|memory| self.workers.recycle(memory)),
         )?;
         let assembled = assembler.finish()?;
-        let encoded = self.seal(assembled, tar.source().format(), moved, missing, output)?;
+        let encoded = self.seal(assembled, source_format, moved, missing, output)?;
         Ok(Encoded { source_diff_id, ..encoded })
     }
 

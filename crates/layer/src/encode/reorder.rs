@@ -17,6 +17,7 @@ use restow_oci::{Digest, Digester, Limits};
 use super::batch::{Facts, Framed, Frames, Item, Stored};
 use super::cut::Cutter;
 use super::diff::Diff;
+use super::gather::ChunkIndex;
 use super::names::Names;
 use crate::buffer::Buffer;
 use crate::codec::TocPlace;
@@ -35,7 +36,11 @@ const END: u64 = 2 * BLOCK as u64;
 const TRAILING: usize = 256 << 10;
 
 /// The first pass: collects what the second one needs.
-pub(super) struct Collector {
+pub(super) struct Collector<'a> {
+    /// Sees each header.
+    entry: &'a mut (dyn FnMut(&Header) + Send),
+    /// Where the chunks are, for those who want to know before the second pass.
+    index: Option<&'a mut ChunkIndex>,
     frames: File,
     position: u64,
     records: Packer,
@@ -52,6 +57,7 @@ pub(super) struct Collector {
 }
 
 /// What the first pass leaves.
+#[derive(Debug)]
 pub(super) struct Collected {
     pub(super) frames: File,
     records: Packed,
@@ -70,9 +76,15 @@ struct Record {
     chunks: Vec<(u64, Stored)>,
 }
 
-impl Collector {
-    pub(super) fn new(spool_directory: &Path) -> Result<Self> {
+impl<'a> Collector<'a> {
+    pub(super) fn new(
+        spool_directory: &Path,
+        entry: &'a mut (dyn FnMut(&Header) + Send),
+        index: Option<&'a mut ChunkIndex>,
+    ) -> Result<Self> {
         Ok(Self {
+            entry,
+            index,
             frames: tempfile::tempfile_in(spool_directory).map_err(Error::Spool)?,
             position: 0,
             records: Packer::new(spool_directory)?,
@@ -102,6 +114,10 @@ impl Collector {
                     self.pad(&bytes[..start.header.padding]);
                     self.finish_entry()?;
                     self.list(&start.listing, start.header.offset);
+                    (self.entry)(&start.header);
+                    if let Some(index) = &mut self.index {
+                        index.entry();
+                    }
                     let header = bytes[start.header.padding..].to_vec();
                     self.current = Some(Record { header, ..Record::default() });
                     self.size = start.header.size;
@@ -112,6 +128,9 @@ impl Collector {
                     let stored =
                         Stored { offset: start + frame.start as u64, length: frame.len() as u64, facts };
                     let size = bytes.len() as u64;
+                    if let Some(index) = &mut self.index {
+                        index.chunk(stored.offset, stored.length, size);
+                    }
                     record.chunks.push((size, stored));
                     if size < self.size {
                         self.whole.get_or_insert_with(Digester::sha256).update(bytes);

@@ -2,6 +2,7 @@
 
 mod blob;
 mod estargz;
+mod gather;
 mod golden;
 mod inspect;
 mod order;

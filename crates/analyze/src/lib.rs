@@ -5,8 +5,8 @@
 //! for each layer of each manifest. A layer is named by its **position** in its manifest, never by its
 //! digest, because two layers may be equal and still be asked for different files.
 //!
-//! A [`Tree`] says which layer provides a path. It costs a decompression of every layer, so [`plan`]
-//! asks for it only when a wish does not already name its layer.
+//! A [`Tree`] says which layer provides a path. It costs a decompression of every layer, by a [`Reading`] or by whoever
+//! shows a [`Layer`] its headers, so [`plan`] asks for it only when a wish does not already name its layer.
 //!
 //! To add a source of accesses (prediction, a traced run), write a function that returns
 //! [`Access`]es in the order they happen; everything after that is shared.
@@ -14,6 +14,7 @@
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests fail by panicking"))]
 
 mod error;
+mod layer;
 pub mod list;
 mod path;
 pub mod predict;
@@ -25,6 +26,7 @@ mod unpack;
 mod workload;
 
 pub use error::Error;
+pub use layer::Layer;
 pub use list::Pattern;
 pub use predict::Launch;
 pub use predict::Predicted;

@@ -9,20 +9,18 @@ use std::sync::atomic::Ordering;
 use restow_content::Provider;
 use restow_content::VerifiedReader;
 use restow_layer::Buffer;
-use restow_layer::Header;
 use restow_layer::TarReader;
 use restow_layer::decompress;
-use restow_layer::path::clean;
 use restow_oci::Descriptor;
 use restow_oci::Limits;
 
-use crate::Entry;
 use crate::Error;
 use crate::Kind;
+use crate::Layer;
 use crate::Result;
 use crate::Tree;
+use crate::layer::entry;
 use crate::predict::passing;
-use crate::tree::Layer;
 
 /// Bytes of notes that are kept of an image, and at least of each layer.
 const NOTES: u64 = 48 << 20;
@@ -58,12 +56,12 @@ impl Reading<'_> {
         self.read(layers, false)
     }
 
-    /// Reads the names of all layers and, of the files that predictions ask about, what they need to know.
+    /// Reads the names of all layers and, of the files that predictions ask about, what [`predict`](crate::predict())
+    /// needs to know.
     ///
-    /// A note is made while the file passes by, so this too is one reading. Only so much is written down as
-    /// [`NOTES`] says; a layer's share of it depends on its size alone, so that the outcome is the same on any
-    /// number of threads.
-    pub(crate) fn tree_with_notes(&self, layers: &[Descriptor]) -> Result<Tree> {
+    /// A note is made while the file passes by, so this too is one reading. At most 48 MiB are written down; a layer's
+    /// share of it depends on its size alone, so that the outcome is the same on any number of threads.
+    pub fn tree_with_notes(&self, layers: &[Descriptor]) -> Result<Tree> {
         self.read(layers, true)
     }
 
@@ -144,20 +142,6 @@ impl Reading<'_> {
         layer.index();
         Ok(layer)
     }
-}
-
-/// Returns the entry; lists and records are text and cannot mean a name that is not.
-fn entry(header: &Header) -> Option<Entry> {
-    let kind = match header.kind {
-        restow_layer::Kind::Directory => Kind::Directory,
-        restow_layer::Kind::Symlink => Kind::Symlink(String::from_utf8_lossy(&header.link_name).into()),
-        restow_layer::Kind::Hardlink => {
-            Kind::Hardlink(clean(&String::from_utf8_lossy(&header.link_name)).into())
-        }
-        restow_layer::Kind::Regular => Kind::File { size: header.size },
-        _ => Kind::Other,
-    };
-    std::str::from_utf8(&header.name).ok().map(|name| Entry::new(name, kind))
 }
 
 /// A reader that fails once it is told to stop.

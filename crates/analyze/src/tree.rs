@@ -1,16 +1,13 @@
 //! The names of an image's layers, and which layer provides a path.
 
 use std::collections::BTreeSet;
-use std::collections::HashMap;
-use std::collections::HashSet;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 
-use restow_layer::path::OPAQUE_WHITEOUT;
-use restow_layer::path::WHITEOUT_PREFIX;
-use restow_layer::path::base;
 use restow_layer::path::clean;
 use restow_layer::path::parent;
 
-use crate::path::ancestors;
+use crate::Layer;
 use crate::path::join;
 
 /// As many links as Linux follows before it calls them a loop.
@@ -18,8 +15,8 @@ const MAX_LINKS: usize = 40;
 /// As many components as are walked for one path, those of link targets included.
 const MAX_STEPS: usize = 4096;
 
-/// Names that belong to a chunked layer rather than to the files it carries.
-const RESERVED: [&str; 3] = [".prefetch.landmark", ".no.prefetch.landmark", "stargz.index.json"];
+/// Bytes of notes that are written on demand and kept.
+const NOTES: usize = 48 << 20;
 
 /// What a name in a layer stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +66,8 @@ struct Walk {
 #[derive(Debug, Default)]
 pub struct Tree {
     layers: Vec<Layer>,
+    /// Bytes of notes that were written on demand, those that were not kept among them.
+    noted: AtomicUsize,
 }
 
 impl Tree {
@@ -80,8 +79,9 @@ impl Tree {
         Self::from_layers(layers.into_iter().map(Layer::from_iter).collect())
     }
 
-    pub(crate) fn from_layers(layers: Vec<Layer>) -> Self {
-        Self { layers }
+    /// Builds the tree of the given layers, bottom layer first.
+    pub fn from_layers(layers: Vec<Layer>) -> Self {
+        Self { layers, noted: AtomicUsize::new(0) }
     }
 
     /// Returns the position of the layer whose entry a container sees at the clean path.
@@ -177,13 +177,13 @@ impl Tree {
     pub(crate) fn note(&self, path: &str) -> Option<&str> {
         let (position, entry) = self.find(path)?;
         let path = if let Kind::Hardlink(target) = &entry.kind { target } else { path };
-        let layer = &self.layers[position];
-        layer.notes.get(&layer.index_of(path)?).map(|note| &**note)
+        let keep = |size| self.noted.fetch_add(size, Ordering::Relaxed).saturating_add(size) <= NOTES;
+        self.layers[position].note(path, keep)
     }
 
-    /// Returns how many layers had more to note than there was room for.
-    pub(crate) fn layers_without_room(&self) -> usize {
-        self.layers.iter().filter(|layer| layer.notes_lost).count()
+    /// Tells whether there was more to note than there was room for.
+    pub(crate) fn lost_notes(&self) -> bool {
+        self.noted.load(Ordering::Relaxed) > NOTES || self.layers.iter().any(Layer::lost_notes)
     }
 
     /// Yields what a container sees, with the providing layer: bottom layer first, then in tar order.
@@ -191,7 +191,7 @@ impl Tree {
         self.layers
             .iter()
             .enumerate()
-            .flat_map(move |(position, layer)| layer.entries.iter().map(move |entry| (position, entry)))
+            .flat_map(move |(position, layer)| layer.entries().iter().map(move |entry| (position, entry)))
             .filter(move |(_, entry)| matches(&entry.path))
             // The entry itself, not its path: a name may stand twice in a layer, and the last one counts.
             .filter(|(_, entry)| self.find(&entry.path).is_some_and(|(_, seen)| std::ptr::eq(seen, *entry)))
@@ -209,99 +209,6 @@ impl Tree {
             }
         }
         None
-    }
-}
-
-/// The names of one layer.
-#[derive(Debug, Default)]
-pub(crate) struct Layer {
-    /// In tar order, whiteouts taken out.
-    entries: Vec<Entry>,
-    /// Indices of `entries` by path; of equal paths the last. A map would hold every path twice.
-    by_path: Vec<u32>,
-    /// Paths deleted from the layers below.
-    deleted: HashSet<Box<str>>,
-    /// Directories that show nothing of the layers below.
-    opaque: HashSet<Box<str>>,
-    /// What was written down about files, by their indices in `entries`.
-    notes: HashMap<u32, Box<str>>,
-    /// Whether there was more to write down.
-    notes_lost: bool,
-}
-
-impl FromIterator<Entry> for Layer {
-    fn from_iter<I: IntoIterator<Item = Entry>>(entries: I) -> Self {
-        let mut layer = Self::default();
-        entries.into_iter().for_each(|entry| layer.push(entry));
-        layer.index();
-        layer
-    }
-}
-
-impl Layer {
-    /// Adds the next entry of the tar. After the last, [`index`](Self::index).
-    pub(crate) fn push(&mut self, entry: Entry) {
-        let (directory, name) = (parent(&entry.path).unwrap_or_default(), base(&entry.path));
-        if name == OPAQUE_WHITEOUT {
-            self.opaque.insert(directory.into());
-        } else if let Some(name) = name.strip_prefix(WHITEOUT_PREFIX) {
-            // What else starts with the prefix twice is bookkeeping of aufs and deletes nothing.
-            if !name.starts_with(WHITEOUT_PREFIX) {
-                self.deleted.insert(join(directory, name).into());
-            }
-        } else if !RESERVED.contains(&&*entry.path) {
-            self.entries.push(entry);
-        }
-    }
-
-    /// Keeps a note about the entry pushed last.
-    pub(crate) fn push_note(&mut self, note: Box<str>) {
-        if let Some(index) = self.entries.len().checked_sub(1).and_then(|index| u32::try_from(index).ok()) {
-            self.notes.insert(index, note);
-        }
-    }
-
-    /// Remembers that a note was not kept.
-    pub(crate) fn lose_note(&mut self) {
-        self.notes_lost = true;
-    }
-
-    /// Makes the layer's names ready to be found.
-    pub(crate) fn index(&mut self) {
-        let entries = &self.entries;
-        self.by_path = (0..u32::try_from(entries.len()).unwrap_or(u32::MAX)).rev().collect();
-        // Stable, so that of equal paths the last in tar order stays first and is kept.
-        self.by_path.sort_by_key(|&index| &entries[index as usize].path);
-        self.by_path.dedup_by_key(|index| &entries[*index as usize].path);
-    }
-
-    fn get(&self, path: &str) -> Option<&Entry> {
-        self.index_of(path).map(|index| &self.entries[index as usize])
-    }
-
-    fn index_of(&self, path: &str) -> Option<u32> {
-        let found = self.by_path.binary_search_by_key(&path, |&index| &self.entries[index as usize].path);
-        found.ok().map(|at| self.by_path[at])
-    }
-
-    /// Yields the names this layer has right below the directory, some more than once.
-    fn names(&self, directory: &str) -> impl Iterator<Item = &str> {
-        let prefix = if directory.is_empty() { String::new() } else { format!("{directory}/") };
-        let path = |index: &u32| &*self.entries[*index as usize].path;
-        let start = self.by_path.partition_point(|index| path(index) < prefix.as_str());
-        let below = self.by_path[start..].iter().map(path);
-        let inside = below.map_while(move |path| path.strip_prefix(prefix.as_str()));
-        inside.filter_map(|path| path.split('/').next()).filter(|name| !name.is_empty())
-    }
-
-    /// Says whether this layer takes the path away from the layers below.
-    fn hides(&self, path: &str) -> bool {
-        self.deleted.contains(path)
-            || ancestors(path).any(|directory| {
-                self.deleted.contains(directory)
-                    || self.opaque.contains(directory)
-                    || self.get(directory).is_some_and(|entry| entry.kind != Kind::Directory)
-            })
     }
 }
 

@@ -1,7 +1,8 @@
 //! What a container will read first, told from its image without running anything.
 //!
-//! [`predict`] reads the layers once. While a file passes by, the predictor it concerns may write a note about it: the
-//! libraries a program needs, the modules a script imports. Then the image's command is followed through these notes:
+//! Of a file, the predictor it concerns may write a note: the libraries a program needs, the modules a script imports. Where
+//! the layers are only read, that is done while the file passes by; where files can be looked into, when somebody asks.
+//! [`predict`] follows the image's command through these notes:
 //! the program, what the loader opens for it, what its runtime opens for the script, and so on. Nothing is executed, no
 //! path leaves the image, and each path says why it is there.
 //!
@@ -26,7 +27,6 @@ mod shell;
 mod wrapper;
 
 use restow_oci::Config;
-use restow_oci::Descriptor;
 use serde_json::Value;
 
 pub use self::reads::Predicted;
@@ -34,8 +34,6 @@ pub use self::reads::Predicted;
 use self::command::Program;
 use self::passing::Passing;
 use self::reads::Reads;
-use crate::Reading;
-use crate::Result;
 use crate::Tree;
 
 /// The version of what is predicted: another one may order the same image differently.
@@ -108,21 +106,17 @@ pub(crate) const PREDICTORS: &[&dyn Predictor] = &[
     &nginx::Nginx,
 ];
 
-/// Predicts what is read first in a container of these layers, bottom layer first.
-pub fn predict(reading: &Reading<'_>, layers: &[Descriptor], launch: &Launch) -> Result<Prediction> {
-    Ok(follow(&reading.tree_with_notes(layers)?, launch))
-}
-
-fn follow(tree: &Tree, launch: &Launch) -> Prediction {
+/// Predicts what is read first in a container of these layers, which come with notes or with files to look into.
+pub fn predict(tree: &Tree, launch: &Launch) -> Prediction {
     let mut reads = Reads::new(tree, launch);
-    if tree.layers_without_room() > 0 {
-        reads.notice("the image holds more programs and scripts than are remembered".into());
-    }
     // runc looks the user up in them before the program starts, whoever the user is.
     for path in ["etc/passwd", "etc/group"] {
         reads.open(path, "the runtime looks up the user");
     }
     command::run(&mut reads, launch);
+    if tree.lost_notes() {
+        reads.notice("the image holds more programs and scripts than are remembered".into());
+    }
     reads.finish()
 }
 

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::ops::Range;
 
 use restow_layer::Buffer;
+use restow_layer::GatheredFile;
 use restow_layer::TarReader;
 
 use super::PREDICTORS;
@@ -73,33 +74,52 @@ impl<'a> Passing<'a> {
     }
 }
 
-/// Reads the start of the content that comes next and returns the note about it.
+/// The content of a file, read from its start on.
+pub(crate) trait Content {
+    /// Appends at most `most` bytes of what comes next, and as many unless the content ends or it is easier to stop; 0 at
+    /// the end.
+    fn read(&mut self, bytes: &mut Buffer, most: u64) -> restow_layer::Result<u64>;
+}
+
+impl<R: Read> Content for TarReader<R> {
+    fn read(&mut self, bytes: &mut Buffer, most: u64) -> restow_layer::Result<u64> {
+        self.read_payload(bytes, most)
+    }
+}
+
+impl Content for GatheredFile<'_> {
+    fn read(&mut self, bytes: &mut Buffer, most: u64) -> restow_layer::Result<u64> {
+        GatheredFile::read(self, bytes, most)
+    }
+}
+
+/// Reads the start of the content and returns the note about it.
 ///
 /// What is read is in `raw`, which is empty before; the rest of the content is still to be read.
-pub(crate) fn note<R: Read>(
+pub(crate) fn note(
     path: &str,
     size: u64,
-    tar: &mut TarReader<R>,
+    content: &mut dyn Content,
     raw: &mut Buffer,
 ) -> restow_layer::Result<Option<Box<str>>> {
-    tar.read_payload(raw, TEXT)?;
+    while (raw.len() as u64) < TEXT && content.read(raw, TEXT - raw.len() as u64)? > 0 {}
     let mut start = 0;
     let mut head = raw.len();
     if elf::is(raw.filled()) {
-        while (raw.len() as u64) < PROGRAM && tar.read_payload(raw, TEXT)? > 0 {}
+        while (raw.len() as u64) < PROGRAM && content.read(raw, TEXT)? > 0 {}
         head = raw.len();
         if let Some(range) = elf::dynamic(raw.filled()).filter(|range| range.end > head as u64) {
             start = head as u64;
             while start < range.start {
                 raw.truncate(head);
-                let skipped = tar.read_payload(raw, (range.start - start).min(TEXT))?;
+                let skipped = content.read(raw, (range.start - start).min(TEXT))?;
                 if skipped == 0 {
                     break;
                 }
                 start += skipped;
             }
             raw.truncate(head);
-            while start + ((raw.len() - head) as u64) < range.end && tar.read_payload(raw, TEXT)? > 0 {}
+            while start + ((raw.len() - head) as u64) < range.end && content.read(raw, TEXT)? > 0 {}
         }
     }
     let (head, piece) = raw.filled().split_at(head);

@@ -1,12 +1,23 @@
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use restow_content::MemoryStore;
 use restow_content::write;
+use restow_layer::Codec;
+use restow_layer::EncodeOptions;
+use restow_layer::Header;
+use restow_layer::Workers;
+use restow_layer::ZstdChunked;
+use restow_layer::gather;
+use restow_oci::Descriptor;
 use restow_oci::Limits;
 use restow_oci::MediaType;
 use restow_testkit::TarBuilder;
 use restow_testkit::compress;
 
 use super::*;
+use crate::Layer;
+use crate::Reading;
 
 /// A name in a layer: a file, or a link if its content starts with `->`.
 type Named<'a> = (&'a str, Vec<u8>);
@@ -73,6 +84,17 @@ fn launch(command: &[&str]) -> Launch {
     Launch { args, env: vec!["PATH=/usr/bin:/bin".into()], directory: "/app".into() }
 }
 
+/// Reads a layer as a conversion does, in small chunks.
+fn gathered(store: &MemoryStore, descriptor: &Descriptor) -> Layer {
+    let codec: Arc<dyn Codec> = Arc::new(ZstdChunked::new(1));
+    let options = EncodeOptions { chunk_size: 5000, ..EncodeOptions::new(tempfile::env::temp_dir()) };
+    let blob = restow_content::read(store, descriptor, u64::MAX).unwrap();
+    let mut names = Layer::gathering();
+    let mut add = |header: &Header| names.add(header);
+    let gathered = gather(&*blob, &codec, &options, &Workers::new(1).unwrap(), &mut add).unwrap();
+    names.finish(gathered.files())
+}
+
 /// Predicts through everything: tars in a store, read back.
 fn predicted(layers: &[&[Named<'_>]], launch: &Launch) -> Prediction {
     let store = MemoryStore::new();
@@ -88,9 +110,11 @@ fn predicted(layers: &[&[Named<'_>]], launch: &Launch) -> Prediction {
     let layers: Vec<_> = layers.iter().map(layer).collect();
     let made = [1, 4].map(|threads| {
         let reading = Reading { provider: &store, limits: &Limits::default(), threads, stop: &|| false };
-        predict(&reading, &layers, launch).unwrap()
+        predict(&reading.tree_with_notes(&layers).unwrap(), launch)
     });
     assert_eq!(made[0], made[1], "the number of threads shows");
+    let gathered = Tree::from_layers(layers.iter().map(|layer| gathered(&store, layer)).collect());
+    assert_eq!(predict(&gathered, launch), made[0], "it shows when notes are written");
     made.into_iter().next().unwrap()
 }
 

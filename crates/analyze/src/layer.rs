@@ -1,0 +1,215 @@
+//! The names of one layer, and what predictions ask of its files.
+
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::sync::OnceLock;
+
+use restow_layer::Buffer;
+use restow_layer::GatheredFiles;
+use restow_layer::Header;
+use restow_layer::path::OPAQUE_WHITEOUT;
+use restow_layer::path::WHITEOUT_PREFIX;
+use restow_layer::path::base;
+use restow_layer::path::clean;
+use restow_layer::path::parent;
+
+use crate::Entry;
+use crate::Kind;
+use crate::path::ancestors;
+use crate::path::join;
+use crate::predict::passing;
+
+/// Names that belong to a chunked layer rather than to the files it carries.
+const RESERVED: [&str; 3] = [".prefetch.landmark", ".no.prefetch.landmark", "stargz.index.json"];
+
+/// The names of one layer.
+///
+/// [`add`](Self::add) each header of its tar, then [`finish`](Self::finish).
+#[derive(Debug, Default)]
+pub struct Layer {
+    /// In tar order, whiteouts taken out.
+    entries: Vec<Entry>,
+    /// Indices of `entries` by path; of equal paths the last. A map would hold every path twice.
+    by_path: Vec<u32>,
+    /// Paths deleted from the layers below.
+    deleted: HashSet<Box<str>>,
+    /// Directories that show nothing of the layers below.
+    opaque: HashSet<Box<str>>,
+    notes: Notes,
+    /// Whether there was more to write down than there was room for.
+    notes_lost: bool,
+}
+
+/// What is written down about files, by their indices in `entries`.
+#[derive(Debug)]
+enum Notes {
+    /// While the layer was read.
+    Written(HashMap<u32, Box<str>>),
+    /// As soon as somebody asks.
+    OnDemand {
+        files: Option<GatheredFiles>,
+        /// Where in the tar each entry stands, of those that [`Layer::add`] was shown.
+        positions: Vec<u32>,
+        /// How many it was shown.
+        shown: u32,
+        written: Vec<OnceLock<Box<str>>>,
+    },
+}
+
+impl Default for Notes {
+    fn default() -> Self {
+        Self::Written(HashMap::new())
+    }
+}
+
+impl FromIterator<Entry> for Layer {
+    fn from_iter<I: IntoIterator<Item = Entry>>(entries: I) -> Self {
+        let mut layer = Self::default();
+        entries.into_iter().for_each(|entry| layer.push(entry));
+        layer.index();
+        layer
+    }
+}
+
+impl Layer {
+    /// Starts a layer whose files can be looked into afterwards.
+    pub fn gathering() -> Self {
+        let notes = Notes::OnDemand { files: None, positions: Vec::new(), shown: 0, written: Vec::new() };
+        Self { notes, ..Self::default() }
+    }
+
+    /// Adds the next entry of the tar.
+    pub fn add(&mut self, header: &Header) {
+        let known = self.entries.len();
+        if let Some(entry) = entry(header) {
+            self.push(entry);
+        }
+        if let Notes::OnDemand { positions, shown, .. } = &mut self.notes {
+            positions.extend((self.entries.len() > known).then_some(*shown));
+            *shown += 1;
+        }
+    }
+
+    /// Completes the layer, whose entries were shown in the order in which `files` has them.
+    pub fn finish(mut self, files: GatheredFiles) -> Self {
+        self.index();
+        let count = self.entries.len();
+        if let Notes::OnDemand { files: place, written, .. } = &mut self.notes {
+            *place = Some(files);
+            written.resize_with(count, OnceLock::new);
+        }
+        self
+    }
+
+    /// Adds the next entry of the tar. After the last, [`index`](Self::index).
+    pub(crate) fn push(&mut self, entry: Entry) {
+        let (directory, name) = (parent(&entry.path).unwrap_or_default(), base(&entry.path));
+        if name == OPAQUE_WHITEOUT {
+            self.opaque.insert(directory.into());
+        } else if let Some(name) = name.strip_prefix(WHITEOUT_PREFIX) {
+            // What else starts with the prefix twice is bookkeeping of aufs and deletes nothing.
+            if !name.starts_with(WHITEOUT_PREFIX) {
+                self.deleted.insert(join(directory, name).into());
+            }
+        } else if !RESERVED.contains(&&*entry.path) {
+            self.entries.push(entry);
+        }
+    }
+
+    /// Keeps a note about the entry pushed last.
+    pub(crate) fn push_note(&mut self, note: Box<str>) {
+        let index = self.entries.len().checked_sub(1).and_then(|index| u32::try_from(index).ok());
+        if let (Some(index), Notes::Written(notes)) = (index, &mut self.notes) {
+            notes.insert(index, note);
+        }
+    }
+
+    /// Remembers that a note was not kept.
+    pub(crate) fn lose_note(&mut self) {
+        self.notes_lost = true;
+    }
+
+    /// Tells whether there was more to note than there was room for.
+    pub(crate) fn lost_notes(&self) -> bool {
+        self.notes_lost
+    }
+
+    /// Makes the layer's names ready to be found.
+    pub(crate) fn index(&mut self) {
+        let entries = &self.entries;
+        self.by_path = (0..u32::try_from(entries.len()).unwrap_or(u32::MAX)).rev().collect();
+        // Stable, so that of equal paths the last in tar order stays first and is kept.
+        self.by_path.sort_by_key(|&index| &entries[index as usize].path);
+        self.by_path.dedup_by_key(|index| &entries[*index as usize].path);
+    }
+
+    /// Returns the entries in tar order, without whiteouts.
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Returns what is at the clean path; of several the last.
+    pub(crate) fn get(&self, path: &str) -> Option<&Entry> {
+        self.index_of(path).map(|index| &self.entries[index as usize])
+    }
+
+    fn index_of(&self, path: &str) -> Option<u32> {
+        let found = self.by_path.binary_search_by_key(&path, |&index| &self.entries[index as usize].path);
+        found.ok().map(|at| self.by_path[at])
+    }
+
+    /// Returns what is written down about the file at the clean path. A note that is not written yet is, if `keep` agrees
+    /// to its size.
+    pub(crate) fn note(&self, path: &str, keep: impl FnOnce(usize) -> bool) -> Option<&str> {
+        let index = self.index_of(path)?;
+        match &self.notes {
+            Notes::Written(notes) => notes.get(&index).map(|note| &**note),
+            Notes::OnDemand { files, positions, written, .. } => {
+                let (index, files) = (index as usize, files.as_ref()?);
+                let write = || {
+                    let Entry { path, kind: Kind::File { size } } = &self.entries[index] else { return None };
+                    let mut content = files.open(positions[index] as usize);
+                    // What cannot be read will be told when the layer is put together.
+                    let note = passing::note(path, *size, &mut content, &mut Buffer::default()).ok()?;
+                    note.filter(|note| keep(note.len()))
+                };
+                let note = written[index].get_or_init(|| write().unwrap_or_default());
+                Some(&**note).filter(|note| !note.is_empty())
+            }
+        }
+    }
+
+    /// Yields the names this layer has right below the directory, some more than once.
+    pub(crate) fn names(&self, directory: &str) -> impl Iterator<Item = &str> {
+        let prefix = if directory.is_empty() { String::new() } else { format!("{directory}/") };
+        let path = |index: &u32| &*self.entries[*index as usize].path;
+        let start = self.by_path.partition_point(|index| path(index) < prefix.as_str());
+        let below = self.by_path[start..].iter().map(path);
+        let inside = below.map_while(move |path| path.strip_prefix(prefix.as_str()));
+        inside.filter_map(|path| path.split('/').next()).filter(|name| !name.is_empty())
+    }
+
+    /// Says whether this layer takes the path away from the layers below.
+    pub(crate) fn hides(&self, path: &str) -> bool {
+        self.deleted.contains(path)
+            || ancestors(path).any(|directory| {
+                self.deleted.contains(directory)
+                    || self.opaque.contains(directory)
+                    || self.get(directory).is_some_and(|entry| entry.kind != Kind::Directory)
+            })
+    }
+}
+
+/// Returns the entry; lists and records are text and cannot mean a name that is not.
+pub(crate) fn entry(header: &Header) -> Option<Entry> {
+    let kind = match header.kind {
+        restow_layer::Kind::Directory => Kind::Directory,
+        restow_layer::Kind::Symlink => Kind::Symlink(String::from_utf8_lossy(&header.link_name).into()),
+        restow_layer::Kind::Hardlink => {
+            Kind::Hardlink(clean(&String::from_utf8_lossy(&header.link_name)).into())
+        }
+        restow_layer::Kind::Regular => Kind::File { size: header.size },
+        _ => Kind::Other,
+    };
+    std::str::from_utf8(&header.name).ok().map(|name| Entry::new(name, kind))
+}

@@ -232,7 +232,7 @@ def same_everywhere(bench, shape, prefetch):
             "cwd": elsewhere, "umask": 0o077,
             "environment": {"TZ": "Asia/Tokyo", "LANG": "C", "TMPDIR": str(elsewhere), "HOME": str(elsewhere)}}),
     }
-    for option, options in (("plain", ("--no-optimize",)), ("predicted", ("--predict",)), ("prioritized", ("--prefetch-list", prefetch))):
+    for option, options in (("plain", ("--no-optimize",)), ("predicted", ()), ("prioritized", ("--prefetch-list", prefetch))):
         reference, expected = f"{bench.work}/results/{shape.name}-default-{option}:result", None
         with bench.report.check(f"{shape.name} {option}: converts for comparison"):
             expected = bench.convert(shape.reference, reference, *options)
@@ -311,12 +311,13 @@ def main(restow, lazyread, peers):
             for shape in (busybox, *reworked, *made):
                 prefetch = work / f"{shape.name}.prefetch"
                 prefetch.write_text(shape.prefetch)
-                judge(bench, shape, "plain", ())
+                judge(bench, shape, "plain", ("--no-optimize",))
                 judge(bench, shape, "prioritized", ("--prefetch-list", prefetch))
-                judge(bench, shape, "landmark", ("--landmark", "always"))
-                judge(bench, shape, "plain", (), "estargz")
+                judge(bench, shape, "landmark", ("--no-optimize", "--landmark", "always"))
+                judge(bench, shape, "plain", ("--no-optimize",), "estargz")
                 judge(bench, shape, "prioritized", ("--prefetch-list", prefetch), "estargz")
                 ordinary(bench, shape)
+            judge(bench, busybox, "predicted", ())
             references = {shape.name: shape.reference for shape in (busybox, *made)}
             registries.judge(bench.restow, work / "registries", references, daemon, report)
             podman.judge_all(bench, Peers(peers, work), [

@@ -57,25 +57,21 @@ pub(crate) struct RegistryArguments {
     upload_chunk_size: Option<u64>,
     /// Print at the end how many requests of each kind each registry was sent
     #[arg(long, global = true, hide_short_help = true)]
-    registry_stats: bool,
+    pub(crate) registry_stats: bool,
 }
 
-static ACCESS: OnceLock<(RegistryArguments, Access)> = OnceLock::new();
+static ACCESS: OnceLock<Access> = OnceLock::new();
 
 /// Sets up how images are reached, once, before any command runs. Files are read when a registry is needed.
 pub(crate) fn set_up(arguments: &RegistryArguments) {
     let own = arguments.clone();
     let access = Access::new(Limits::default(), &scratch(), move || own.settings());
-    let _ = ACCESS.set((arguments.clone(), access));
+    let _ = ACCESS.set(access);
 }
 
 /// Returns how images are reached.
 pub(crate) fn access() -> &'static Access {
-    let (_, access) = ACCESS.get_or_init(|| {
-        let access = Access::new(Limits::default(), &scratch(), || Ok(Settings::default()));
-        (RegistryArguments::default(), access)
-    });
-    access
+    ACCESS.get_or_init(|| Access::new(Limits::default(), &scratch(), || Ok(Settings::default())))
 }
 
 /// Finds the image that `reference` means, to be read as often as need be.
@@ -96,13 +92,9 @@ pub(crate) fn open_destination(
     Ok(Box::new(images))
 }
 
-/// Tells how many requests were sent, if that is wanted.
+/// Tells how many requests were sent.
 pub(crate) fn tell_requests() {
-    let Some((arguments, access)) = ACCESS.get() else { return };
-    if !arguments.registry_stats {
-        return;
-    }
-    let requests = access.used_client().map(restow_registry::Client::requests).unwrap_or_default();
+    let requests = access().used_client().map(restow_registry::Client::requests).unwrap_or_default();
     let total: u64 = requests.iter().map(|(_, _, count)| count).sum();
     for (host, kind, count) in requests {
         output::tell(&format!("{host}  {kind}  {count}"));
@@ -161,22 +153,6 @@ impl RegistryArguments {
             chunk_size: self.upload_chunk_size,
             ..Settings::default()
         })
-    }
-}
-
-impl Default for RegistryArguments {
-    fn default() -> Self {
-        Self {
-            plain_http: false,
-            ca_file: Vec::new(),
-            authfile: None,
-            registries_conf: None,
-            hosts_dir: None,
-            requests_per_minute: None,
-            idle_timeout: NonZeroU32::MIN.saturating_add(59),
-            upload_chunk_size: None,
-            registry_stats: false,
-        }
     }
 }
 

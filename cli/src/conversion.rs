@@ -27,6 +27,7 @@ use restow_layer::EncodeOptions;
 use restow_layer::Recompression;
 use restow_layer::Workers;
 use restow_oci::Descriptor;
+use restow_oci::Digest;
 use restow_oci::Limits;
 use restow_registry::Destination as Place;
 use restow_registry::Source;
@@ -39,6 +40,7 @@ use crate::args::PlatformArguments;
 use crate::args::ProgressArguments;
 use crate::destination::Destination;
 use crate::format::FormatArguments;
+use crate::image::Image;
 use crate::memo;
 use crate::memo::FileMemo;
 use crate::order::Order;
@@ -50,19 +52,27 @@ use crate::readers::ReadersArguments;
 use crate::reference;
 use crate::referrers::Referring;
 use crate::report::Summary;
+use crate::trees::Trees;
 
-/// What is converted, and what it is called afterwards.
+/// Which image is read, and what it is called where it is written.
 #[derive(Debug, Args)]
 pub(crate) struct ImageArguments {
     /// The image to read: oci:PATH[:TAG], docker://HOST/NAME[:TAG], store:NAME, an archive or a path
     #[arg(value_name = "SRC")]
-    source: String,
+    pub(crate) source: String,
     /// Where to write it: the same; several give one place's image several names
     #[arg(value_name = "DST", required = true, num_args = 1..)]
     destinations: Vec<String>,
-    /// A further tag for the new image in the place of DST; may be given several times
+    /// A further tag for the image in the place of DST; may be given several times
     #[arg(long, value_name = "TAG")]
     tag: Vec<String>,
+}
+
+impl ImageArguments {
+    /// Returns where the image goes.
+    pub(crate) fn destination(&self) -> anyhow::Result<Destination> {
+        Destination::parse(&self.destinations, &self.tag)
+    }
 }
 
 /// How it is converted, whatever its layers become.
@@ -191,8 +201,9 @@ impl Job<'_> {
         let started = Instant::now();
         let limits = Limits::default();
         let progress = Progress::new(&self.arguments.progress);
-        self.arguments.readers.check()?;
-        let destination = Destination::parse(&self.images.destinations, &self.images.tag)?;
+        let zstdchunked = matches!(&self.target, Target::Seekable { format, .. } if format.zstdchunked);
+        self.arguments.readers.check(zstdchunked)?;
+        let destination = self.images.destination()?;
         if self.arguments.copy_referrers || self.arguments.attach_provenance {
             destination.must_hold_referrers()?;
         }
@@ -208,12 +219,10 @@ impl Job<'_> {
 
         let run = Run { job: &self, limits: &limits, progress: &progress, source: &source };
         let images = run.select()?;
-        let Plan { paths, misses, mut notices } = run.plan(&images)?;
-
         let place = open_destination(&destination.place, Some(&source))?;
         let names = Names { image: &destination.tags, tables: toc_tags.as_deref() };
-        let converted = run.convert_into(&*place, paths, &names);
-        let Converted { conversion, tables, notices: uncopied } = match converted {
+        let converted = run.convert_into(&*place, &images, &names);
+        let Converted { conversion, tables, misses, notices } = match converted {
             Ok(done) => done,
             Err(error) => {
                 // The error says more than what could not be cleaned up after it.
@@ -222,7 +231,6 @@ impl Job<'_> {
             }
         };
         // Not before: if the image is damaged, that is what there is to say.
-        notices.extend(uncopied);
         for notice in &notices {
             progress.warning(notice);
         }
@@ -241,6 +249,7 @@ impl Job<'_> {
         };
         outcome.tell(&progress);
         match self.arguments.format {
+            _ if destination.is_output() => {}
             Format::Text => output::print(conversion.root.digest.as_str())?,
             Format::Json => output::print_json(&outcome.document())?,
         }
@@ -260,6 +269,8 @@ struct Converted {
     conversion: Conversion,
     /// The image of the tables of contents.
     tables: Option<Descriptor>,
+    /// Paths to put first that no image has, with the manifest that lacks it.
+    misses: Vec<(Digest, String)>,
     notices: Vec<String>,
 }
 
@@ -280,30 +291,16 @@ impl Run<'_> {
         Ok(selection.images)
     }
 
-    /// Orders the layers of the images.
-    fn plan(&self, images: &[Selected]) -> anyhow::Result<Plan> {
-        let Target::Seekable { order, .. } = &self.job.target else { return Ok(Plan::default()) };
-        let planner = Planner {
-            provider: &*self.source.provider,
-            limits: self.limits,
-            threads: self.job.arguments.jobs.count(),
-            progress: self.progress,
-            cancel: self.job.cancel,
-            cache: self.job.arguments.cache(),
-        };
-        planner.plan(images, order).with_context(|| self.source.name.clone())
-    }
-
     /// Converts the source and publishes the result.
     fn convert_into(
         &self,
         place: &dyn Place,
-        prioritized: convert::Prioritized,
+        images: &[Selected],
         names: &Names<'_>,
     ) -> anyhow::Result<Converted> {
         let Source { provider, root, name, .. } = self.source;
+        let (converter, plan) = self.converter(place.scratch(), images)?;
         let store = Overlay::new(place.store(), [&**provider].into_iter().chain(place.held()));
-        let converter = self.converter(place.scratch(), prioritized)?;
         let conversion = convert::convert(&store, root, &*converter, &self.options(), self.progress)
             .with_context(|| name.clone())?;
         let tables = match (&self.job.target, names.tables) {
@@ -314,44 +311,73 @@ impl Run<'_> {
         };
         // From here on it is quick, and all or nothing.
         self.job.cancel.check()?;
-        let mut images = vec![(&conversion.root, names.image)];
-        images.extend(tables.as_ref().zip(names.tables));
-        let notices = place.publish_all(&store, &images)?;
-        let notices = notices.iter().map(ToString::to_string).collect();
-        Ok(Converted { conversion, tables, notices })
+        let mut roots = vec![(&conversion.root, names.image)];
+        roots.extend(tables.as_ref().zip(names.tables));
+        let mut notices = plan.notices;
+        notices.extend(place.publish_all(&store, &roots)?.iter().map(ToString::to_string));
+        Ok(Converted { conversion, tables, misses: plan.misses, notices })
     }
 
+    /// Returns who converts the layers of the images, and in what order.
     fn converter(
         &self,
         scratch: &Path,
-        prioritized: convert::Prioritized,
-    ) -> anyhow::Result<Box<dyn LayerConverter>> {
-        let ConversionArguments { verify, reuse, jobs, tmp_dir, .. } = self.job.arguments;
-        let workers = || Workers::new(jobs.count().get());
-        Ok(match &self.job.target {
-            Target::Same => Box::new(convert::Keep),
+        images: &[Selected],
+    ) -> anyhow::Result<(Box<dyn LayerConverter>, Plan)> {
+        let ConversionArguments { verify, reuse, jobs, .. } = self.job.arguments;
+        match &self.job.target {
+            Target::Same => Ok((Box::new(convert::Keep), Plan::default())),
             Target::Ordinary(recompression) => {
-                let converter = Recompress::new(*recompression, self.limits.clone(), workers()?);
+                let workers = Workers::new(jobs.count().get())?;
+                let converter = Recompress::new(*recompression, self.limits.clone(), workers);
                 let converter = converter.check(matches!(verify, Verify::Frames | Verify::Toc));
-                Box::new(converter.read_back(*verify == Verify::Full).reuse(*reuse))
+                let converter = converter.read_back(*verify == Verify::Full).reuse(*reuse);
+                Ok((Box::new(converter), Plan::default()))
             }
-            Target::Seekable { format, .. } => {
-                let codec = format.codec().context("no format is asked for")?;
-                let spool = tmp_dir.clone().unwrap_or_else(|| scratch.to_owned());
-                let options = EncodeOptions {
-                    check_frames: *verify == Verify::Frames,
-                    limits: self.limits.clone(),
-                    ..format.options(spool)
-                };
-                let depth = match verify {
-                    Verify::Full => Some(Depth::Full),
-                    Verify::Frames | Verify::Toc => Some(Depth::Toc),
-                    Verify::None => None,
-                };
-                let converter = Seekable::new(codec, options, workers()?);
-                Box::new(converter.prioritize(prioritized).verify(depth).reuse(*reuse))
+            Target::Seekable { format, order } => {
+                let converter = self.seekable(format, scratch)?;
+                let mut plan = self.plan(images, order, &converter)?;
+                let paths = std::mem::take(&mut plan.paths);
+                Ok((Box::new(converter.prioritize(paths)), plan))
             }
-        })
+        }
+    }
+
+    fn seekable(&self, format: &FormatArguments, scratch: &Path) -> anyhow::Result<Seekable> {
+        let ConversionArguments { verify, reuse, jobs, tmp_dir, .. } = self.job.arguments;
+        let codec = format.codec().context("no format is asked for")?;
+        let spool = tmp_dir.clone().unwrap_or_else(|| scratch.to_owned());
+        let options = EncodeOptions {
+            check_frames: *verify == Verify::Frames,
+            limits: self.limits.clone(),
+            ..format.options(spool)
+        };
+        let depth = match verify {
+            Verify::Full => Some(Depth::Full),
+            Verify::Frames | Verify::Toc => Some(Depth::Toc),
+            Verify::None => None,
+        };
+        let converter = Seekable::new(codec, options, Workers::new(jobs.count().get())?);
+        Ok(converter.verify(depth).reuse(*reuse))
+    }
+
+    /// Orders the layers of the images.
+    fn plan(&self, images: &[Selected], order: &Order, converter: &Seekable) -> anyhow::Result<Plan> {
+        if !order.moves() {
+            return Ok(Plan::default());
+        }
+        let ConversionArguments { reuse, jobs, .. } = self.job.arguments;
+        let trees = Trees {
+            provider: &*self.source.provider,
+            limits: self.limits,
+            threads: jobs.count(),
+            cancel: self.job.cancel,
+            // What may stay as it is need not be compressed.
+            conversion: (!reuse).then_some((converter, self.progress)),
+        };
+        let planner = Planner { trees, progress: self.progress, cache: self.job.arguments.cache() };
+        let images = Image::of(self.source, images, self.limits)?;
+        planner.plan(&images, order).with_context(|| self.source.name.clone())
     }
 
     fn options(&self) -> convert::Options {

@@ -76,6 +76,11 @@ impl Destination {
         }
     }
 
+    /// Tells whether the new image goes to standard output, where there is then no place for anything else.
+    pub(crate) fn is_output(&self) -> bool {
+        matches!(&self.place, Place::Archive(path) | Place::DockerArchive(path) if path.as_os_str() == "-")
+    }
+
     /// Returns the references by which the new image is found.
     pub(crate) fn references(&self) -> Vec<String> {
         let reference = |selector| Reference { place: self.place.clone(), selector }.to_string();

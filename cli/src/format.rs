@@ -23,9 +23,9 @@ use crate::toc_image;
 #[command(next_help_heading = "Format")]
 #[command(group(ArgGroup::new("seekable").args(["zstdchunked", "estargz"])))]
 pub(crate) struct FormatArguments {
-    /// Write zstd:chunked layers, as containerd's stargz snapshotter reads them
+    /// Write zstd:chunked layers, as containerd's stargz snapshotter and podman read them
     #[arg(long)]
-    zstdchunked: bool,
+    pub(crate) zstdchunked: bool,
     /// How hard to compress, from 1 (fast) to 22 (small)
     #[arg(long, value_name = "LEVEL", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=22))]
     zstdchunked_compression_level: i32,
@@ -132,6 +132,11 @@ impl FormatArguments {
 
     fn external_toc(&self) -> bool {
         self.estargz_external_toc || self.estargz_keep_diff_id
+    }
+
+    /// Tells whether every layer is to stay in the order it has.
+    pub(crate) fn keeps_order(&self) -> bool {
+        self.estargz_keep_diff_id
     }
 
     /// Refuses what contradicts itself, with `moving` telling whether files are to be moved.

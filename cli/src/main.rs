@@ -26,6 +26,7 @@ mod report;
 mod seekable;
 mod toc_image;
 mod transfer;
+mod trees;
 mod workload;
 
 use std::ffi::OsString;
@@ -41,7 +42,9 @@ fn main() -> ExitCode {
     };
     access::set_up(&cli.registries);
     let outcome = commands::run(cli.command, &cancel);
-    access::tell_requests();
+    if cli.registries.registry_stats {
+        access::tell_requests();
+    }
     match outcome {
         Ok(code) => code,
         // Whatever an interrupted command says is about the interruption.

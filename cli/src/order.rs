@@ -1,37 +1,33 @@
 //! Which files come first, by what the command line says and the images hold.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::Args;
 use restow_analyze as analyze;
 use restow_analyze::Access;
-use restow_analyze::Reading;
+use restow_analyze::Tree;
 use restow_analyze::Wishes;
 use restow_analyze::list;
 use restow_analyze::record;
-use restow_content::Provider;
 use restow_content::publish;
-use restow_convert::Cancel;
 use restow_convert::Prioritized;
-use restow_convert::Selected;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Kind;
-use restow_oci::Limits;
-use restow_oci::Manifest;
 use serde::Deserialize;
 use serde::Serialize;
 
 use crate::failure::Usage;
+use crate::image::Image;
 use crate::memo::Slots;
 use crate::output;
 use crate::prediction::Predictor;
 use crate::progress::Progress;
+use crate::trees::Trees;
 use crate::workload::Recorder;
 use crate::workload::WorkloadArguments;
 
-/// The flags by which files are put first.
+/// The flags by which files are put first. Without any, a prediction says which.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Order")]
 pub(crate) struct OrderArguments {
@@ -55,11 +51,6 @@ pub(crate) struct OrderArguments {
     /// Write what the workload reads to this file, as --record-in takes it
     #[arg(long, value_name = "FILE", requires = "run")]
     record_out: Option<PathBuf>,
-    /// Move what the image's command will read first to the front, as `restow predict` tells; nothing is run
-    ///
-    /// It takes another pass over the layers.
-    #[arg(long, conflicts_with_all = ["prefetch_list", "record_in", "run", "no_optimize"])]
-    predict: bool,
     /// Keep the order of the source, whatever else is given
     #[arg(long)]
     no_optimize: bool,
@@ -72,10 +63,16 @@ pub(crate) struct OrderArguments {
 pub(crate) enum Order {
     /// What the user said.
     Said(Wishes),
-    /// The image itself.
+    /// What the image's command will read first, told from the image alone.
     Predicted,
     /// A run of the image, after what the user said.
     Run { wishes: Wishes, workload: Box<WorkloadArguments>, record_out: Option<PathBuf> },
+}
+
+impl Default for Order {
+    fn default() -> Self {
+        Order::Said(Wishes::default())
+    }
 }
 
 impl Order {
@@ -96,7 +93,7 @@ impl OrderArguments {
             return Err(Usage("the workload's flags mean nothing without --run".into()).into());
         }
         if self.no_optimize {
-            return Ok(Order::Said(Wishes::default()));
+            return Ok(Order::default());
         }
         let list = self.prefetch_list.as_deref().map(list::load).transpose()?;
         let record = self.record_in.as_deref().map(record::load).transpose()?;
@@ -107,7 +104,7 @@ impl OrderArguments {
                 workload: Box::new(self.workload.clone()),
                 record_out: self.record_out.clone(),
             }
-        } else if self.predict {
+        } else if self.prefetch_list.is_none() && self.record_in.is_none() {
             Order::Predicted
         } else {
             Order::Said(wishes)
@@ -128,18 +125,15 @@ pub(crate) struct Plan {
 
 /// Orders the layers of images.
 pub(crate) struct Planner<'a> {
-    pub(crate) provider: &'a dyn Provider,
-    pub(crate) limits: &'a Limits,
-    pub(crate) threads: NonZeroUsize,
+    pub(crate) trees: Trees<'a>,
     pub(crate) progress: &'a Progress,
-    pub(crate) cancel: &'a Cancel,
     /// Where plans made in earlier runs are, and images unpacked in them.
     pub(crate) cache: Option<PathBuf>,
 }
 
 impl Planner<'_> {
     /// Orders the layers of the images.
-    pub(crate) fn plan(&self, images: &[Selected], order: &Order) -> anyhow::Result<Plan> {
+    pub(crate) fn plan(&self, images: &[Image], order: &Order) -> anyhow::Result<Plan> {
         match order {
             Order::Said(wishes) => self.follow(images, wishes),
             Order::Predicted => {
@@ -159,19 +153,13 @@ impl Planner<'_> {
     }
 
     /// Predicts what is read first of each image.
-    fn predict(&self, images: &[Selected]) -> anyhow::Result<(Vec<Access>, Vec<String>)> {
-        let predictor = Predictor {
-            provider: self.provider,
-            limits: self.limits,
-            jobs: self.threads,
-            cancel: self.cancel,
-            memory: self.memo(),
-        };
+    fn predict(&self, images: &[Image]) -> anyhow::Result<(Vec<Access>, Vec<String>)> {
+        let predictor = Predictor { trees: self.trees, memory: self.memo() };
         let (mut accesses, mut notices) = (Vec::new(), Vec::new());
         for image in images {
-            let manifest = &image.descriptor;
-            self.progress.step(&format!("predicting what {} reads first", output::short(&manifest.digest)));
-            let (record, told) = predictor.record(manifest)?;
+            let digest = output::short(&image.descriptor.digest);
+            self.progress.step(&format!("predicting what {digest} reads first"));
+            let (record, told) = predictor.record(image)?;
             accesses.extend(record);
             notices.extend(told);
         }
@@ -179,13 +167,14 @@ impl Planner<'_> {
     }
 
     /// Runs the images' workloads and returns what they read.
-    fn run(&self, images: &[Selected], workload: &WorkloadArguments) -> anyhow::Result<Vec<Access>> {
+    fn run(&self, images: &[Image], workload: &WorkloadArguments) -> anyhow::Result<Vec<Access>> {
+        let Trees { provider, limits, threads, cancel, .. } = self.trees;
         let recorder = Recorder {
             arguments: workload,
-            provider: self.provider,
-            limits: self.limits,
-            threads: self.threads.get(),
-            cancel: self.cancel,
+            provider,
+            limits,
+            threads: threads.get(),
+            cancel,
             cache: self.cache.clone(),
         };
         let mut accesses = Vec::new();
@@ -201,23 +190,15 @@ impl Planner<'_> {
     }
 
     /// Orders the layers of the images by the wishes.
-    fn follow(&self, images: &[Selected], wishes: &Wishes) -> anyhow::Result<Plan> {
+    fn follow(&self, images: &[Image], wishes: &Wishes) -> anyhow::Result<Plan> {
         if wishes.is_empty() {
             return Ok(Plan::default());
         }
-        let read = |image: &Selected| {
-            let bytes = restow_content::read(self.provider, &image.descriptor, self.limits.manifest_size)?;
-            anyhow::Ok(Manifest::parse(bytes, self.limits)?)
-        };
-        let manifests = images.iter().map(read).collect::<anyhow::Result<Vec<_>>>()?;
-        let manifests: Vec<_> = images
-            .iter()
-            .zip(&manifests)
-            .map(|(image, manifest)| analyze::Manifest {
-                digest: &image.descriptor.digest,
-                layers: manifest.layers(),
-            })
-            .collect();
+        let manifests = images.iter().map(|Image { descriptor, manifest, .. }| analyze::Manifest {
+            digest: &descriptor.digest,
+            layers: manifest.layers(),
+        });
+        let manifests: Vec<_> = manifests.collect();
         // What is not for distribution counts as empty where it is not there, and it may come.
         let settled =
             |layer: &Descriptor| !matches!(layer.media_type.kind(), Kind::Layer { distributable: false, .. });
@@ -228,15 +209,10 @@ impl Planner<'_> {
         if let Some(plan) = recalled {
             return Ok(plan);
         }
-        let reading = Reading {
-            provider: self.provider,
-            limits: self.limits,
-            threads: self.threads.get(),
-            stop: &|| self.cancel.is_cancelled(),
-        };
         let workload = analyze::plan(wishes, &manifests, |manifest| {
             self.progress.step(&format!("listing the files of {}", output::short(manifest.digest)));
-            reading.tree(manifest.layers)
+            let image = images.iter().find(|image| image.descriptor.digest == *manifest.digest);
+            image.map_or_else(|| Ok(Tree::default()), |image| self.trees.names(image))
         })?;
         let plan = Plan {
             misses: workload.misses().iter().map(|miss| (miss.manifest.clone(), miss.path.clone())).collect(),

@@ -1,30 +1,21 @@
 //! Predicting what containers of the images at hand read first, and remembering it.
 
-use std::num::NonZeroUsize;
-
 use restow_analyze as analyze;
 use restow_analyze::Access;
 use restow_analyze::Launch;
 use restow_analyze::Prediction;
-use restow_analyze::Reading;
-use restow_content::Provider;
-use restow_convert::Cancel;
 use restow_oci::Config;
-use restow_oci::Descriptor;
 use restow_oci::Kind;
-use restow_oci::Limits;
-use restow_oci::Manifest;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::image::Image;
 use crate::memo::Slots;
+use crate::trees::Trees;
 
 /// What predictions are made with.
 pub(crate) struct Predictor<'a> {
-    pub(crate) provider: &'a dyn Provider,
-    pub(crate) limits: &'a Limits,
-    pub(crate) jobs: NonZeroUsize,
-    pub(crate) cancel: &'a Cancel,
+    pub(crate) trees: Trees<'a>,
     /// Where earlier predictions are remembered.
     pub(crate) memory: Option<Slots>,
 }
@@ -37,40 +28,35 @@ struct Remembered {
 }
 
 impl Predictor<'_> {
-    /// Predicts what is read of the image with this manifest.
-    pub(crate) fn predict(&self, manifest: &Descriptor) -> anyhow::Result<Prediction> {
-        let bytes = restow_content::read(self.provider, manifest, self.limits.manifest_size)?;
-        let manifest = Manifest::parse(bytes, self.limits)?;
+    /// Predicts what is read of the image.
+    pub(crate) fn predict(&self, image: &Image) -> anyhow::Result<Prediction> {
+        let Trees { provider, limits, .. } = self.trees;
+        let config = image.manifest.config();
         // The config of an artifact says nothing about running it.
-        if !matches!(manifest.config().media_type.kind(), Kind::Config) {
+        if !matches!(config.media_type.kind(), Kind::Config) {
             return Ok(Prediction::default());
         }
-        let config = restow_content::read(self.provider, manifest.config(), self.limits.config_size)?;
-        let launch = Launch::of(&Config::parse(config, self.limits)?);
+        let config = restow_content::read(provider, config, limits.config_size)?;
+        let launch = Launch::of(&Config::parse(config, limits)?);
         if launch.args.is_empty() {
             return Ok(Prediction {
                 notices: vec!["the image's config names no command".into()],
                 ..Prediction::default()
             });
         }
-        let reading = Reading {
-            provider: self.provider,
-            limits: self.limits,
-            threads: self.jobs.get(),
-            stop: &|| self.cancel.is_cancelled(),
-        };
-        Ok(analyze::predict(&reading, manifest.layers(), &launch)?)
+        Ok(analyze::predict(&self.trees.for_prediction(image)?, &launch))
     }
 
-    /// Returns the prediction for the manifest as a record of it, and what could not be followed.
+    /// Returns the prediction for the image as a record of it, and what could not be followed.
     ///
     /// Whatever is wrong with the image is for the conversion to say; here it means that nothing is predicted.
-    pub(crate) fn record(&self, manifest: &Descriptor) -> anyhow::Result<(Vec<Access>, Vec<String>)> {
+    pub(crate) fn record(&self, image: &Image) -> anyhow::Result<(Vec<Access>, Vec<String>)> {
+        let manifest = &image.descriptor;
         let key = format!("prediction {} of {}", analyze::predict::VERSION, manifest.digest);
         let remembered = self.memory.as_ref().and_then(|memory| memory.recall::<Remembered>(&key));
         let remembered = match remembered {
             Some(remembered) => remembered,
-            None => match self.predict(manifest) {
+            None => match self.predict(image) {
                 Ok(prediction) => {
                     let files = prediction.files.into_iter().map(|file| (file.position, file.path));
                     let made = Remembered { files: files.collect(), notices: prediction.notices };
@@ -80,7 +66,7 @@ impl Predictor<'_> {
                     made
                 }
                 Err(error) => {
-                    self.cancel.check()?;
+                    self.trees.cancel.check()?;
                     let notices = vec![format!("nothing is predicted: {error:#}")];
                     Remembered { files: Vec::new(), notices }
                 }

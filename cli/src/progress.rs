@@ -94,6 +94,10 @@ impl Progress {
 
 impl Observer for Progress {
     fn layer_started(&self, layer: &Layer<'_>) {
+        if self.layers().contains_key(&(layer.manifest.clone(), layer.position)) {
+            // It was read for its order before.
+            return;
+        }
         let bar = match &self.mode {
             Mode::Bars(bars) => Some(bars.add(bar(layer))),
             Mode::Json => {

@@ -37,8 +37,11 @@ enum Readers {
 }
 
 impl ReadersArguments {
-    /// Fails for a combination that means nothing.
-    pub(crate) fn check(&self) -> Result<(), Usage> {
+    /// Fails for a combination that means nothing, with `zstdchunked` telling what is written.
+    pub(crate) fn check(&self, zstdchunked: bool) -> Result<(), Usage> {
+        if self.add_variant && !zstdchunked {
+            return Err(Usage("--add-variant means something with --zstdchunked only".into()));
+        }
         if self.strict && self.zstdchunked_readers == Readers::Containerd {
             return Err(Usage(
                 "--strict is about podman: it needs --zstdchunked-readers podman or both".into(),

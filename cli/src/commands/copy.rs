@@ -20,7 +20,7 @@ use crate::access::open_destination;
 use crate::args::Format;
 use crate::args::PlatformArguments;
 use crate::args::ProgressArguments;
-use crate::destination::Destination;
+use crate::conversion::ImageArguments;
 use crate::failure::Usage;
 use crate::output;
 use crate::reference;
@@ -39,15 +39,8 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// The image to copy: oci:PATH[:TAG], docker://HOST/NAME[:TAG], an archive or a path
-    #[arg(value_name = "SRC")]
-    source: String,
-    /// Where to: oci:PATH[:TAG], docker://HOST/NAME[:TAG], an archive or a path; several are tags in one place
-    #[arg(value_name = "DST", required = true, num_args = 1..)]
-    destinations: Vec<String>,
-    /// A further tag in the place of DST; may be given several times
-    #[arg(long, value_name = "TAG")]
-    tag: Vec<String>,
+    #[command(flatten)]
+    images: ImageArguments,
     #[command(flatten)]
     platforms: PlatformArguments,
     /// Copy what refers to the image, too: signatures, attestations and the like
@@ -62,11 +55,11 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
-    let destination = Destination::parse(&arguments.destinations, &arguments.tag)?;
+    let destination = arguments.images.destination()?;
     if arguments.referrers {
         destination.must_hold_referrers()?;
     }
-    let reference = reference::parse(&arguments.source)?;
+    let reference = reference::parse(&arguments.images.source)?;
     let source = access().open_source(&reference, Reading::Once)?;
     let root = choose(&source, &arguments.platforms)?;
     let place = open_destination(&destination.place, Some(&source))?;
@@ -99,8 +92,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         transfer.line(&format!("{} -> {}{with} in {elapsed}", source.name, references.join(", ")));
     }
     match arguments.format {
-        // Where stdout is the archive, there is no place for more.
-        _ if references.iter().any(|reference| is_output(reference)) => {}
+        _ if destination.is_output() => {}
         Format::Text => output::print(root.digest.as_str())?,
         Format::Json => output::print_json(&json!({
             "source": source.name,
@@ -113,13 +105,6 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }))?,
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Returns whether a destination is standard output.
-fn is_output(reference: &str) -> bool {
-    ["oci-archive:-", "docker-archive:-"].iter().any(|output| {
-        reference.strip_prefix(output).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
-    })
 }
 
 /// Returns what is to be copied: all there is, or the image of one platform.

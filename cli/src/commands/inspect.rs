@@ -38,7 +38,7 @@ pub(crate) struct Arguments {
     toc: Option<usize>,
     #[command(flatten)]
     elsewhere: TocArguments,
-    /// Show only the image for this platform; may be given several times
+    /// Show only the image for this platform, in all its forms; may be given several times
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = Platform::parse)]
     platform: Vec<Platform>,
     /// What stdout holds: tables or a document

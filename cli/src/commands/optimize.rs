@@ -10,6 +10,7 @@ use crate::conversion::ImageArguments;
 use crate::conversion::Job;
 use crate::conversion::Target;
 use crate::format::FormatArguments;
+use crate::order::Order;
 use crate::order::OrderArguments;
 
 const EXAMPLES: &str = "\
@@ -37,6 +38,11 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<ExitCode> {
     let Arguments { images, format, order, conversion } = arguments;
-    let target = Target::Seekable { format, order: order.order()? };
+    let order = match order.order()? {
+        // Nothing may move there, and nobody asked that it should.
+        Order::Predicted if format.keeps_order() => Order::default(),
+        order => order,
+    };
+    let target = Target::Seekable { format, order };
     Job { images, arguments: conversion, target, media_types: conversion.media_types(), cancel }.run()
 }

@@ -8,7 +8,6 @@ use restow_analyze::Prediction;
 use restow_analyze::list;
 use restow_convert as convert;
 use restow_convert::Cancel;
-use restow_convert::Selected;
 use restow_oci::Limits;
 use restow_registry::Source;
 use serde_json::Value;
@@ -18,10 +17,12 @@ use crate::access::open_source;
 use crate::args::Format;
 use crate::args::JobsArguments;
 use crate::args::PlatformArguments;
+use crate::image::Image;
 use crate::output;
 use crate::output::Table;
 use crate::prediction::Predictor;
 use crate::reference;
+use crate::trees::Trees;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -56,16 +57,13 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<Exit
     let source = open_source(&reference::parse(&arguments.source)?)?;
     let Source { provider, root, .. } = &source;
     let images = convert::select(&**provider, root, &arguments.platforms.choice(), &limits)?.images;
-    let predictor = Predictor {
-        provider: &**provider,
-        limits: &limits,
-        jobs: arguments.jobs.count(),
-        cancel,
-        memory: None,
-    };
+    let images = Image::of(&source, &images, &limits)?;
+    let threads = arguments.jobs.count();
+    let trees = Trees { provider: &**provider, limits: &limits, threads, cancel, conversion: None };
+    let predictor = Predictor { trees, memory: None };
     let mut documents = Vec::new();
     for image in &images {
-        let prediction = predictor.predict(&image.descriptor)?;
+        let prediction = predictor.predict(image)?;
         for notice in &prediction.notices {
             output::tell(&format!("notice: {notice}"));
         }
@@ -96,7 +94,7 @@ fn explain(prediction: &Prediction) -> String {
     format!("{table}\n{}, {}", output::count(prediction.files.len(), "path"), output::size(bytes))
 }
 
-fn document(image: &Selected, prediction: &Prediction) -> Value {
+fn document(image: &Image, prediction: &Prediction) -> Value {
     let file = |file: &Predicted| json!({ "path": file.path, "layer": file.position, "size": file.size, "reason": file.reason });
     json!({
         "manifest": image.descriptor.digest.as_str(),

@@ -48,7 +48,7 @@ pub(crate) struct Arguments {
     /// The image: oci:PATH[:TAG], docker://HOST/NAME[:TAG], store:NAME, an archive, or a path
     #[arg(value_name = "REF")]
     reference: String,
-    /// Verify only the image for this platform; may be given several times
+    /// Verify only the image for this platform, in all its forms; may be given several times
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = Platform::parse)]
     platform: Vec<Platform>,
     /// Also tell which readers can fetch parts of the layers, and what keeps the others from it
@@ -74,7 +74,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             let platforms = Platforms::Only(platforms.to_vec());
             let selection = convert::select(&*source.provider, &source.root, &platforms, &limits);
             let images = selection.with_context(|| source.name.clone())?.images;
-            Some(images.into_iter().map(|image| image.descriptor.digest).collect())
+            let forms =
+                images.into_iter().flat_map(|image| [image.descriptor].into_iter().chain(image.forms));
+            Some(forms.map(|form| form.digest).collect())
         }
     };
     let workers = Workers::new(arguments.jobs.count().get())?;

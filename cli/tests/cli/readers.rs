@@ -42,6 +42,12 @@ fn each_reader_can_use_the_images_made_for_it() {
     ] {
         bench.ok(&format!("optimize oci:src:v1 oci:dst:v1 {flags} --platform linux/amd64"));
         assert_eq!(readers(&bench, "oci:dst:v1"), expected, "{flags}");
+        if let Some(platform) = expected[0].0.as_str() {
+            let chosen = readers(&bench, &format!("oci:dst:v1 --platform {platform}"));
+            assert_eq!(chosen, expected, "{flags}: the forms of an image are verified with it");
+            let shown = bench.json(&format!("inspect oci:dst:v1 --platform {platform} --format json"));
+            assert_eq!(shown["images"].as_array().unwrap().len(), expected.len(), "{flags}");
+        }
     }
     let told = bench.ok("verify oci:dst:v1 --readers").stdout;
     for words in [format!("{layers} of {layers} layers in part"), "it is ordinary gzip".into()] {
@@ -55,6 +61,7 @@ fn flags_about_readers_that_mean_nothing_are_refused() {
     for (flags, expected) in [
         ("--zstdchunked --strict", "--strict is about podman"),
         ("--estargz --zstdchunked-readers both", "--zstdchunked"),
+        ("--estargz --add-variant", "--zstdchunked"),
         ("--estargz --zstdchunked-chunking content", "--zstdchunked"),
     ] {
         let run = bench.run(&format!("optimize oci:src:v1 oci:dst:v1 {flags}"));

@@ -72,6 +72,19 @@ fn archives_go_through_pipes() {
 }
 
 #[test]
+fn nothing_but_the_archive_goes_to_stdout() {
+    let bench = Bench::with(&image());
+    for command in ["copy", "optimize --zstdchunked", "optimize --zstdchunked --format json"] {
+        let mut restow = bench.command(Path::new(env!("CARGO_BIN_EXE_restow")));
+        let restow = restow.args(command.split(' ')).args(["oci:src:v1", "oci-archive:-:v1"]);
+        let output = restow.output().unwrap();
+        assert!(output.status.success(), "{command}: {output:?}");
+        assert_eq!(output.stdout.len() % 512, 0, "{command}: a tar and something else");
+        assert!(output.stdout.ends_with(&[0; 1024]), "{command}");
+    }
+}
+
+#[test]
 fn a_conversion_from_registry_to_registry_gives_what_one_on_disk_gives() {
     let registry = Registry::start();
     registry.put("src", "v1", &image());

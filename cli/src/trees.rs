@@ -1,0 +1,86 @@
+//! The names in the layers of images: read for their own sake, or on the way to a conversion.
+
+use std::cmp::Reverse;
+use std::num::NonZeroUsize;
+
+use restow_analyze as analyze;
+use restow_analyze::Reading;
+use restow_analyze::Tree;
+use restow_content::Provider;
+use restow_convert::Cancel;
+use restow_convert::Layer;
+use restow_convert::Observer;
+use restow_convert::Seekable;
+use restow_oci::Descriptor;
+use restow_oci::Kind;
+use restow_oci::Limits;
+
+use crate::image::Image;
+use crate::parallel;
+
+/// Where the names of an image's files are found.
+#[derive(Clone, Copy)]
+pub(crate) struct Trees<'a> {
+    pub(crate) provider: &'a dyn Provider,
+    pub(crate) limits: &'a Limits,
+    pub(crate) threads: NonZeroUsize,
+    pub(crate) cancel: &'a Cancel,
+    /// Who converts the layers afterwards, and who watches: files are then compressed in the same reading.
+    pub(crate) conversion: Option<(&'a Seekable, &'a dyn Observer)>,
+}
+
+impl Trees<'_> {
+    /// Returns the names in the layers of an image.
+    pub(crate) fn names(&self, image: &Image) -> analyze::Result<Tree> {
+        self.tree(image, |reading, layers| reading.tree(layers))
+    }
+
+    /// Returns the same, and what predictions are made of.
+    pub(crate) fn for_prediction(&self, image: &Image) -> analyze::Result<Tree> {
+        self.tree(image, |reading, layers| reading.tree_with_notes(layers))
+    }
+
+    fn tree(
+        &self,
+        image: &Image,
+        read: fn(&Reading<'_>, &[Descriptor]) -> analyze::Result<Tree>,
+    ) -> analyze::Result<Tree> {
+        if let Some((seekable, observer)) = self.conversion
+            && let Some(tree) = self.gather(image, seekable, observer)
+        {
+            return Ok(tree);
+        }
+        let reading = Reading {
+            provider: self.provider,
+            limits: self.limits,
+            threads: self.threads.get(),
+            stop: &|| self.cancel.is_cancelled(),
+        };
+        read(&reading, image.manifest.layers())
+    }
+
+    /// Returns nothing where a layer cannot be gathered: it may still be read, and whoever converts it tells why.
+    fn gather(&self, image: &Image, seekable: &Seekable, observer: &dyn Observer) -> Option<Tree> {
+        let layers = image.manifest.layers();
+        let mut places: Vec<usize> = (0..layers.len()).collect();
+        // The largest first, so that no thread is left with it at the end.
+        places.sort_by_key(|&position| Reverse(layers[position].size));
+        let gathered = parallel::map(&places, self.threads, |&position| {
+            let descriptor = &layers[position];
+            let Kind::Layer { distributable, .. } = descriptor.media_type.kind() else {
+                return Some(analyze::Layer::default());
+            };
+            if !distributable && self.provider.open(descriptor).is_err_and(|error| error.is_not_found()) {
+                return Some(analyze::Layer::default());
+            }
+            let (manifest, diff_id) = (&image.descriptor.digest, image.diff_ids.get(position)?);
+            let layer = Layer { manifest, position, descriptor, diff_id, observer, cancel: self.cancel };
+            let mut names = analyze::Layer::gathering();
+            let files = seekable.gather(self.provider, &layer, &mut |header| names.add(header)).ok()?;
+            Some(names.finish(files))
+        });
+        let mut gathered: Vec<_> = places.into_iter().zip(gathered).collect();
+        gathered.sort_by_key(|(position, _)| *position);
+        gathered.into_iter().map(|(_, layer)| layer).collect::<Option<Vec<_>>>().map(Tree::from_layers)
+    }
+}

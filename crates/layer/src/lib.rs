@@ -28,6 +28,7 @@ mod gzip;
 mod landmark;
 mod listing;
 mod locate;
+mod names;
 pub mod path;
 mod reader;
 mod recompress;

@@ -15,7 +15,6 @@ mod boundaries;
 mod cut;
 mod diff;
 mod gather;
-mod names;
 mod reorder;
 
 use std::collections::BTreeMap;
@@ -37,7 +36,7 @@ use crate::codec::{Codec, Contents, Layout, Placement, TocPlace};
 use crate::decompress::{Decompress, Format, decompress};
 use crate::error::{Error, Result};
 use crate::landmark::Landmark;
-use crate::listing::{REPLACED_NAMES, WHOLE_FORMAT, too_large_a_table};
+use crate::listing::{REPLACED_NAMES, WHOLE_FORMAT, too_large_a_table, unlisted_directory};
 use crate::spool::TocBlob;
 use crate::tar::{Header, TarReader};
 use crate::toc::Dialect;
@@ -318,6 +317,7 @@ impl<'e> Encoder<'e> {
         assembled.names.check()?;
         let replaced = assembled.names.replaced();
         let mut listed = assembled.listed;
+        listed.refusal = listed.refusal.or_else(|| unlisted_directory(&assembled.names));
         let tar_split = assembled.tar_split;
         let (mut toc, mut toc_digest) =
             assembled.table.finish(tar_split.as_ref().map(|tar_split| &tar_split.stored_digest))?;

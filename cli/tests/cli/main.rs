@@ -49,6 +49,17 @@ fn image() -> Image {
     ImageBuilder::new().layer(base()).layer(Layer::zstd(app)).build()
 }
 
+#[test]
+fn the_readme_shows_what_its_first_command_prints() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let line = readme.lines().find_map(|line| line.strip_prefix("$ restow ")).unwrap();
+    let bench = Bench::new();
+    std::os::unix::fs::symlink(root.join("testdata"), bench.path("testdata")).unwrap();
+    let digest = bench.ok(line).stdout;
+    assert!(readme.contains(&format!("\n{digest}```")), "{line} prints {digest}");
+}
+
 const OPTIMIZE: &str = "optimize oci:src:v1 oci:out:v1 --zstdchunked --platform linux/amd64";
 
 #[test]

@@ -119,9 +119,18 @@ pub(super) struct Press<'a> {
     pub(super) headers: Headers,
     /// Whether every new frame is decoded and compared with what it was made of.
     pub(super) check: bool,
-    /// Where chunks wait that were compressed before, and the codec they were compressed with. A chunk that has a frame
-    /// of its own keeps the one that waits.
-    pub(super) stored: Option<(&'a File, &'a dyn Codec)>,
+    /// Where chunks wait that were compressed before. A chunk that has a frame of its own keeps the one that waits.
+    pub(super) stored: Option<FrameFile<'a>>,
+}
+
+/// Chunks that were compressed before.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FrameFile<'a> {
+    pub(super) file: &'a File,
+    /// What they were compressed with.
+    pub(super) codec: &'a dyn Codec,
+    /// Whether their bytes are wanted, too, where their frames are taken as they are.
+    pub(super) decode: bool,
 }
 
 /// What a worker is to do about header bytes.
@@ -211,7 +220,7 @@ impl NewFrames<'_> {
         let facts = match stored {
             Some(stored) => {
                 let start = self.compressed.len();
-                self.fetch(stored, &mut bytes.filled_mut()[range.clone()])?;
+                self.fetch(stored, place, &mut bytes.filled_mut()[range.clone()])?;
                 if place == Place::Alone {
                     let frame = start..self.compressed.len();
                     self.chunks.push(Framed { frame, inner_offset, facts: stored.facts.clone() });
@@ -262,15 +271,15 @@ impl NewFrames<'_> {
         Ok(())
     }
 
-    /// Appends a frame that was made before, and decodes it into `bytes`.
-    fn fetch(&mut self, stored: &Stored, bytes: &mut [u8]) -> Result<()> {
+    /// Appends a frame that was made before, and decodes it into `bytes`, if somebody wants those.
+    fn fetch(&mut self, stored: &Stored, place: Place, bytes: &mut [u8]) -> Result<()> {
         let missing = || Error::Spool(std::io::ErrorKind::NotFound.into());
-        let (file, codec) = self.press.stored.ok_or_else(missing)?;
+        let FrameFile { file, codec, decode } = self.press.stored.ok_or_else(missing)?;
         let start = self.compressed.len();
         self.compressed.resize(start + stored.length as usize, 0);
         let frame = &mut self.compressed[start..];
         file.read_exact_at(frame, stored.offset).map_err(Error::Spool)?;
-        codec.decompress(frame, bytes)
+        if decode || place != Place::Alone { codec.decompress(frame, bytes) } else { Ok(()) }
     }
 }
 

@@ -11,26 +11,41 @@ pub(super) struct Diff {
     /// The result's, from where it differs.
     result: Option<Digester>,
     size: u64,
-    /// Whether the two are told apart.
-    apart: bool,
+    /// What is hashed.
+    of: Of,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Both,
+    Result,
+    Nothing,
 }
 
 impl Diff {
     /// Hashes both.
     pub(super) fn new() -> Self {
-        Self { source: Digester::sha256(), result: None, size: 0, apart: true }
+        Self { source: Digester::sha256(), result: None, size: 0, of: Of::Both }
     }
 
     /// Hashes the result alone.
     pub(super) fn of_result() -> Self {
-        Self { apart: false, ..Self::new() }
+        Self { of: Of::Result, ..Self::new() }
+    }
+
+    /// Hashes nothing: the digests are known. Counts bytes.
+    pub(super) fn known() -> Self {
+        Self { of: Of::Nothing, ..Self::new() }
     }
 
     /// Adds the bytes of a batch, in the source without what was inserted and with what was dropped.
     pub(super) fn add(&mut self, batch: &Batch) {
         let bytes = batch.bytes.filled();
         self.size += bytes.len() as u64;
-        if !self.apart || (batch.dropped.is_empty() && batch.inserted.is_empty()) {
+        if self.of == Of::Nothing {
+            return;
+        }
+        if self.of == Of::Result || (batch.dropped.is_empty() && batch.inserted.is_empty()) {
             self.both(bytes);
             return;
         }

@@ -18,7 +18,6 @@ mod gather;
 mod reorder;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,7 +25,7 @@ use std::sync::Arc;
 use restow_oci::{Digest, Limits, annotations};
 
 use self::assemble::{Assembled, Assembler, Spelling};
-use self::batch::{Headers, Press};
+use self::batch::{FrameFile, Headers, Press};
 use self::cut::Cutter;
 use self::diff::Diff;
 use self::gather::ChunkIndex;
@@ -193,7 +192,7 @@ impl<'e> Encoder<'e> {
     }
 
     /// Returns how the frames of the result are made.
-    fn press<'a>(&'a self, stored: Option<(&'a File, &'a dyn Codec)>) -> Press<'a> {
+    fn press<'a>(&'a self, stored: Option<FrameFile<'a>>) -> Press<'a> {
         let Self { codec, workers, options, .. } = *self;
         let headers = match self.layout.placement {
             Placement::Apart => Headers::Runs,
@@ -284,24 +283,28 @@ impl<'e> Encoder<'e> {
     ) -> Result<Encoded> {
         let Options { limits, spool_directory, .. } = self.options;
         let (order, missing) = collected.order(prioritized);
-        let source_diff_id = collected.source_diff_id.clone();
+        let [source_diff_id, diff_id] = [&collected.source_diff_id, &collected.diff_id].map(Digest::clone);
 
-        let frames = collected.frames.try_clone().map_err(Error::Spool)?;
+        let file = &collected.frames.try_clone().map_err(Error::Spool)?;
         let moved = order.len() as u64;
-        let mut assembler =
-            Assembler::new(&mut *output, self.spelling(), spool_directory, moved, Diff::of_result())?;
+        // The frames of a tar that stays as it is need not be decoded: its digest is known.
+        let decode = self.layout.toc == TocPlace::InTar || collected.changes(&order, self.landmark);
+        let diff = if decode { Diff::of_result() } else { Diff::known() };
+        let stored = FrameFile { file, codec: self.waiting(), decode };
+        let mut assembler = Assembler::new(&mut *output, self.spelling(), spool_directory, moved, diff)?;
         self.workers.run(
             |send| {
                 let mut cutter = Cutter::new(self.layout, limits, self.workers, send);
                 collected.replay(&order, self.landmark, limits, &mut cutter)?;
                 cutter.finish()
             },
-            |batch| batch.compress(self.press(Some((&frames, self.waiting())))),
+            |batch| batch.compress(self.press(Some(stored))),
             |frames| assembler.add(frames).map(|memory| self.workers.recycle(memory)),
         )?;
         let assembled = assembler.finish()?;
         let encoded = self.seal(assembled, source_format, moved, missing, output)?;
-        Ok(Encoded { source_diff_id, ..encoded })
+        let diff_id = if decode { encoded.diff_id } else { diff_id };
+        Ok(Encoded { source_diff_id, diff_id, ..encoded })
     }
 
     /// Writes what follows the frames.

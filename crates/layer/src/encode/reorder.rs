@@ -63,6 +63,8 @@ pub(super) struct Collected {
     records: Packed,
     trailing: Packed,
     pub(super) source_diff_id: Digest,
+    /// The digest of the tar as it was collected: the source without a table of contents.
+    pub(super) diff_id: Digest,
     pub(super) names: Names,
     landmarks: BTreeMap<u32, Role>,
 }
@@ -171,12 +173,13 @@ impl<'a> Collector<'a> {
 
     pub(super) fn finish(mut self) -> Result<Collected> {
         self.finish_entry()?;
-        let (source_diff_id, _) = self.diff.finish();
+        let (source_diff_id, tar) = self.diff.finish();
         Ok(Collected {
             frames: self.frames,
             records: self.records.finish()?,
             trailing: self.trailing.finish()?,
             source_diff_id,
+            diff_id: tar.digester.finish(),
             names: self.names,
             landmarks: self.landmarks,
         })
@@ -192,6 +195,23 @@ impl Collected {
         (order, missing)
     }
 
+    /// Tells whether the tar becomes another one than was collected.
+    pub(super) fn changes(&self, order: &[u32], landmark: Landmark) -> bool {
+        landmark == Landmark::Always || !order.is_empty() || !self.leaving(order, landmark).is_empty()
+    }
+
+    /// Returns the entries that are left out.
+    fn leaving(&self, order: &[u32], landmark: Landmark) -> BTreeSet<u32> {
+        let landmarks = self.landmarks.iter();
+        let landmarks = landmarks.filter(|(_, role)| !order.is_empty() || role.leaves(landmark));
+        let mut leaving: BTreeSet<u32> = landmarks.map(|(position, _)| *position).collect();
+        if !order.is_empty() {
+            // An old version further back would replace the one that was moved.
+            leaving.extend(self.names.replaced());
+        }
+        leaving
+    }
+
     /// The second pass: sends the entries in their new order, those of `order` first.
     pub(super) fn replay(
         mut self,
@@ -200,18 +220,9 @@ impl Collected {
         limits: &Limits,
         cutter: &mut Cutter<'_>,
     ) -> Result<()> {
-        let mut leave: BTreeSet<u32> = self
-            .landmarks
-            .iter()
-            .filter(|(_, role)| !order.is_empty() || role.leaves(landmark))
-            .map(|(position, _)| *position)
-            .collect();
-        if !order.is_empty() {
-            // An old version further back would replace the one that was moved.
-            leave.extend(self.names.replaced());
-        }
+        let changed = self.changes(order, landmark);
+        let mut leave = self.leaving(order, landmark);
         self.names = Names::default();
-        let changed = !order.is_empty() || !leave.is_empty() || landmark == Landmark::Always;
         let mut writer = Replay { cutter, limits, owed: Vec::new(), expected: 0 };
 
         let mut moved = self.moved(order)?;

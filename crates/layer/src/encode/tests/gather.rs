@@ -13,19 +13,24 @@ fn content(files: &GatheredFiles, entry: usize, most: u64) -> Vec<u8> {
 
 #[test]
 fn gathering_and_then_encoding_is_encoding() {
-    let tar = gzip(sample().finish());
     let codecs: [Arc<dyn Codec>; 3] =
         [Arc::new(ZstdChunked::new(3)), Arc::new(Estargz::new(5)), Arc::new(Estargz::new(5).external_toc())];
-    for codec in codecs {
+    let estargz = |options: &EncodeOptions| run_codec(&*codecs[1], &sample().finish(), options, 1).unwrap().1;
+    let sources = [gzip(sample().finish()), estargz(&options()), estargz(&prioritized(&["exact"]))];
+    for (source, codec) in sources.iter().flat_map(|source| codecs.iter().map(move |codec| (source, codec))) {
         for landmark in [Landmark::Auto, Landmark::Always, Landmark::Never] {
-            for paths in [&[][..], &["usr/bin/alias", "gone"]] {
+            for paths in [&[][..], &["gone"], &["usr/bin/alias", "gone"]] {
                 let options = EncodeOptions { landmark, ..prioritized(paths) };
-                let expected = run_codec(&*codec, &tar, &options, 2).unwrap();
-                let gathered = gather(&*tar, &codec, &options, &TWO_WORKERS, &mut |_| ()).unwrap();
+                let expected = run_codec(&**codec, source, &options, 2).unwrap();
+                let gathered = gather(&**source, codec, &options, &TWO_WORKERS, &mut |_| ()).unwrap();
                 assert_eq!(*gathered.source_diff_id(), expected.0.source_diff_id);
                 let mut blob = Vec::new();
                 let encoded = gathered.encode(&mut blob, &options.prioritized, &TWO_WORKERS).unwrap();
-                assert_eq!((encoded, blob), expected, "{codec:?} {landmark:?} {paths:?}");
+                let case = format!("{codec:?} {landmark:?} {paths:?}");
+                let mut tar = Vec::new();
+                decompress(&*blob, &Limits::default()).unwrap().read_to_end(&mut tar).unwrap();
+                assert_eq!(Digest::sha256(&tar), encoded.diff_id, "{case}");
+                assert_eq!((encoded, blob), expected, "{case}");
             }
         }
     }

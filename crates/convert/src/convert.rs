@@ -196,10 +196,19 @@ fn place_layers(
     Ok(changed)
 }
 
-/// Sees to a layer that podman would refuse.
+/// Sees to a layer that podman would refuse, or make something else of.
 fn check_partial(layer: &LayerReport, blob: &NewBlob, strict: bool, report: &mut Report<'_>) -> Result<()> {
-    let Some(Partial::Refused(reason)) = &blob.partial else { return Ok(()) };
     let LayerReport { manifest, position, .. } = layer;
+    let Some(Partial::Refused(reason)) = &blob.partial else {
+        let told = layer.statistics.unlisted_directory.as_ref().map(|path| {
+            format!(
+                "layer {position} of manifest {manifest} has no entry for the directory {path:?}, which podman will \
+                 make without any permissions"
+            )
+        });
+        report.warn(told.filter(|_| blob.partial.is_some()));
+        return Ok(());
+    };
     if strict {
         return Err(Error::Layer {
             manifest: manifest.clone(),

@@ -243,6 +243,7 @@ impl LayerConverter for Seekable {
             prefetch_size: encoded.prefetch_size,
             missing: encoded.missing,
             source_compression: encoded.source_format.to_string(),
+            unlisted_directory: encoded.unlisted_directory,
         };
         let partial = Some(Partial::from(encoded.partial_annotations));
         let toc = encoded.toc_blob.as_mut().map(|toc| toc_image::store(store, toc)).transpose()?;

@@ -28,7 +28,6 @@ mod gzip;
 mod landmark;
 mod listing;
 mod locate;
-mod names;
 pub mod path;
 mod reader;
 mod recompress;

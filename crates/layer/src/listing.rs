@@ -6,7 +6,6 @@ use restow_oci::Limits;
 
 use crate::error::{Error, Result};
 use crate::landmark::{self, Landmark};
-use crate::names::Names;
 use crate::path::{self, WHITEOUT_PREFIX};
 use crate::tar::{Header, Kind, Time};
 use crate::time::Timestamp;
@@ -169,14 +168,6 @@ pub(crate) const WHOLE_FORMAT: &str = "it is in a format that podman fetches as 
 
 /// Why podman refuses a layer in which a name comes twice.
 pub(crate) const REPLACED_NAMES: &str = "it has several entries of the same name";
-
-/// Returns why podman must not read a layer in part that has entries in directories without one: it would make those,
-/// and let nobody into them.
-pub(crate) fn unlisted_directory(names: &Names) -> Option<String> {
-    names.unlisted().map(|path| {
-        format!("it has no entry for the directory {path:?}, which podman would make without any permissions")
-    })
-}
 
 /// Returns why podman refuses a layer whose table of contents is larger than it reads, which has this many bytes.
 pub(crate) fn too_large_a_table(size: u64, limits: &Limits) -> Option<String> {

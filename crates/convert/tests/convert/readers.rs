@@ -267,6 +267,16 @@ fn a_layer_that_podman_would_refuse_is_an_ordinary_one_to_it_or_an_error() {
 }
 
 #[test]
+fn a_directory_that_podman_would_let_nobody_into_is_warned_of() {
+    let image = ImageBuilder::new().layer(Layer::gzip(TarBuilder::new().file("d/f", "").finish())).build();
+    for (readers, warned) in [(Readers::Containerd, false), (Readers::Podman, true), (Readers::Both, true)] {
+        let warnings = run(&store(&image), &image.root, options(readers)).unwrap().warnings;
+        assert_eq!(warnings.len(), usize::from(warned), "{warnings:?}");
+        assert!(warnings.iter().all(|warning| warning.contains("for the directory \"d\"")), "{warnings:?}");
+    }
+}
+
+#[test]
 fn what_is_remembered_serves_every_reader() {
     let image = image("a").build();
     let store = store(&image);

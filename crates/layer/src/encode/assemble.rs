@@ -8,10 +8,10 @@ use restow_oci::{Digest, Digester, Limits};
 
 use super::batch::{Framed, Frames, Item, Start};
 use super::diff::Diff;
+use super::names::Names;
 use crate::codec::Tar;
 use crate::error::{Error, Result};
 use crate::listing::Role;
-use crate::names::Names;
 use crate::spool::{Packed, Packer};
 use crate::tarsplit::{Checksum, TarSplit};
 use crate::toc::{Dialect, Entry, EntryKind, Parser, Writer};

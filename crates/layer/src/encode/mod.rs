@@ -15,6 +15,7 @@ mod boundaries;
 mod cut;
 mod diff;
 mod gather;
+mod names;
 mod reorder;
 
 use std::collections::BTreeMap;
@@ -35,7 +36,7 @@ use crate::codec::{Codec, Contents, Layout, Placement, TocPlace};
 use crate::decompress::{Decompress, Format, decompress};
 use crate::error::{Error, Result};
 use crate::landmark::Landmark;
-use crate::listing::{REPLACED_NAMES, WHOLE_FORMAT, too_large_a_table, unlisted_directory};
+use crate::listing::{REPLACED_NAMES, WHOLE_FORMAT, too_large_a_table};
 use crate::spool::TocBlob;
 use crate::tar::{Header, TarReader};
 use crate::toc::Dialect;
@@ -125,6 +126,9 @@ pub struct Encoded {
     pub missing: Vec<String>,
     /// Bytes from the start of the blob that are worth fetching first.
     pub prefetch_size: u64,
+    /// The first directory, by its path, that entries lie in and that no entry names, the root aside. podman's reader makes
+    /// it without any permissions.
+    pub unlisted_directory: Option<String>,
     /// The table of contents, where the format puts it into a blob of its own.
     pub toc_blob: Option<TocBlob>,
 }
@@ -318,9 +322,9 @@ impl<'e> Encoder<'e> {
     ) -> Result<Encoded> {
         let Options { limits, spool_directory, .. } = self.options;
         assembled.names.check()?;
+        let unlisted_directory = assembled.names.unlisted().map(str::to_owned);
         let replaced = assembled.names.replaced();
         let mut listed = assembled.listed;
-        listed.refusal = listed.refusal.or_else(|| unlisted_directory(&assembled.names));
         let tar_split = assembled.tar_split;
         let (mut toc, mut toc_digest) =
             assembled.table.finish(tar_split.as_ref().map(|tar_split| &tar_split.stored_digest))?;
@@ -361,6 +365,7 @@ impl<'e> Encoder<'e> {
             moved,
             missing,
             prefetch_size: listed.prefetch_size,
+            unlisted_directory,
             toc_blob: seal.toc_blob,
         })
     }

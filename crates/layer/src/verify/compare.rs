@@ -15,7 +15,6 @@ use crate::blob::ReadAt;
 use crate::buffer::Buffer;
 use crate::listing::{self, Listing, REPLACED_NAMES};
 use crate::locate::{Location, OpenToc, expect_digest};
-use crate::names::Names;
 use crate::tar::{Header, TarReader};
 use crate::tarsplit::Checksum;
 use crate::time::Timestamp;
@@ -40,7 +39,6 @@ pub(super) struct Comparison<'a> {
     /// The entry of the table that comes next, if it has been read.
     next: Option<Entry>,
     tar_split: Option<TarSplitReader<'a>>,
-    names: Names,
     /// Why podman would refuse the layer, were everything else as it wants it.
     refusal: Option<String>,
 }
@@ -55,7 +53,6 @@ impl<'a> Comparison<'a> {
             toc: location.open_toc(blob, limits)?,
             next: None,
             tar_split: tar_split.transpose()?,
-            names: Names::default(),
             refusal: None,
         })
     }
@@ -84,9 +81,7 @@ impl<'a> Comparison<'a> {
         let (mut raw, mut content) = (Buffer::default(), Buffer::default());
         let mut toc_in_tar = self.location.toc_in_tar();
         while let Some(header) = self.next_header(tar, &mut raw)? {
-            let listing = listing::list(&header, self.limits)?;
-            self.names.add(&listing, header.offset);
-            let Listing { entry: listed, path, refusal, .. } = listing;
+            let Listing { entry: listed, path, refusal, .. } = listing::list(&header, self.limits)?;
             if let (None, Some(refusal)) = (&self.refusal, refusal) {
                 self.refusal = Some(format!("{refusal} ({})", listed.name));
             }
@@ -142,8 +137,7 @@ impl<'a> Comparison<'a> {
             }
         }
         let refusal = self.tar_split.map_or(Ok(None), TarSplitReader::finish)?;
-        let refusal = self.refusal.or(refusal.map(str::to_owned));
-        Ok(refusal.or_else(|| listing::unlisted_directory(&self.names)))
+        Ok(self.refusal.or(refusal.map(str::to_owned)))
     }
 
     /// Reads up to the content of the next entry, leaving the bytes of the headers in `raw`.

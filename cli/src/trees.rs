@@ -11,7 +11,6 @@ use restow_convert::Cancel;
 use restow_convert::Layer;
 use restow_convert::Observer;
 use restow_convert::Seekable;
-use restow_oci::Descriptor;
 use restow_oci::Kind;
 use restow_oci::Limits;
 
@@ -32,22 +31,16 @@ pub(crate) struct Trees<'a> {
 impl Trees<'_> {
     /// Returns the names in the layers of an image.
     pub(crate) fn names(&self, image: &Image) -> analyze::Result<Tree> {
-        self.tree(image, |reading, layers| reading.tree(layers))
+        self.tree(image, false)
     }
 
     /// Returns the same, and what predictions are made of.
     pub(crate) fn for_prediction(&self, image: &Image) -> analyze::Result<Tree> {
-        self.tree(image, |reading, layers| reading.tree_with_notes(layers))
+        self.tree(image, true)
     }
 
-    fn tree(
-        &self,
-        image: &Image,
-        read: fn(&Reading<'_>, &[Descriptor]) -> analyze::Result<Tree>,
-    ) -> analyze::Result<Tree> {
-        if let Some((seekable, observer)) = self.conversion
-            && let Some(tree) = self.gather(image, seekable, observer)
-        {
+    fn tree(&self, image: &Image, predicting: bool) -> analyze::Result<Tree> {
+        if let Some(tree) = self.gather(image, predicting) {
             return Ok(tree);
         }
         let reading = Reading {
@@ -56,11 +49,13 @@ impl Trees<'_> {
             threads: self.threads.get(),
             stop: &|| self.cancel.is_cancelled(),
         };
-        read(&reading, image.manifest.layers())
+        let layers = image.manifest.layers();
+        if predicting { reading.tree_with_notes(layers) } else { reading.tree(layers) }
     }
 
     /// Returns nothing where a layer cannot be gathered: it may still be read, and whoever converts it tells why.
-    fn gather(&self, image: &Image, seekable: &Seekable, observer: &dyn Observer) -> Option<Tree> {
+    fn gather(&self, image: &Image, predicting: bool) -> Option<Tree> {
+        let (seekable, observer) = self.conversion?;
         let layers = image.manifest.layers();
         let mut places: Vec<usize> = (0..layers.len()).collect();
         // The largest first, so that no thread is left with it at the end.
@@ -75,9 +70,14 @@ impl Trees<'_> {
             }
             let (manifest, diff_id) = (&image.descriptor.digest, image.diff_ids.get(position)?);
             let layer = Layer { manifest, position, descriptor, diff_id, observer, cancel: self.cancel };
+            if !predicting {
+                let mut names = analyze::Layer::default();
+                seekable.gather(self.provider, &layer, &mut |header| names.add(header)).ok()?;
+                return Some(names.finish(None));
+            }
             let mut names = analyze::Layer::gathering();
-            let files = seekable.gather(self.provider, &layer, &mut |header| names.add(header)).ok()?;
-            Some(names.finish(files))
+            let files = seekable.gather_files(self.provider, &layer, &mut |header| names.add(header));
+            Some(names.finish(Some(files.ok()?)))
         });
         let mut gathered: Vec<_> = places.into_iter().zip(gathered).collect();
         gathered.sort_by_key(|(position, _)| *position);

@@ -52,8 +52,27 @@ enum Notes {
         positions: Vec<u32>,
         /// How many it was shown.
         shown: u32,
-        written: Vec<OnceLock<Box<str>>>,
+        written: Pages,
     },
+}
+
+/// A place for the note of each entry, in pages that are made when one of their notes is written. Few ever are.
+#[derive(Debug, Default)]
+struct Pages(Vec<OnceLock<Page>>);
+
+type Page = Box<[OnceLock<Box<str>>]>;
+
+impl Pages {
+    const SIZE: usize = 256;
+
+    fn new(entries: usize) -> Self {
+        Self((0..entries.div_ceil(Self::SIZE)).map(|_| OnceLock::new()).collect())
+    }
+
+    fn get(&self, index: usize) -> Option<&OnceLock<Box<str>>> {
+        let empty = || (0..Self::SIZE).map(|_| OnceLock::new()).collect();
+        self.0.get(index / Self::SIZE)?.get_or_init(empty).get(index % Self::SIZE)
+    }
 }
 
 impl Default for Notes {
@@ -72,9 +91,10 @@ impl FromIterator<Entry> for Layer {
 }
 
 impl Layer {
-    /// Starts a layer whose files can be looked into afterwards.
+    /// Starts a layer whose files can be looked into afterwards, for predictions.
     pub fn gathering() -> Self {
-        let notes = Notes::OnDemand { files: None, positions: Vec::new(), shown: 0, written: Vec::new() };
+        let notes =
+            Notes::OnDemand { files: None, positions: Vec::new(), shown: 0, written: Pages::default() };
         Self { notes, ..Self::default() }
     }
 
@@ -90,13 +110,12 @@ impl Layer {
         }
     }
 
-    /// Completes the layer, whose entries were shown in the order in which `files` has them.
-    pub fn finish(mut self, files: GatheredFiles) -> Self {
+    /// Completes the layer. The files of one that was [gathered](Self::gathering) are in the order of its entries.
+    pub fn finish(mut self, gathered: Option<GatheredFiles>) -> Self {
         self.index();
-        let count = self.entries.len();
-        if let Notes::OnDemand { files: place, written, .. } = &mut self.notes {
-            *place = Some(files);
-            written.resize_with(count, OnceLock::new);
+        if let Notes::OnDemand { files, written, .. } = &mut self.notes {
+            *files = gathered;
+            *written = Pages::new(self.entries.len());
         }
         self
     }
@@ -173,7 +192,7 @@ impl Layer {
                     let note = passing::note(path, *size, &mut content, &mut Buffer::default()).ok()?;
                     note.filter(|note| keep(note.len()))
                 };
-                let note = written[index].get_or_init(|| write().unwrap_or_default());
+                let note = written.get(index)?.get_or_init(|| write().unwrap_or_default());
                 Some(&**note).filter(|note| !note.is_empty())
             }
         }

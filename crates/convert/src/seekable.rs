@@ -26,6 +26,7 @@ use restow_layer::VerifyOptions;
 use restow_layer::Workers;
 use restow_layer::encode;
 use restow_layer::gather;
+use restow_layer::gather_files;
 use restow_layer::verify;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
@@ -38,6 +39,7 @@ use crate::Converted;
 use crate::Error;
 use crate::Layer;
 use crate::LayerConverter;
+use crate::LayerReader;
 use crate::LayerWriter;
 use crate::Partial;
 use crate::Statistics;
@@ -48,8 +50,8 @@ pub type Prioritized = BTreeMap<(Digest, usize), Vec<String>>;
 
 /// Makes layers seekable, in the format of a [`Codec`].
 ///
-/// What is to be moved to the front may depend on the files of an image. [`gather`](Self::gather) its layers, look into
-/// their files, then [`prioritize`](Self::prioritize) and convert: every layer is read once.
+/// What is to be moved to the front may depend on the files of an image. [`gather_files`](Self::gather_files) of its layers, look
+/// into them, then [`prioritize`](Self::prioritize) and convert: every layer is read once.
 #[derive(Debug)]
 pub struct Seekable {
     codec: Arc<dyn Codec>,
@@ -97,7 +99,7 @@ impl Seekable {
     }
 
     /// Reads a layer to its end, verifies it, and compresses its files, which wait in a temporary file until it is
-    /// converted. `entry` sees each header; the files are in the same order.
+    /// converted. `entry` sees each header.
     ///
     /// A layer that has no seekable form is an error here, for [`convert()`](crate::convert()) to tell.
     pub fn gather(
@@ -105,14 +107,36 @@ impl Seekable {
         store: &dyn Provider,
         layer: &Layer<'_>,
         entry: &mut (dyn FnMut(&Header) + Send),
+    ) -> Result<(), BoxError> {
+        self.gather_by(store, layer, |source| {
+            Ok((gather(source, &self.codec, &self.options, &self.workers, entry)?, ()))
+        })
+    }
+
+    /// Does the same, and returns the files, in the order of the headers.
+    pub fn gather_files(
+        &self,
+        store: &dyn Provider,
+        layer: &Layer<'_>,
+        entry: &mut (dyn FnMut(&Header) + Send),
     ) -> Result<GatheredFiles, BoxError> {
+        self.gather_by(store, layer, |source| {
+            gather_files(source, &self.codec, &self.options, &self.workers, entry)
+        })
+    }
+
+    fn gather_by<T>(
+        &self,
+        store: &dyn Provider,
+        layer: &Layer<'_>,
+        gather: impl FnOnce(&mut LayerReader<'_>) -> restow_layer::Result<(Gathered, T)>,
+    ) -> Result<T, BoxError> {
         layer.observer.layer_started(layer);
         let mut source = layer.open(store)?;
-        let gathered = gather(&mut source, &self.codec, &self.options, &self.workers, entry)?;
+        let (gathered, found) = gather(&mut source)?;
         source.finish()?;
-        let files = gathered.files();
         self.gathered().insert(layer.descriptor.digest.clone(), gathered);
-        Ok(files)
+        Ok(found)
     }
 
     fn gathered(&self) -> MutexGuard<'_, BTreeMap<Digest, Gathered>> {

@@ -45,7 +45,7 @@ pub use buffer::Buffer;
 pub use codec::{Codec, Contents, Layout, Placement, Seal, TocPlace};
 pub use decompress::{Decompress, Format, decompress, diff_id, sniff};
 pub use encode::{Chunking, DEFAULT_CHUNK_SIZE, EncodeOptions, Encoded, encode};
-pub use encode::{Gathered, GatheredFile, GatheredFiles, gather};
+pub use encode::{Gathered, GatheredFile, GatheredFiles, gather, gather_files};
 pub use error::{Error, Result};
 pub use estargz::{DEFAULT_LEVEL as ESTARGZ_DEFAULT_LEVEL, Estargz};
 pub use landmark::{Landmark, NO_PREFETCH as NO_PREFETCH_LANDMARK, PREFETCH as PREFETCH_LANDMARK};

@@ -8,7 +8,7 @@ use restow_layer::EncodeOptions;
 use restow_layer::Header;
 use restow_layer::Workers;
 use restow_layer::ZstdChunked;
-use restow_layer::gather;
+use restow_layer::gather_files;
 use restow_oci::Descriptor;
 use restow_oci::Limits;
 use restow_oci::MediaType;
@@ -91,8 +91,8 @@ fn gathered(store: &MemoryStore, descriptor: &Descriptor) -> Layer {
     let blob = restow_content::read(store, descriptor, u64::MAX).unwrap();
     let mut names = Layer::gathering();
     let mut add = |header: &Header| names.add(header);
-    let gathered = gather(&*blob, &codec, &options, &Workers::new(1).unwrap(), &mut add).unwrap();
-    names.finish(gathered.files())
+    let (_, files) = gather_files(&*blob, &codec, &options, &Workers::new(1).unwrap(), &mut add).unwrap();
+    names.finish(Some(files))
 }
 
 /// Predicts through everything: tars in a store, read back.

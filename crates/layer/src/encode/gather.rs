@@ -17,13 +17,9 @@ use crate::tar::{Header, TarReader};
 use crate::workers::Workers;
 
 /// A layer whose files are compressed and wait in an unnamed temporary file until their order is known.
-///
-/// What is to come first may depend on what the layer holds: [`files`](Self::files) reads single files before
-/// [`encode`](Self::encode) puts all of them in order.
 #[derive(Debug)]
 pub struct Gathered {
     collected: Collected,
-    files: GatheredFiles,
     source_format: Format,
     codec: Arc<dyn Codec>,
     options: EncodeOptions,
@@ -40,25 +36,44 @@ pub fn gather(
     workers: &Workers,
     entry: &mut (dyn FnMut(&Header) + Send),
 ) -> Result<Gathered> {
+    collect(source, codec, options, workers, entry, None)
+}
+
+/// Does the same, and returns the files for those whose order depends on what is in them. That takes memory: 16 bytes for
+/// each chunk, and 4 for each entry.
+pub fn gather_files(
+    source: impl Read,
+    codec: &Arc<dyn Codec>,
+    options: &EncodeOptions,
+    workers: &Workers,
+    entry: &mut (dyn FnMut(&Header) + Send),
+) -> Result<(Gathered, GatheredFiles)> {
+    let mut chunks = ChunkIndex::default();
+    let gathered = collect(source, codec, options, workers, entry, Some(&mut chunks))?;
+    let frames = Arc::new(gathered.collected.frames.try_clone().map_err(Error::Spool)?);
+    let codec = Encoder::new(&**codec, options, workers).waiting_shared(codec);
+    Ok((gathered, GatheredFiles { frames, chunks: Arc::new(chunks), codec }))
+}
+
+fn collect(
+    source: impl Read,
+    codec: &Arc<dyn Codec>,
+    options: &EncodeOptions,
+    workers: &Workers,
+    entry: &mut (dyn FnMut(&Header) + Send),
+    index: Option<&mut ChunkIndex>,
+) -> Result<Gathered> {
     let mut tar = TarReader::new(decompress(source, &options.limits)?, &options.limits);
     let encoder = Encoder::new(&**codec, options, workers);
-    let mut chunks = ChunkIndex::default();
-    let collected = encoder.collect(&mut tar, entry, Some(&mut chunks))?;
-    let frames = Arc::new(collected.frames.try_clone().map_err(Error::Spool)?);
-    let files = GatheredFiles { frames, chunks: Arc::new(chunks), codec: encoder.waiting_shared(codec) };
+    let collected = encoder.collect(&mut tar, entry, index)?;
     let source_format = tar.source().format();
-    Ok(Gathered { collected, files, source_format, codec: codec.clone(), options: options.clone() })
+    Ok(Gathered { collected, source_format, codec: codec.clone(), options: options.clone() })
 }
 
 impl Gathered {
     /// Returns the digest of the source's tar.
     pub fn source_diff_id(&self) -> &Digest {
         &self.collected.source_diff_id
-    }
-
-    /// Returns the files.
-    pub fn files(&self) -> GatheredFiles {
-        self.files.clone()
     }
 
     /// Puts these paths first and writes the layer to `output`.
@@ -68,13 +83,12 @@ impl Gathered {
         prioritized: &[String],
         workers: &Workers,
     ) -> Result<Encoded> {
-        drop(self.files);
         let encoder = Encoder::new(&*self.codec, &self.options, workers);
         encoder.checked(encoder.arrange(self.collected, prioritized, self.source_format, output)?)
     }
 }
 
-/// The files of a layer that was gathered, by the positions of their headers as [`gather`] showed them, from 0.
+/// The files of a layer that was gathered, by the positions of their headers as [`gather_files`] showed them, from 0.
 #[derive(Debug, Clone)]
 pub struct GatheredFiles {
     frames: Arc<File>,

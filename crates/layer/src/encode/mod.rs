@@ -30,7 +30,7 @@ use self::batch::{FrameFile, Headers, Press};
 use self::cut::Cutter;
 use self::diff::Diff;
 use self::gather::ChunkIndex;
-pub use self::gather::{Gathered, GatheredFile, GatheredFiles, gather};
+pub use self::gather::{Gathered, GatheredFile, GatheredFiles, gather, gather_files};
 use self::reorder::{Collected, Collector};
 use crate::codec::{Codec, Contents, Layout, Placement, TocPlace};
 use crate::decompress::{Decompress, Format, decompress};

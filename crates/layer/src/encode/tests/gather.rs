@@ -43,7 +43,7 @@ fn what_is_gathered_can_be_looked_into_by_the_order_of_the_headers() {
     for codec in codecs {
         let mut names = Vec::new();
         let mut add = |header: &Header| names.push(header.display_name());
-        let files = gather(&*tar, &codec, &options(), &TWO_WORKERS, &mut add).unwrap().files();
+        let files = gather_files(&*tar, &codec, &options(), &TWO_WORKERS, &mut add).unwrap().1;
         let entry = |name: &str| names.iter().position(|known| known == name).unwrap();
         for (name, expected) in [
             ("etc/passwd", b"root".to_vec()),
@@ -70,7 +70,7 @@ fn an_earlier_table_of_contents_counts_neither_as_header_nor_as_file() {
     let (_, blob) = run_codec(&*codec, &sample().finish(), &options(), 1).unwrap();
     let mut names = Vec::new();
     let mut add = |header: &Header| names.push(header.display_name());
-    let files = gather(&*blob, &codec, &options(), &TWO_WORKERS, &mut add).unwrap().files();
+    let files = gather_files(&*blob, &codec, &options(), &TWO_WORKERS, &mut add).unwrap().1;
     assert!(!names.iter().any(|name| name.contains("stargz.index.json")), "{names:?}");
     let place = names.iter().position(|name| name == "exact").unwrap();
     assert_eq!(content(&files, place, 64), pattern(2000));

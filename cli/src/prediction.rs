@@ -40,7 +40,7 @@ impl Predictor<'_> {
         let launch = Launch::of(&Config::parse(config, limits)?);
         if launch.args.is_empty() {
             return Ok(Prediction {
-                notices: vec!["the image's config names no command".into()],
+                notices: vec!["nothing is predicted: the image's config names no command".into()],
                 ..Prediction::default()
             });
         }

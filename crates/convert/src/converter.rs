@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::io::Read;
 use std::io::Write;
+use std::time::Duration;
 
 use restow_content::Blob;
 use restow_content::Info;
@@ -37,6 +38,11 @@ pub trait LayerConverter: Send + Sync {
     /// its options, and what of [`Layer::manifest`] and [`Layer::position`] it heeds. Equal layers with an equal
     /// identity are converted once, and never again while a [`Memo`](crate::Memo) remembers. `None`: always on its own.
     fn identity(&self, layer: &Layer<'_>) -> Option<String>;
+
+    /// Returns how long it has worked on the layer before it is asked to convert it.
+    fn spent(&self, _layer: &Layer<'_>) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// A layer in its place.

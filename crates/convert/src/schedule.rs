@@ -159,7 +159,7 @@ fn perform(
     layer.observer.layer_started(layer);
     let started = Instant::now();
     let converted = converter.convert(store, layer)?;
-    let elapsed = started.elapsed();
+    let elapsed = started.elapsed() + converter.spent(layer);
     let kept = |reason| Done { elapsed, reason, ..Done::default() };
     match converted {
         Converted::Unchanged => Ok(kept(None)),

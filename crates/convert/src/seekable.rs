@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::time::Duration;
+use std::time::Instant;
 
 use restow_content::Blob;
 use restow_content::Provider;
@@ -62,6 +64,8 @@ pub struct Seekable {
     reuse: bool,
     /// Layers that were gathered, by their blobs.
     gathered: Mutex<BTreeMap<Digest, Gathered>>,
+    /// How long that took, by source manifest and position.
+    spent: Mutex<BTreeMap<(Digest, usize), Duration>>,
 }
 
 impl Seekable {
@@ -76,6 +80,7 @@ impl Seekable {
             verify: Some(Depth::Full),
             reuse: false,
             gathered: Mutex::default(),
+            spent: Mutex::default(),
         }
     }
 
@@ -132,9 +137,12 @@ impl Seekable {
         gather: impl FnOnce(&mut LayerReader<'_>) -> restow_layer::Result<(Gathered, T)>,
     ) -> Result<T, BoxError> {
         layer.observer.layer_started(layer);
+        let started = Instant::now();
         let mut source = layer.open(store)?;
         let (gathered, found) = gather(&mut source)?;
         source.finish()?;
+        let place = (layer.manifest.clone(), layer.position);
+        self.spent.lock().unwrap_or_else(PoisonError::into_inner).insert(place, started.elapsed());
         self.gathered().insert(layer.descriptor.digest.clone(), gathered);
         Ok(found)
     }
@@ -272,6 +280,11 @@ impl LayerConverter for Seekable {
         let partial = Some(Partial::from(encoded.partial_annotations));
         let toc = encoded.toc_blob.as_mut().map(|toc| toc_image::store(store, toc)).transpose()?;
         Ok(Converted::Changed { descriptor, diff_id: encoded.diff_id, partial, toc, statistics })
+    }
+
+    fn spent(&self, layer: &Layer<'_>) -> Duration {
+        let spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        spent.get(&(layer.manifest.clone(), layer.position)).copied().unwrap_or_default()
     }
 
     fn identity(&self, layer: &Layer<'_>) -> Option<String> {

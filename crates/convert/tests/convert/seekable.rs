@@ -9,6 +9,7 @@ use restow_content::MemoryStore;
 use restow_convert::Cancel;
 use restow_convert::Conversion;
 use restow_convert::Error;
+use restow_convert::LayerConverter as _;
 use restow_convert::LayerReport;
 use restow_convert::Observer;
 use restow_convert::Options;
@@ -400,6 +401,7 @@ fn a_layer_that_was_gathered_is_not_read_again() {
     let mut names = Vec::new();
     converter.gather(&store, &layer, &mut |header| names.push(header.display_name())).unwrap();
     assert_eq!(names, ["a", "b"]);
+    assert!(!converter.spent(&layer).is_zero(), "that work counts");
     assert_eq!(meter.0.swap(0, Ordering::Relaxed), size);
     let conversion = run(&store, &index.root, &converter.prioritize(order()), &meter);
     assert_eq!(conversion, expected);

@@ -13,6 +13,7 @@ at any moment. Needs root. interop/README.md tells how each judge is asked, and 
 
 import hashlib
 import json
+import os
 import random
 import re
 import shutil
@@ -293,6 +294,8 @@ def main(restow, lazyread, peers):
     report = Report()
     with tempfile.TemporaryDirectory(prefix="restow-") as work:
         work = Path(work)
+        # What restow remembers of other runs, and of other versions of itself, proves nothing.
+        os.environ["XDG_CACHE_HOME"] = str(work / "cache")
         bystander = work / "bystander"
         for directory in (bystander, work / "results", work / "flat", work / "unpacked"):
             directory.mkdir()

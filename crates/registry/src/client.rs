@@ -22,6 +22,7 @@ mod lists;
 mod manifests;
 mod payload;
 mod stats;
+mod tls;
 mod upload;
 
 use std::collections::HashMap;

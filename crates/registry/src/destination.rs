@@ -2,11 +2,9 @@
 
 use std::path::Path;
 
-use restow_content::LocalStore;
 use restow_content::Provider;
 use restow_content::Store;
 use restow_oci::Descriptor;
-use tempfile::TempDir;
 
 use crate::Layout;
 use crate::Notice;
@@ -84,16 +82,4 @@ impl dyn Destination + '_ {
     pub fn publish(&self, source: &dyn Provider, root: &Descriptor, names: &[String]) -> Result<Vec<Notice>> {
         self.publish_all(source, &[(root, names)])
     }
-}
-
-/// Makes a store in a directory of its own below `scratch`, which goes when the directory is dropped.
-pub(crate) fn scratch_store(scratch: &Path) -> Result<(TempDir, LocalStore)> {
-    let directory = tempfile::Builder::new().prefix("restow-").tempdir_in(scratch);
-    let directory = directory.map_err(|source| restow_content::Error::Io {
-        action: "create a temporary directory in",
-        path: scratch.to_owned(),
-        source,
-    })?;
-    let store = LocalStore::open(directory.path())?;
-    Ok((directory, store))
 }

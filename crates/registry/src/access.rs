@@ -59,6 +59,8 @@ pub struct Access {
     scratch: Scratch,
     settings: Box<dyn Fn() -> Result<Settings> + Send + Sync>,
     client: OnceLock<Client>,
+    /// What came through standard input, which can be read once.
+    input: OnceLock<OciArchive>,
 }
 
 impl std::fmt::Debug for Access {
@@ -76,7 +78,13 @@ impl Access {
         settings: impl Fn() -> Result<Settings> + Send + Sync + 'static,
     ) -> Access {
         let settings = Box::new(settings);
-        Access { limits, scratch: Scratch::new(scratch), settings, client: OnceLock::new() }
+        Access {
+            limits,
+            scratch: Scratch::new(scratch),
+            settings,
+            client: OnceLock::new(),
+            input: OnceLock::new(),
+        }
     }
 
     /// Returns how much is accepted.
@@ -128,9 +136,7 @@ impl Access {
             }
             Place::Archive(path) => {
                 let archive = match path == Path::new(STANDARD) {
-                    true => {
-                        OciArchive::from_input(&mut std::io::stdin().lock(), self.scratch.path(), limits)?
-                    }
+                    true => self.input()?.clone(),
                     false => match OciArchive::open(path, limits) {
                         // A path says only that it is an archive; what lies there says which kind.
                         Err(Error::DockerArchive { .. }) => {
@@ -177,13 +183,31 @@ impl Access {
                 let layout = Layout::open(path, limits)?;
                 layout.catalogue()?.referrers(digest, layout.store(), limits)
             }
-            Place::Archive(path) if path != Path::new(STANDARD) => {
-                let archive = OciArchive::open(path, limits)?;
+            Place::Archive(path) => {
+                let archive = match path == Path::new(STANDARD) {
+                    true => self.input()?.clone(),
+                    false => match OciArchive::open(path, limits) {
+                        Err(Error::DockerArchive { .. }) => return Ok(Vec::new()),
+                        archive => archive?,
+                    },
+                };
                 archive.catalogue().referrers(digest, &archive, limits)
             }
-            // Docker's list has no place for them, a stream is read only once, and a store goes by names.
-            Place::Archive(_) | Place::DockerArchive(_) | Place::Store(_) => Ok(Vec::new()),
+            Place::Store(root) => {
+                StoreImages::open(root.as_deref().ok_or(Error::NoStore)?, limits)?.referrers(digest)
+            }
+            // Docker's list has no place for them.
+            Place::DockerArchive(_) => Ok(Vec::new()),
         }
+    }
+
+    fn input(&self) -> Result<&OciArchive> {
+        if let Some(archive) = self.input.get() {
+            return Ok(archive);
+        }
+        let input = &mut std::io::stdin().lock();
+        let archive = OciArchive::from_input(input, self.scratch.path(), self.limits())?;
+        Ok(self.input.get_or_init(|| archive))
     }
 
     /// Opens a place to write to, and makes it where it does not exist. `source` is where most blobs come from.

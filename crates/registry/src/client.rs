@@ -49,6 +49,7 @@ pub use self::upload::Pushed;
 pub(crate) use self::cache::OBJECT_SIZE;
 pub(crate) use self::download::Download;
 pub(crate) use self::hosts::Endpoint;
+pub(crate) use self::manifests::referrers_tag;
 pub(crate) use self::upload::WORTH_A_HEAD;
 
 use self::cache::Cache;

@@ -24,7 +24,8 @@ pub trait Destination: Send + Sync {
 
     /// Copies images that belong together from `source`, verified, and names each by its names, or not at all.
     /// What the place has already, `source` may be without. The first image counts: no name of it changes
-    /// before the others are there.
+    /// before the others are there. An image without names that is about another one, its subject, is found by that,
+    /// and stays as long as that one or the first.
     fn publish_all(&self, source: &dyn Provider, images: &[(&Descriptor, &[String])]) -> Result<Vec<Notice>>;
 
     /// Removes what a run that failed has left.
@@ -67,8 +68,7 @@ impl Destination for StoreImages {
     }
 
     fn publish_all(&self, source: &dyn Provider, images: &[(&Descriptor, &[String])]) -> Result<Vec<Notice>> {
-        let published = images.iter().rev().map(|(root, names)| self.publish(source, root, names));
-        Ok(published.collect::<Result<Vec<_>>>()?.concat())
+        StoreImages::publish_all(self, source, images)
     }
 
     fn discard(self: Box<Self>) -> Result<()> {

@@ -60,10 +60,11 @@ image: ## builds the image for the benchmarks in target/image: 600 MB of Debian,
 synthetic: ## builds layers of 10 000 to 1 000 000 files and one of 4 GB in target/synthetic
 	python3 bench/synthetic.py target/synthetic
 
-bench: build image synthetic ## measures restow against gzip | zstd, skopeo and ctr-remote; writes the tables of bench/README.md
+bench: build image synthetic ## measures restow against gzip | zstd, skopeo, crane and ctr-remote; writes the tables of bench/README.md
 	@.ci/need pigz
 	@tools/peers.sh target/peers
 	python3 bench/run.py $(RESTOW)
+	python3 bench/transfer.py $(RESTOW)
 	python3 bench/store.py $(RESTOW)
 
 testdata: ## rebuilds every fixture in testdata from its description

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Measures transfers to and from a registry on the loopback interface, beside skopeo's.
+"""Measures transfers to and from a registry on the loopback interface beside skopeo's and crane's, and conversions there,
+and writes the table of transfers in bench/README.md.
 
 usage: bench/transfer.py RESTOW
 
-Reads target/image and starts Debian's docker-registry. RUNS in the environment says how often each is run (5); the
-programs take turns, and every figure is the median. The conversion from registry to registry is held against the one on
-disk and the slower of the two transfers.
+Reads target/image and target/peers, of which the registry is, too. RUNS in the environment says how often each is run (5);
+the programs take turns, each with a registry that holds nothing, and every figure is the median. The conversion from
+registry to registry is held against the one on disk and the slower of the two transfers.
 """
 
+import re
 import shutil
 import statistics
 import sys
@@ -15,50 +17,90 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "interop"), str(ROOT / "bench")]
-from registries import registry  # noqa: E402
-from run import RUNS, TARGET, execute, table  # noqa: E402
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "bench")]
+from command import run  # noqa: E402
+from daemon import registry  # noqa: E402
+from peers import Peers  # noqa: E402
+from run import CORES, README, RUNS, TARGET, execute, table  # noqa: E402
+
+IMAGE = TARGET / "image"
+SOURCE = f"oci:{IMAGE}:bench"
+QUIET = ("--progress", "none")
+BOUND = 1.3
+
+
+def clients(restow, peers):
+    """How each program puts the image to a place in a registry, and fetches it into a directory."""
+    skopeo = ("skopeo", "--insecure-policy", "copy", "--quiet")
+    return {
+        "restow": (lambda there: [restow, "copy", *QUIET, SOURCE, f"docker://{there}"],
+                   lambda there, here: [restow, "copy", *QUIET, f"docker://{there}", f"oci:{here}:v1"]),
+        "skopeo": (lambda there: peers.command(*skopeo, "--dest-tls-verify=false", SOURCE, f"docker://{there}"),
+                   lambda there, here: peers.command(*skopeo, "--src-tls-verify=false", f"docker://{there}", f"oci:{here}:v1")),
+        "crane": (lambda there: peers.command("crane", "push", IMAGE, there),
+                  lambda there, here: peers.command("crane", "pull", "--format", "oci", there, here)),
+    }
+
+
+class Track:
+    """A registry, a directory for what is fetched, and what was measured so far."""
+
+    def __init__(self, server, work):
+        self.server, self.work, self.found = server, work, {}
+
+    def time(self, name, command):
+        temporary = self.work / "tmp"
+        temporary.mkdir()
+        self.found.setdefault(name, []).append(execute(command, temporary))
+        shutil.rmtree(temporary)
+        print(f"{name}: {self.found[name][-1].wall:.2f} s", file=sys.stderr, flush=True)
+
+    def clear(self):
+        """Empties the registry, in which nobody is to find what others have put there."""
+        shutil.rmtree(self.work / "registry" / "blobs", ignore_errors=True)
+        shutil.rmtree(self.work / "out", ignore_errors=True)
+
+
+def lap(track, restow, programs):
+    source, result = f"{track.server.address}/source:v1", f"{track.server.address}/result:v1"
+    here = track.work / "out"
+    for name, (push, pull) in programs.items():
+        track.time(f"{name}, push", push(source))
+        track.time(f"{name}, pull", pull(source, here))
+        track.clear()
+    convert = [restow, "optimize", *QUIET, "--no-cache", "--no-optimize", "--zstdchunked"]
+    track.time("restow, convert on disk", [*convert, SOURCE, f"oci:{here}:v1"])
+    track.time("restow, push the result", [restow, "copy", *QUIET, f"oci:{here}:v1", f"docker://{result}"])
+    track.clear()
+    run(*programs["restow"][0](source))
+    track.time("restow, convert from registry to registry", [*convert, f"docker://{source}", f"docker://{result}"])
+    track.clear()
 
 
 def main(restow):
-    image = f"oci:{TARGET}/image:bench"
-    quiet = ["--progress", "none"]
+    peers = Peers(TARGET / "peers", TARGET)
+    # Into the page cache, but not into this process: a child's peak memory counts from its parent's.
+    run("bash", "-c", f"cat {IMAGE}/blobs/*/* >/dev/null")
     with tempfile.TemporaryDirectory(prefix="bench-", dir=TARGET) as work:
         work = Path(work)
-        with registry(work / "registry") as host:
-            place = f"docker://{host}"
-            jobs = {
-                "restow, push": lambda n: [restow, "copy", *quiet, image, f"{place}/restow-{n}:v1"],
-                "skopeo, push": lambda n: ["skopeo", "copy", "--quiet", "--dest-tls-verify=false", image,
-                                           f"{place}/skopeo-{n}:v1"],
-                "restow, pull": lambda n: [restow, "copy", *quiet, f"{place}/restow-{n}:v1", f"oci:{work}/restow-{n}:v1"],
-                "skopeo, pull": lambda n: ["skopeo", "copy", "--quiet", "--src-tls-verify=false", f"{place}/restow-{n}:v1",
-                                           f"oci:{work}/skopeo-{n}:v1"],
-                "restow, convert on disk": lambda n: [restow, "optimize", *quiet, "--no-cache", "--zstdchunked", image,
-                                                      f"oci:{work}/here-{n}:v1"],
-                "restow, push the result": lambda n: [restow, "copy", *quiet, f"oci:{work}/here-{n}:v1",
-                                                      f"{place}/here-{n}:v1"],
-                "restow, convert there": lambda n: [restow, "optimize", *quiet, "--no-cache", "--zstdchunked",
-                                                    f"{place}/restow-{n}:v1", f"{place}/there-{n}:v1"],
-            }
-            found = {name: [] for name in jobs}
-            for number in range(RUNS):
-                temporary = work / "tmp"
-                temporary.mkdir()
-                for name, command in jobs.items():
-                    found[name].append(execute(command(number), temporary))
-                shutil.rmtree(temporary)
-                for directory in work.glob(f"*-{number}"):
-                    shutil.rmtree(directory)
-                # Other repositories share blobs with those of this run, and would be mounted or found there.
-                shutil.rmtree(work / "registry" / "data", ignore_errors=True)
-    middle = {name: (statistics.median(one.wall for one in runs), max(one.memory for one in runs) / 1e6)
-              for name, runs in found.items()}
-    print(table(["program", "wall, s", "memory, MB"],
-                [[name, f"{wall:.2f}", f"{memory:.0f}"] for name, (wall, memory) in middle.items()]))
-    slower = max(middle["restow, pull"][0], middle["restow, push the result"][0])
-    bound = middle["restow, convert on disk"][0] + slower
-    print(f"convert there / (convert on disk + the slower transfer): {middle['restow, convert there'][0] / bound:.2f}")
+        with registry(work / "registry", peers) as server:
+            track = Track(server, work)
+            for _ in range(RUNS):
+                lap(track, restow, clients(restow, peers))
+    wall = {name: statistics.median(one.wall for one in once) for name, once in track.found.items()}
+    rows = [[name, f"{wall[name]:.2f}", f"{statistics.median(one.cpu for one in once):.2f}",
+             f"{max(one.memory for one in once) / 1e6:.0f}"] for name, once in track.found.items()]
+    parts = wall["restow, convert on disk"] + max(wall["restow, pull"], wall["restow, push the result"])
+    ratio = wall["restow, convert from registry to registry"] / parts
+    versions = ", ".join(f"{package} {peers.version(package)}" for package in ("skopeo", "crane", "docker-registry"))
+    report = (table(["transfer", "wall, s", "CPU, s", "peak memory, MB"], rows)
+              + f"\nThe conversion from registry to registry takes {ratio:.2f} × the one on disk and the slower of the transfers "
+              + f"around it; {BOUND} × is the most that was allowed.\n\nMedians of {RUNS} runs on {CORES} cores; "
+              + f"{run(restow, '--version').stdout.strip()}, {versions}.\n")
+    text = README.read_text()
+    README.write_text(re.sub(r"(<!-- transfers -->\n).*(<!-- end of transfers -->)", lambda found: found[1] + report + found[2],
+                             text, flags=re.DOTALL))
+    print(report)
 
 
 if __name__ == "__main__":

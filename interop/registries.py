@@ -1,17 +1,21 @@
-"""A registry of Debian's on the loopback interface: what restow puts there others fetch, and the other way round."""
+"""Registries on the loopback interface: what restow puts there others fetch, and the other way round."""
 
-import hashlib
 import json
+import re
 import secrets
 import socket
 import subprocess
+import tempfile
 import time
-import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
-from command import require, run
+import clients
+import daemon as daemons
+from clients import digest, only_entry
+from command import Failure, require, run
+from podman import Store
 
 CONFIG = """\
 version: 0.1
@@ -54,6 +58,10 @@ def registry(directory, certificate=None, login=None):
         process.wait()
 
 
+# podman pulls no image that names a path twice in a layer.
+TWICE_NAMED = ("awkward",)
+
+
 def manifest(host, name, reference):
     """A manifest's bytes, as they lie in the registry."""
     types = [f"application/vnd.{kind}+json" for kind in (
@@ -64,57 +72,175 @@ def manifest(host, name, reference):
         return answer.read()
 
 
-def digest(data):
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+@contextmanager
+def cranes_registry(directory, peers):
+    """Runs the registry that comes with crane, which shares no code with the others; yields its host and port."""
+    directory.mkdir(parents=True)
+    command = peers.command("crane", "registry", "serve", "--address", "127.0.0.1:0", "--disk", directory / "blobs")
+    with open(directory / "log", "wb") as log:
+        process = subprocess.Popen([*daemons.OURS, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        while not (found := re.search(r"serving on port (\d+)", words := (directory / "log").read_text())):
+            require(process.poll() is None, words)
+            time.sleep(0.05)
+        yield f"127.0.0.1:{found[1]}"
+    finally:
+        process.terminate()
+        process.wait()
 
 
-def plain(restow, work, references, daemon, report):
-    with registry(work / "registry") as host:
-        for name, reference in references.items():
-            directory, _, tag = reference.partition(":")
-            index = json.loads(Path(directory, "index.json").read_text())["manifests"]
-            root = next(one["digest"] for one in index
-                        if one.get("annotations", {}).get("org.opencontainers.image.ref.name") == tag)
-            with report.check(f"registry: {name} put by restow is the source, byte for byte"):
-                printed = run(restow, "copy", "--all-platforms", "--progress", "none", reference, f"docker://{host}/{name}:restow")
-                require(printed.stdout.strip() == root, f"printed {printed.stdout}")
-                require(digest(manifest(host, name, "restow")) == root, "the registry holds another manifest")
-            with report.check(f"registry: {name} put by restow is fetched by skopeo"):
-                run("skopeo", "copy", "--quiet", "--all", "--preserve-digests", "--src-tls-verify=false",
-                    f"docker://{host}/{name}:restow", f"dir:{work}/by-skopeo-{name}")
-            with report.check(f"registry: {name} put by skopeo is fetched by restow"):
-                run("skopeo", "copy", "--quiet", "--all", "--preserve-digests", "--dest-tls-verify=false",
-                    f"docker://{host}/{name}:restow", f"docker://{host}/other/{name}:skopeo", "--src-tls-verify=false")
-                require(digest(manifest(host, f"other/{name}", "skopeo")) == root, "skopeo changed it")
-                run(restow, "copy", "--all-platforms", "--progress", "none", f"docker://{host}/other/{name}:skopeo",
-                    f"{work}/by-restow:{name}")
-                run(restow, "verify", f"{work}/by-restow:{name}")
-            with report.check(f"registry: {name} converted there is what is converted on disk"):
-                options = ["--zstdchunked", "--all-platforms", "--progress", "none", "--no-cache"]
-                there = run(restow, "optimize", f"docker://{host}/{name}:restow", f"docker://{host}/{name}:lazy", *options)
-                here = run(restow, "optimize", reference, f"{work}/here:{name}", *options)
-                require(there.stdout == here.stdout, f"{there.stdout} there, {here.stdout} here")
-                run(restow, "verify", f"docker://{host}/{name}:lazy")
-        name = next(iter(references))
-        with report.check("registry: a second push of the same is a look"):
-            told = subprocess.run([restow, "copy", "--all-platforms", "--registry-stats", references[name],
-                                   f"docker://{host}/{name}:restow"], check=True, capture_output=True, text=True).stderr
+class Round:
+    """One registry, and all who meet there."""
+
+    def __init__(self, bench, name, host, work):
+        self.bench, self.host, self.work = bench, host, work
+        self.prefix = f"registry, {name}:"
+
+    def check(self, words):
+        return self.bench.report.check(f"{self.prefix} {words}")
+
+    def restow(self, command, *arguments):
+        quiet = () if command == "verify" else ("--progress", "none")
+        return run(self.bench.restow, command, *quiet, *arguments).stdout.strip()
+
+    def meet(self, name, reference, fellows):
+        """restow puts an image; everyone fetches it and puts it elsewhere, from where restow fetches it."""
+        root = only_entry(*split(reference))
+        put = f"{self.host}/{name}:restow"
+        with self.check(f"{name} put by restow is the source, byte for byte"):
+            printed = self.restow("copy", "--all-platforms", reference, f"docker://{put}")
+            require(printed == root, f"printed {printed}")
+            require(digest(manifest(self.host, name, "restow")) == root, "the registry holds another manifest")
+        for number, client in enumerate(fellows):
+            with tempfile.TemporaryDirectory(dir=self.work) as directory:
+                with self.check(f"{name} put by restow is fetched by {client.name}"):
+                    found = client.fetch(put, directory)
+                    require(found == root, f"it got {found}")
+                other = f"client-{number}/{name}"
+                with self.check(f"{name} put by {client.name} is fetched by restow"):
+                    client.put(put, directory, f"{self.host}/{other}:put")
+                    require(digest(manifest(self.host, other, "put")) == root, f"{client.name} changed it")
+                    there = f"{directory}/restow:{name}"
+                    printed = self.restow("copy", "--all-platforms", f"docker://{self.host}/{other}:put", there)
+                    require(printed == root, f"printed {printed}")
+                    self.restow("verify", there)
+
+    def podman(self, name, reference):
+        """podman keeps an image in its own way: what it puts has other layers, of the same content."""
+        with self.check(f"{name} put by restow is pulled by podman, and put by podman is fetched by restow"):
+            with tempfile.TemporaryDirectory(dir=self.work) as directory:
+                store = Store(self.bench.peers, Path(directory))
+                image = store.pull(f"{self.host}/{name}:restow").image
+                config = self.config(name, "restow")
+                require(f"sha256:{image}" == config["digest"], f"podman calls it {image}, its config is {config}")
+                store.podman("push", "--tls-verify=false", image, f"docker://{self.host}/podman/{name}:put")
+                there = f"{directory}/restow:{name}"
+                self.restow("copy", f"docker://{self.host}/podman/{name}:put", there)
+                self.restow("verify", there)
+                require(self.config(f"podman/{name}", "put")["digest"] == config["digest"], "it has another config")
+
+    def config(self, name, tag):
+        """The descriptor of the config for this machine."""
+        document = json.loads(manifest(self.host, name, tag))
+        for entry in document.get("manifests", ()):
+            if entry["platform"] == {"os": "linux", "architecture": "amd64"}:
+                document = json.loads(manifest(self.host, name, entry["digest"]))
+        return document["config"]
+
+    def referrers(self, name, root):
+        """What oras attaches comes along with restow, into layouts and archives and back, where oras finds it."""
+        oras, here = self.bench.peers.run, f"{self.host}/{name}"
+
+        def about(*place):
+            told = json.loads(oras("oras", "discover", "--format", "json", *place).stdout)
+            # Of one another, as deep as they go.
+            return sum(1 for _ in re.finditer(r'"digest"', json.dumps(told.get("referrers", told.get("manifests", ())))))
+
+        with tempfile.TemporaryDirectory(dir=self.work) as directory:
+            note = Path(directory, "note")
+            note.write_text("signed, or something like it")
+            attach = ("oras", "attach", "--no-tty", "--disable-path-validation", "--plain-http", "--artifact-type", "text/note")
+            with self.check("what oras attached comes along, through a layout"):
+                oras(*attach, f"{here}@{root}", note)
+                require(about("--plain-http", f"{here}@{root}") == 1, "the registry shows no referrer")
+                layout = f"{directory}/layout"
+                self.restow("copy", "--all-platforms", "--referrers", f"docker://{here}:restow", f"oci:{layout}:v1")
+                require(about("--oci-layout", f"{layout}:v1") == 1, "oras finds none in the layout")
+                self.restow("copy", "--all-platforms", "--referrers", f"oci:{layout}:v1", f"docker://{self.host}/with/{name}:v1")
+                require(about("--plain-http", f"{self.host}/with/{name}:v1") == 1, "oras finds none after the way back")
+            with self.check("what oras copied with its referrers is read so, from an archive too"):
+                layout = f"{directory}/by-oras"
+                oras("oras", "cp", "--no-tty", "-r", "--from-plain-http", "--to-oci-layout", f"{here}:restow", f"{layout}:v1")
+                archive = f"oci-archive:{directory}/archive.tar"
+                self.restow("copy", "--all-platforms", "--referrers", f"oci:{layout}:v1", f"{archive}:v1")
+                self.restow("copy", "--all-platforms", "--referrers", f"{archive}:v1", f"docker://{self.host}/again/{name}:v1")
+                require(about("--plain-http", f"{self.host}/again/{name}:v1") == 1, "they are lost")
+
+    def conversions(self, name, reference):
+        with self.check(f"{name} converted there is what is converted on disk"):
+            options = ["--zstdchunked", "--all-platforms", "--no-cache"]
+            there = self.restow("optimize", f"docker://{self.host}/{name}:restow", f"docker://{self.host}/{name}:lazy", *options)
+            here = self.restow("optimize", reference, f"{self.work}/here:{name}", *options)
+            require(there == here, f"{there} there, {here} here")
+            self.restow("verify", f"docker://{self.host}/{name}:lazy")
+
+    def second(self, name, reference):
+        with self.check("a second push of the same is a look"):
+            told = run(self.bench.restow, "copy", "--all-platforms", "--registry-stats", reference,
+                       f"docker://{self.host}/{name}:restow").stderr
             require("1 requests to registries" in told, told)
-        with report.check("registry: containerd pulls what restow converted"):
-            daemon.ctr("images", "pull", "--plain-http", f"{host}/{name}:lazy")
-        with report.check("registry: docker archives are what skopeo takes and makes"):
-            archive = work / "saved.tar"
-            run(restow, "copy", "--platform", "linux/amd64", "--progress", "none", f"docker://{host}/{name}:restow",
-                f"docker-archive:{archive}:example.org/{name}:v1")
+
+    def archives(self, name):
+        with self.check("docker archives are what skopeo takes and makes"):
+            archive, made = self.work / "saved.tar", self.work / "made.tar"
+            self.restow("copy", "--platform", "linux/amd64", f"docker://{self.host}/{name}:restow",
+                        f"docker-archive:{archive}:example.org/{name}:v1")
             run("skopeo", "inspect", f"docker-archive:{archive}:example.org/{name}:v1")
-            made = work / "made.tar"
             run("skopeo", "copy", "--quiet", "--src-tls-verify=false", "--override-os", "linux", "--override-arch",
-                "amd64", f"docker://{host}/{name}:restow", f"docker-archive:{made}:example.org/{name}:v2")
-            run(restow, "verify", f"docker-archive:{made}:example.org/{name}:v2")
+                "amd64", f"docker://{self.host}/{name}:restow", f"docker-archive:{made}:example.org/{name}:v2")
+            self.restow("verify", f"docker-archive:{made}:example.org/{name}:v2")
 
 
-def guarded(restow, work, reference, report):
+def split(reference):
+    directory, _, tag = reference.partition(":")
+    return directory, tag
+
+
+def plain(bench, work, references):
+    peers = bench.peers
+    places = (("docker-registry 2.8.2", lambda directory: registry(directory)),
+              ("docker-registry 2.8.3", lambda directory: newer_registry(directory, peers)),
+              ("crane's", lambda directory: cranes_registry(directory, peers)))
+    first = next(iter(references))
+    with daemons.containerd(work / "old") as old, daemons.containerd(work / "new", peers.command) as new:
+        fellows = clients.all_of(peers, old, new)
+        for number, (kind, start) in enumerate(places):
+            place = work / f"place-{number}"
+            place.mkdir()
+            with start(work / f"registry-{number}") as host:
+                one = Round(bench, kind, host, place)
+                for name, reference in references.items():
+                    one.meet(name, reference, fellows)
+                    if name not in TWICE_NAMED:
+                        one.podman(name, reference)
+                    one.conversions(name, reference)
+                one.second(first, references[first])
+                one.referrers(first, only_entry(*split(references[first])))
+                one.archives(first)
+                for client, daemon in (("1.6", old), ("2.1", new)):
+                    with one.check(f"containerd {client} pulls and unpacks what restow converted"):
+                        daemon.ctr("images", "pull", "--plain-http", f"{host}/{first}:lazy", client="ctr")
+
+
+@contextmanager
+def newer_registry(directory, peers):
+    with daemons.registry(directory, peers) as server:
+        yield server.address
+
+
+def guarded(bench, work, reference):
     """By TLS with an authority of our own, behind a password."""
+    restow, report = bench.restow, bench.report
     certificate = work / "localhost"
     run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
         "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE", "-keyout", f"{certificate}.key", "-out", f"{certificate}.pem")
@@ -133,7 +259,7 @@ def guarded(restow, work, reference, report):
                 require(done.returncode == 1 and login[1] not in done.stderr, done.stderr)
 
 
-def judge(restow, work, references, daemon, report):
+def judge(bench, work, references):
     work.mkdir()
-    plain(restow, work, references, daemon, report)
-    guarded(restow, work, next(iter(references.values())), report)
+    plain(bench, work, references)
+    guarded(bench, work, next(iter(references.values())))

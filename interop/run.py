@@ -71,6 +71,7 @@ class Bench:
     daemon: object
     report: Report
     bystander: Path
+    peers: Peers
     began: float = field(default_factory=time.time)
 
     def convert(self, source, destination, *options, command=("optimize", "--zstdchunked"), **how):
@@ -310,7 +311,8 @@ def main(restow, lazyread, peers):
         with report.check("the comparison of trees notices every kind of change"):
             trees.prove(work / "trees")
         with containerd(work / "containerd") as daemon:
-            bench = Bench(Path(restow).resolve(), Path(lazyread).resolve(), work, daemon, report, bystander)
+            bench = Bench(Path(restow).resolve(), Path(lazyread).resolve(), work, daemon, report, bystander,
+                          Peers(peers, work))
             for shape in (busybox, *reworked, *made):
                 prefetch = work / f"{shape.name}.prefetch"
                 prefetch.write_text(shape.prefetch)
@@ -322,8 +324,8 @@ def main(restow, lazyread, peers):
                 ordinary(bench, shape)
             judge(bench, busybox, "predicted", ())
             references = {shape.name: shape.reference for shape in (busybox, *made)}
-            registries.judge(bench.restow, work / "registries", references, daemon, report)
-            podman.judge_all(bench, Peers(peers, work), [
+            registries.judge(bench, work / "registries", references)
+            podman.judge_all(bench, bench.peers, [
                 busybox, source, *made[:2], shapes.details(work / "details"), shapes.refused(work / "refused")])
         same_everywhere(bench, made[0], work / "awkward.prefetch")
         killed(bench, old=busybox, kept=made[2], new=shapes.bulk(work / "bulk"))

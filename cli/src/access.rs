@@ -92,6 +92,13 @@ pub(crate) fn open_destination(
     Ok(Box::new(images))
 }
 
+/// Removes temporary directories, though they are in use: for the moment before the process ends.
+pub(crate) fn clean_up() {
+    if let Some(access) = ACCESS.get() {
+        access.scratch().remove_all();
+    }
+}
+
 /// Tells how many requests were sent.
 pub(crate) fn tell_requests() {
     let requests = access().used_client().map(restow_registry::Client::requests).unwrap_or_default();

@@ -50,7 +50,7 @@ use crate::output;
 use crate::progress::Progress;
 use crate::readers::ReadersArguments;
 use crate::reference;
-use crate::referrers::Referring;
+use crate::referrers;
 use crate::report::Summary;
 use crate::trees::Trees;
 
@@ -217,10 +217,15 @@ impl Job<'_> {
         let reference = reference::parse(&self.images.source)?;
         let source = open_source(&reference)?;
 
+        let referrers = match self.arguments.copy_referrers {
+            true => referrers::find(&reference, &source.root)?,
+            false => Vec::new(),
+        };
+
         let run = Run { job: &self, limits: &limits, progress: &progress, source: &source };
         let images = run.select()?;
         let place = open_destination(&destination.place, Some(&source))?;
-        let names = Names { image: &destination.tags, tables: toc_tags.as_deref() };
+        let names = Names { image: &destination.tags, tables: toc_tags.as_deref(), referrers: &referrers };
         let converted = run.convert_into(&*place, &images, &names);
         let Converted { conversion, tables, misses, notices } = match converted {
             Ok(done) => done,
@@ -234,9 +239,11 @@ impl Job<'_> {
         for notice in &notices {
             progress.warning(notice);
         }
-        let referring =
-            Referring { reference: &reference, source: &source, place: &*place, conversion: &conversion };
-        referring.settle(self.arguments.copy_referrers, self.arguments.attach_provenance, &progress)?;
+        if self.arguments.copy_referrers {
+            progress.step(&format!("copied {}", output::count(referrers.len(), "referrer")));
+        } else if conversion.root.digest != source.root.digest {
+            referrers::warn(&reference, &source.root, &progress);
+        }
         let outcome = Summary {
             source: &source,
             destination: &destination,
@@ -257,11 +264,13 @@ impl Job<'_> {
     }
 }
 
-/// The tags of what is published together.
+/// The tags of what is published together, and what has none.
 struct Names<'a> {
     image: &'a [String],
     /// Of the image of the tables of contents, where there is to be one.
     tables: Option<&'a [String]>,
+    /// What refers to the source, and goes where the result goes.
+    referrers: &'a [Descriptor],
 }
 
 /// What has been published.
@@ -309,10 +318,16 @@ impl Run<'_> {
             }
             _ => None,
         };
+        let provenance = match self.job.arguments.attach_provenance {
+            true => Some(referrers::write_provenance(root, &conversion, place.store())?),
+            false => None,
+        };
         // From here on it is quick, and all or nothing.
         self.job.cancel.check()?;
         let mut roots = vec![(&conversion.root, names.image)];
         roots.extend(tables.as_ref().zip(names.tables));
+        let unnamed: &[String] = &[];
+        roots.extend(names.referrers.iter().chain(&provenance).map(|referrer| (referrer, unnamed)));
         let mut notices = plan.notices;
         notices.extend(place.publish_all(&store, &roots)?.iter().map(ToString::to_string));
         Ok(Converted { conversion, tables, misses: plan.misses, notices })

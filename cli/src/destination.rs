@@ -65,11 +65,11 @@ impl Destination {
         Ok(Self { place, tags: seen })
     }
 
-    /// Refuses a place that holds a single image and nothing about it.
+    /// Refuses a place that holds images and nothing about them.
     pub(crate) fn must_hold_referrers(&self) -> anyhow::Result<()> {
         match self.place {
-            Place::Archive(_) | Place::DockerArchive(_) | Place::Store(_) => {
-                let problem = "what refers to an image is kept by layouts and registries only";
+            Place::DockerArchive(_) => {
+                let problem = "a docker archive has no place for what refers to an image; an OCI one has";
                 Err(Usage(problem.into()).into())
             }
             _ => Ok(()),

@@ -52,9 +52,8 @@ pub(crate) fn is_usage(error: &anyhow::Error) -> bool {
 /// Says whether a reference means nothing, as far as the registry lets anyone know: many refuse what is not
 /// there as they refuse what is secret.
 pub(crate) fn means_nothing(error: &registry::Error) -> bool {
-    use registry::Error::{NoSuchPath, Status, Unauthorized, UnknownDigest, UnknownTag};
+    use registry::Error::{NoSuchPath, Unauthorized, UnknownDigest, UnknownTag};
     match error {
-        Status { status, .. } => [401, 403].contains(status),
         NoSuchPath { .. } | Unauthorized { .. } | UnknownDigest { .. } | UnknownTag { .. } => true,
         error => error.is_not_found(),
     }
@@ -90,6 +89,14 @@ fn remedy(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
         registry::Error::DockerArchive { .. } => Some("name it as docker-archive:FILE"),
         registry::Error::Unauthorized { .. } => {
             Some("log in with docker login or podman login, or name a file of logins with --authfile")
+        }
+        registry::Error::UnknownAuthority { .. } => {
+            Some("--ca-file names a file with the certificate of its authority")
+        }
+        registry::Error::NoTls { .. } => Some("--plain-http reaches registries without TLS"),
+        // The words of Go's servers, which most registries are.
+        registry::Error::Status { status: 400, message, .. } if message.contains("to an HTTPS server") => {
+            Some("it wants TLS; without --plain-http, and on this machine with --ca-file, it is reached so")
         }
         registry::Error::UnsupportedTransport { .. } => {
             Some("copy the image into a layout first: skopeo copy SOURCE oci:DIRECTORY:TAG")

@@ -9,6 +9,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use restow_convert::Cancel;
 
+use crate::access;
+
 /// What a shell reports for a program that Ctrl-C ended.
 pub(crate) const EXIT_CODE: u8 = 130;
 
@@ -25,7 +27,7 @@ pub(crate) fn happened() -> bool {
 /// Returns a flag that Ctrl-C (or a termination signal) raises.
 ///
 /// The process ends after a grace period, or at once on a second Ctrl-C, whatever still runs: a destination
-/// is replaced in one step, so there is no moment at which it must not die.
+/// is replaced in one step, so there is no moment at which it must not die. Temporary directories go with it.
 #[expect(
     clippy::disallowed_methods,
     reason = "what does not stop by itself is stopped; the kernel lets go of locks"
@@ -33,7 +35,10 @@ pub(crate) fn happened() -> bool {
 pub(crate) fn watch() -> anyhow::Result<Cancel> {
     let cancel = Cancel::default();
     let flag = cancel.clone();
-    let exit = || process::exit(EXIT_CODE.into());
+    let exit = || {
+        access::clean_up();
+        process::exit(EXIT_CODE.into())
+    };
     ctrlc::set_handler(move || {
         if RAISED.swap(true, Ordering::SeqCst) {
             exit();

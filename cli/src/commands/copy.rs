@@ -66,7 +66,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
     let transfer = Arc::new(Transfer::new(&arguments.progress));
     let watched = Watched::new(&*source.provider, transfer.clone());
-    let notices = match place.publish(&watched, &root, &destination.tags) {
+    let copied = match arguments.referrers {
+        true => referrers::find(&reference, &root)?,
+        false => Vec::new(),
+    };
+    let unnamed: &[String] = &[];
+    let mut images = vec![(&root, &destination.tags[..])];
+    images.extend(copied.iter().map(|referrer| (referrer, unnamed)));
+    let notices = match place.publish_all(&watched, &images) {
         Ok(notices) => notices,
         Err(error) => {
             // The error says more than what could not be cleaned up after it.
@@ -76,10 +83,6 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     for notice in &notices {
         transfer.warning(&notice.to_string());
-    }
-    let mut copied = Vec::new();
-    if arguments.referrers {
-        copied = referrers::copy(&reference, &root, &watched, &*place)?;
     }
     let references = destination.references();
     if !arguments.progress.quiet {

@@ -1,5 +1,6 @@
 //! Registries: as sources and destinations, and what is said of them.
 
+use std::process::Child;
 use std::process::Stdio;
 
 use restow_testkit::IndexBuilder;
@@ -136,13 +137,65 @@ fn referrers_come_along_when_asked_for() {
         bench.json(&format!("copy --referrers --format json docker://{from}/a:v1 docker://{to}/a:v1"));
     assert_eq!(document["referrers"], json!([signature.root.digest.as_str()]));
     assert_eq!(other.manifest("a", signature.root.digest.as_str()).as_deref(), Some(signature.root_bytes()));
-    let run = bench.run(&format!("copy --referrers docker://{from}/a:v1 out.tar:v1"));
-    assert_eq!(run.code, Some(2), "{run:?}");
-    // Through a layout and back.
-    bench.ok(&format!("copy --referrers docker://{from}/a:v1 oci:out:v1"));
-    let last = Registry::start();
-    bench.ok(&format!("copy --referrers oci:out:v1 docker://{}/a:v1", last.host()));
-    assert!(last.manifest("a", signature.root.digest.as_str()).is_some());
+    // Through every kind of place that has room for them, and back.
+    for places in [
+        ["oci:out:v1", "oci:out:v1"],
+        ["oci-archive:out.tar:v1", "out.tar:v1"],
+        ["store:v1 --root store", "store:v1 --root store"],
+    ] {
+        let [there, back] = places;
+        bench.ok(&format!("copy --referrers docker://{from}/a:v1 {there}"));
+        let last = Registry::start();
+        bench.ok(&format!("copy --referrers {back} docker://{}/a:v1", last.host()));
+        assert!(last.manifest("a", signature.root.digest.as_str()).is_some(), "{there}");
+    }
+    bench.ok("store gc --root store");
+    bench.ok("copy --referrers store:v1 --root store oci:kept:v1");
+    assert_eq!(bench.index("kept")["manifests"].as_array().unwrap().len(), 2);
+    let run = bench.run(&format!("copy --referrers docker://{from}/a:v1 docker-archive:out.tar:v1"));
+    assert!(run.code == Some(2) && run.stderr.contains("has no place for what refers"), "{run:?}");
+}
+
+#[test]
+fn what_refers_to_the_source_of_a_conversion_and_to_its_result_goes_where_that_goes() {
+    let registry = Registry::start();
+    registry.list_referrers();
+    registry.put("a", "v1", &image());
+    let root = image().root;
+    let subject =
+        json!({"mediaType": root.media_type.as_str(), "digest": root.digest.as_str(), "size": root.size});
+    registry.put("a", "signature", &ImageBuilder::new().manifest_field("subject", subject).build());
+    let bench = Bench::new();
+    let host = registry.host();
+    for (there, back) in [
+        ("oci:out:v1", "oci:out"),
+        ("oci-archive:out.tar:v1", "oci-archive:out.tar"),
+        ("store:v1 --root store", "store:"),
+    ] {
+        let run = bench.ok(&format!("optimize docker://{host}/a:v1 {there} --zstdchunked"));
+        assert!(run.stderr.contains("1 referrer of sha256:"), "{}", run.stderr);
+        let options = "--zstdchunked --copy-referrers --attach-provenance";
+        let run = bench.ok(&format!("optimize docker://{host}/a:v1 {there} {options}"));
+        assert!(run.stderr.contains("copied 1 referrer"), "{}", run.stderr);
+        bench.ok("store gc --root store");
+        let json = |digest: &str| {
+            let from = format!("{back}@{digest}");
+            bench.json(&format!("copy --referrers --root store --format json {from} oci:copied:v1"))
+        };
+        // Its own is the provenance; the signature is the source's, which is not there itself.
+        let own = json(run.stdout.trim());
+        assert_eq!(own["referrers"].as_array().map(Vec::len), Some(1), "{there}");
+        let other = bench.run(&format!("inspect {back}@{} --root store", root.digest));
+        assert_eq!(other.code, Some(1), "{there}");
+    }
+    let index = bench.index("out");
+    let entries = index["manifests"].as_array().unwrap();
+    let about_source = |entry: &Value| {
+        let digest = entry["digest"].as_str().unwrap().replace(':', "/");
+        let text = fs::read_to_string(bench.path("out/blobs").join(digest)).unwrap();
+        serde_json::from_str::<Value>(&text).unwrap()["subject"]["digest"] == root.digest.as_str()
+    };
+    assert_eq!(entries.iter().filter(|entry| about_source(entry)).count(), 1);
 }
 
 #[test]
@@ -203,4 +256,179 @@ fn errors_name_the_registry_and_never_a_secret() {
     assert!(run.stderr.contains("/a:v1 not found"), "{}", run.stderr);
     let run = bench.run("inspect docker://a:b:c");
     assert_eq!(run.code, Some(2), "{run:?}");
+}
+
+#[test]
+fn the_environment_says_which_way_requests_go() {
+    let (registry, proxy) = (Registry::start(), Registry::start());
+    registry.put("a", "v1", &image());
+    proxy.intercept(|_| Some(Answer::new(418)));
+    let bench = Bench::new();
+    let port = registry.other_host().replace("localhost:", "");
+    let inspect = |variables: &[(&str, &str)], host: &str| {
+        let mut command = bench.command(Path::new(env!("CARGO_BIN_EXE_restow")));
+        let place = format!("docker://{host}:{port}/a:v1");
+        for name in ["http_proxy", "https_proxy", "all_proxy", "no_proxy", "ALL_PROXY", "NO_PROXY"] {
+            command.env_remove(name);
+        }
+        command.args(["inspect", "--plain-http", &place]).envs(variables.iter().copied());
+        (finish(&mut command).code, proxy.take_lines().len())
+    };
+    let url = format!("http://{}", proxy.host());
+    // The address that stands for none is reached like this machine's, and is not known as that.
+    for (variables, host, expected) in [
+        (&[("http_proxy", &*url)][..], "127.0.0.1", (Some(0), 0)),
+        (&[("http_proxy", &*url)], "0.0.0.0", (Some(1), 1)),
+        (&[("ALL_PROXY", &*url)], "0.0.0.0", (Some(1), 1)),
+        (&[("HTTP_PROXY", &*url), ("https_proxy", &*url)], "0.0.0.0", (Some(0), 0)),
+        (&[("http_proxy", &*url), ("no_proxy", "0.0.0.0")], "0.0.0.0", (Some(0), 0)),
+        (&[("http_proxy", &*url), ("NO_PROXY", "0.0.0.0")], "0.0.0.0", (Some(0), 0)),
+    ] {
+        assert_eq!(inspect(variables, host), expected, "{variables:?} {host}");
+    }
+}
+
+#[test]
+fn credential_helpers_are_asked_once() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let registry = Registry::start();
+    registry.put("a", "v1", &image());
+    let host = registry.host();
+    let bench = Bench::new();
+    fs::create_dir(bench.path("bin")).unwrap();
+    let helper = |name: &str, script: &str| {
+        let path = bench.path("bin").join(format!("docker-credential-{name}"));
+        fs::write(&path, format!("#!/bin/sh\nread -r server\necho \"$1 $server\" >>asked\n{script}\n"))
+            .unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    helper("password", r#"echo '{"ServerURL":"x","Username":"user","Secret":"password"}'"#);
+    helper("identity", r#"echo '{"Username":"<token>","Secret":"identity"}'"#);
+    helper("nobody", "echo 'credentials not found in native keychain'; exit 1");
+    helper("broken", "echo 'the vault is locked'; exit 1");
+    let paths = format!("{}:/usr/bin:/bin", bench.path("bin").display());
+    let inspect = |file: &str| {
+        let _ = fs::remove_file(bench.path("asked"));
+        bench.write("auth.json", file);
+        let mut command = bench.command(Path::new(env!("CARGO_BIN_EXE_restow")));
+        command.env("PATH", &paths).env("HOME", bench.path("home"));
+        let run =
+            finish(command.args(["inspect", &format!("docker://{host}/a:v1"), "--authfile", "auth.json"]));
+        (run, fs::read_to_string(bench.path("asked")).unwrap_or_default())
+    };
+    let asked = format!("get {host}\n");
+    let one = |helper: &str| format!(r#"{{"credHelpers":{{"{host}":"{helper}"}}}}"#);
+    let all = |helper: &str| format!(r#"{{"credsStore":"{helper}"}}"#);
+    registry.require_password("user", "password");
+    for file in [one("password"), all("password")] {
+        let (run, heard) = inspect(&file);
+        assert_eq!((run.code, heard), (Some(0), asked.clone()), "{run:?}");
+    }
+    registry.require_token(Some(("user", "password")));
+    for file in [one("password"), one("identity"), all("identity")] {
+        let (run, heard) = inspect(&file);
+        assert_eq!((run.code, heard), (Some(0), asked.clone()), "{run:?}");
+    }
+    for (helper, problem) in [
+        ("nobody", "no login for it is in"),
+        ("broken", "docker-credential-broken: the vault is locked"),
+        ("missing", "docker-credential-missing: "),
+    ] {
+        let (run, _) = inspect(&one(helper));
+        assert!(run.code == Some(1) && run.stderr.contains(problem), "{run:?}");
+    }
+    // What a file knows of a part of the registry comes before what a store knows of all of it.
+    let both = format!(
+        r#"{{"credsStore":"nobody","auths":{{"{host}/a":{{"username":"user","password":"password"}}}}}}"#
+    );
+    let (run, heard) = inspect(&both);
+    assert_eq!((run.code, &*heard), (Some(0), ""), "{run:?}");
+}
+
+#[test]
+fn refusals_come_with_a_way_out() {
+    let registry = Registry::start();
+    registry.require_password("user", "right");
+    let host = registry.host();
+    let bench = Bench::new();
+    bench.write("auth.json", "{}");
+    let run = bench.run(&format!("inspect docker://{host}/a:v1 --authfile auth.json"));
+    assert!(run.stderr.contains("no login for it is in auth.json"), "{}", run.stderr);
+    assert!(run.stderr.contains("hint: log in with docker login"), "{}", run.stderr);
+    // TLS is asked for where an authority is named, and this registry does not speak it.
+    let authority = restow_testkit::testdata("tls/registry.pem");
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        use std::io::Write as _;
+        for mut stream in server.incoming().map_while(Result::ok) {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let run = bench.run(&format!("inspect docker://127.0.0.1:{port}/a:v1 --ca-file {}", authority.display()));
+    assert!(run.stderr.contains("does not speak TLS\nhint: --plain-http"), "{}", run.stderr);
+}
+
+/// Starts a copy to a registry that keeps it waiting, and returns once it waits. There is one directory in
+/// `scratch` then.
+fn copy_that_waits(
+    bench: &Bench,
+    registry: &Registry,
+    kept_waiting: &std::sync::mpsc::Receiver<()>,
+) -> Child {
+    fs::create_dir_all(bench.path("scratch")).unwrap();
+    let mut command = bench.command(Path::new(env!("CARGO_BIN_EXE_restow")));
+    command.env("TMPDIR", bench.path("scratch")).stderr(Stdio::piped());
+    let child = command.args(["copy", "oci:src:v1", &format!("docker://{}/a:v1", registry.host())]).spawn();
+    kept_waiting.recv().unwrap();
+    assert_eq!(fs::read_dir(bench.path("scratch")).unwrap().count(), 1);
+    child.unwrap()
+}
+
+#[test]
+fn an_interrupted_run_takes_its_temporary_directories_along() {
+    for signal in ["-INT", "-TERM"] {
+        let registry = Registry::start();
+        let (told, waits) = std::sync::mpsc::channel();
+        registry.intercept(move |_| {
+            told.send(()).unwrap();
+            // For minutes nobody may ask again.
+            Some(Answer::new(429).header("Retry-After", 500))
+        });
+        let bench = Bench::with(&image());
+        let child = copy_that_waits(&bench, &registry, &waits);
+        let killed = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(130), "{output:?}");
+        assert_eq!(fs::read_dir(bench.path("scratch")).unwrap().count(), 0, "{signal}");
+    }
+}
+
+#[test]
+fn what_a_killed_run_left_goes_with_the_next_one() {
+    let registry = Registry::start();
+    let (told, waits) = std::sync::mpsc::channel();
+    registry.intercept(move |_| {
+        told.send(()).unwrap();
+        Some(Answer::new(429).header("Retry-After", 500))
+    });
+    let bench = Bench::with(&image());
+    let mut killed = copy_that_waits(&bench, &registry, &waits);
+    let left: Vec<_> =
+        fs::read_dir(bench.path("scratch")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let copy = || {
+        let mut command = bench.command(Path::new(env!("CARGO_BIN_EXE_restow")));
+        let run =
+            finish(command.env("TMPDIR", bench.path("scratch")).args(["copy", "oci:src:v1", "out.tar:v1"]));
+        assert_eq!(run.code, Some(0), "{run:?}");
+    };
+    // As long as it runs, it is left alone.
+    copy();
+    assert!(left[0].exists());
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert!(left[0].exists());
+    copy();
+    assert_eq!(fs::read_dir(bench.path("scratch")).unwrap().count(), 0);
 }

@@ -1,7 +1,6 @@
 //! Images to read and places to write to, whatever kind they are of.
 
 use std::path::Path;
-use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use restow_content::Provider;
@@ -24,6 +23,7 @@ use crate::Remote;
 use crate::RemoteDestination;
 use crate::Repository;
 use crate::Result;
+use crate::Scratch;
 use crate::Selector;
 use crate::Settings;
 use crate::StoreImages;
@@ -56,9 +56,11 @@ pub enum Reading {
 /// What it takes to reach images, whatever kind of place they lie in.
 pub struct Access {
     limits: Limits,
-    scratch: PathBuf,
+    scratch: Scratch,
     settings: Box<dyn Fn() -> Result<Settings> + Send + Sync>,
     client: OnceLock<Client>,
+    /// What came through standard input, which can be read once.
+    input: OnceLock<OciArchive>,
 }
 
 impl std::fmt::Debug for Access {
@@ -75,13 +77,24 @@ impl Access {
         scratch: &Path,
         settings: impl Fn() -> Result<Settings> + Send + Sync + 'static,
     ) -> Access {
-        let (scratch, settings) = (scratch.to_owned(), Box::new(settings));
-        Access { limits, scratch, settings, client: OnceLock::new() }
+        let settings = Box::new(settings);
+        Access {
+            limits,
+            scratch: Scratch::new(scratch),
+            settings,
+            client: OnceLock::new(),
+            input: OnceLock::new(),
+        }
     }
 
     /// Returns how much is accepted.
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// Returns where temporary directories are made.
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
     }
 
     /// Returns the client, which is made when it is first needed.
@@ -123,7 +136,7 @@ impl Access {
             }
             Place::Archive(path) => {
                 let archive = match path == Path::new(STANDARD) {
-                    true => OciArchive::from_input(&mut std::io::stdin().lock(), &self.scratch, limits)?,
+                    true => self.input()?.clone(),
                     false => match OciArchive::open(path, limits) {
                         // A path says only that it is an archive; what lies there says which kind.
                         Err(Error::DockerArchive { .. }) => {
@@ -139,7 +152,9 @@ impl Access {
             }
             Place::DockerArchive(path) => {
                 let archive = match path == Path::new(STANDARD) {
-                    true => DockerArchive::from_input(&mut std::io::stdin().lock(), &self.scratch, limits)?,
+                    true => {
+                        DockerArchive::from_input(&mut std::io::stdin().lock(), self.scratch.path(), limits)?
+                    }
                     false => DockerArchive::open(path, limits)?,
                 };
                 let root = archive.resolve(selector)?;
@@ -151,7 +166,7 @@ impl Access {
                 let content = content.ok_or_else(|| Error::NotInRegistry { name: name.clone() })?;
                 let mut remote = Remote::new(client, repository);
                 if reading == Reading::Again {
-                    remote = remote.spooling(&self.scratch);
+                    remote = remote.spooling(self.scratch.path());
                 }
                 let repository = Some(repository.clone());
                 Ok(Source { provider: Box::new(remote), root: content.descriptor, name, repository })
@@ -168,13 +183,31 @@ impl Access {
                 let layout = Layout::open(path, limits)?;
                 layout.catalogue()?.referrers(digest, layout.store(), limits)
             }
-            Place::Archive(path) if path != Path::new(STANDARD) => {
-                let archive = OciArchive::open(path, limits)?;
+            Place::Archive(path) => {
+                let archive = match path == Path::new(STANDARD) {
+                    true => self.input()?.clone(),
+                    false => match OciArchive::open(path, limits) {
+                        Err(Error::DockerArchive { .. }) => return Ok(Vec::new()),
+                        archive => archive?,
+                    },
+                };
                 archive.catalogue().referrers(digest, &archive, limits)
             }
-            // Docker's list has no place for them, a stream is read only once, and a store goes by names.
-            Place::Archive(_) | Place::DockerArchive(_) | Place::Store(_) => Ok(Vec::new()),
+            Place::Store(root) => {
+                StoreImages::open(root.as_deref().ok_or(Error::NoStore)?, limits)?.referrers(digest)
+            }
+            // Docker's list has no place for them.
+            Place::DockerArchive(_) => Ok(Vec::new()),
         }
+    }
+
+    fn input(&self) -> Result<&OciArchive> {
+        if let Some(archive) = self.input.get() {
+            return Ok(archive);
+        }
+        let input = &mut std::io::stdin().lock();
+        let archive = OciArchive::from_input(input, self.scratch.path(), self.limits())?;
+        Ok(self.input.get_or_init(|| archive))
     }
 
     /// Opens a place to write to, and makes it where it does not exist. `source` is where most blobs come from.

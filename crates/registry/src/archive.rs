@@ -32,7 +32,7 @@ use crate::error::not_a_layout;
 use crate::layout::check_marker;
 
 /// An OCI layout in an uncompressed tar. Nothing is unpacked: blobs are read at their place in the file.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct OciArchive {
     file: Arc<File>,
     /// Where each blob starts, and its size.

@@ -18,6 +18,7 @@ use restow_oci::annotations::REF_NAME;
 use crate::Error;
 use crate::Result;
 use crate::Selector;
+use crate::client::referrers_tag;
 use crate::error::unusable;
 
 /// containerd: the full name of an image, of which [`REF_NAME`] then is the tag.
@@ -143,14 +144,16 @@ impl Catalogue {
         Err(Error::UnknownDigest { place: self.place.clone(), digest: digest.clone() })
     }
 
-    /// Returns the entries whose subject is `digest`.
+    /// Returns the entries whose subject is `digest`, and those of an index that lies, as in registries that keep
+    /// no lists, under the tag that stands for `digest`.
     pub(crate) fn referrers(
         &self,
         digest: &Digest,
         provider: &dyn Provider,
         limits: &Limits,
     ) -> Result<Vec<Descriptor>> {
-        let mut found = Vec::new();
+        let tag = referrers_tag(digest);
+        let mut found: Vec<Descriptor> = Vec::new();
         for entry in distinct(self.index.manifests().iter()) {
             let kind = entry.media_type.kind();
             if !matches!(kind, Kind::Index | Kind::Manifest) {
@@ -160,19 +163,22 @@ impl Catalogue {
                 Err(error) if error.is_not_found() => continue,
                 bytes => bytes?,
             };
-            let subject = match kind {
-                Kind::Index => {
-                    Index::parse_as(bytes, &entry.media_type, limits).map(|index| index.subject().cloned())
+            let unusable = unusable(format!("manifest {}", entry.digest));
+            if kind == Kind::Index {
+                let index = Index::parse_as(bytes, &entry.media_type, limits).map_err(unusable)?;
+                if is_about(index.subject(), digest) {
+                    found.push(entry.clone());
+                } else if name(entry) == Some(&tag) {
+                    found.extend_from_slice(index.manifests());
                 }
-                _ => Manifest::parse_as(bytes, &entry.media_type, limits)
-                    .map(|manifest| manifest.subject().cloned()),
-            };
-            let subject = subject.map_err(unusable(format!("manifest {}", entry.digest)))?;
-            if subject.is_some_and(|subject| subject.digest == *digest) {
-                found.push(entry.clone());
+            } else {
+                let manifest = Manifest::parse_as(bytes, &entry.media_type, limits).map_err(unusable)?;
+                if is_about(manifest.subject(), digest) {
+                    found.push(entry.clone());
+                }
             }
         }
-        Ok(found)
+        Ok(distinct(found.iter()).into_iter().cloned().collect())
     }
 
     /// Lets `tag` name `root`, and `root` alone: its first entry is replaced where it stands, others of its
@@ -213,6 +219,10 @@ impl Catalogue {
     pub(crate) fn is_empty(&self) -> bool {
         self.index.manifests().is_empty()
     }
+}
+
+fn is_about(subject: Option<&Descriptor>, digest: &Digest) -> bool {
+    subject.is_some_and(|subject| subject.digest == *digest)
 }
 
 /// Returns the names of an image: the one that the specification knows first.
@@ -338,6 +348,41 @@ mod tests {
         assert!(matches!(find(&digest("other"), &Limits::default()), Err(Error::UnknownDigest { .. })));
         let shallow = Limits { index_depth: 2, ..Limits::default() };
         assert!(matches!(find(&inner.digest, &shallow), Err(Error::UnknownDigest { .. })));
+    }
+
+    #[test]
+    fn referrers_are_found_by_their_subject_or_in_a_list_under_a_tag() {
+        let store = MemoryStore::new();
+        let write = |document: serde_json::Value| {
+            let bytes = document.to_string().into_bytes();
+            let is_index = document.get("manifests").is_some();
+            let media_type = if is_index { MediaType::OCI_INDEX } else { MediaType::OCI_MANIFEST };
+            restow_content::write(&store, media_type, &bytes).unwrap()
+        };
+        let plain = |one: &Descriptor| serde_json::json!({"mediaType": one.media_type.as_str(), "digest": one.digest.as_str(), "size": one.size});
+        let subject = image("subject");
+        let about = |note: &str, subject: &Descriptor| {
+            write(serde_json::json!({
+                "schemaVersion": 2, "config": plain(&image("config")), "layers": [],
+                "annotations": {"note": note}, "subject": plain(subject),
+            }))
+        };
+        let (signature, listed) = (about("signature", &subject), about("listed", &subject));
+        let of_another = about("other", &image("other"));
+        let index =
+            write(serde_json::json!({"schemaVersion": 2, "manifests": [], "subject": plain(&subject)}));
+        let list = [plain(&listed), plain(&signature)];
+        let list = write(serde_json::json!({"schemaVersion": 2, "manifests": list}));
+        let mut catalogue = catalogue(&[]);
+        for (entry, tag) in [(&signature, None), (&of_another, None), (&index, Some("v1")), (&subject, None)]
+        {
+            catalogue.set(entry, tag).unwrap();
+        }
+        catalogue.set(&list, Some(&referrers_tag(&subject.digest))).unwrap();
+        let found = catalogue.referrers(&subject.digest, &store, &Limits::default()).unwrap();
+        let digests: Vec<_> = found.iter().map(|one| &one.digest).collect();
+        assert_eq!(digests, [&signature.digest, &index.digest, &listed.digest]);
+        assert!(catalogue.referrers(&listed.digest, &store, &Limits::default()).unwrap().is_empty());
     }
 
     #[test]

@@ -22,9 +22,11 @@ mod lists;
 mod manifests;
 mod payload;
 mod stats;
+mod tls;
 mod upload;
 
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -48,6 +50,7 @@ pub use self::upload::Pushed;
 pub(crate) use self::cache::OBJECT_SIZE;
 pub(crate) use self::download::Download;
 pub(crate) use self::hosts::Endpoint;
+pub(crate) use self::manifests::referrers_tag;
 pub(crate) use self::upload::WORTH_A_HEAD;
 
 use self::cache::Cache;
@@ -122,6 +125,8 @@ pub(crate) struct Core {
     pub(crate) http: Http,
     pub(crate) cache: Cache,
     endpoints: Mutex<KnownEndpoints>,
+    /// The hosts that have refused a manifest for want of its blobs.
+    careful: Mutex<HashSet<String>>,
 }
 
 /// The servers to ask, as far as they were looked up.
@@ -140,7 +145,12 @@ impl Client {
                 path: "registries".into(),
                 source,
             })?;
-        let core = Core { http: Http::new(settings), cache: Cache::default(), endpoints: Mutex::default() };
+        let core = Core {
+            http: Http::new(settings),
+            cache: Cache::default(),
+            endpoints: Mutex::default(),
+            careful: Mutex::default(),
+        };
         Ok(Client { runtime: Arc::new(runtime), core: Arc::new(core) })
     }
 
@@ -168,6 +178,17 @@ impl Client {
 }
 
 impl Core {
+    /// Takes note that a registry looks for the blobs of a manifest before it takes it.
+    pub(crate) fn looks_for_blobs(&self, repository: &Repository) {
+        let mut careful = self.careful.lock().unwrap_or_else(PoisonError::into_inner);
+        careful.insert(repository.host().to_owned());
+    }
+
+    /// Returns whether a registry is known to look for them.
+    pub(crate) fn is_careful(&self, repository: &Repository) -> bool {
+        self.careful.lock().unwrap_or_else(PoisonError::into_inner).contains(repository.host())
+    }
+
     fn settings(&self) -> &Settings {
         &self.http.settings
     }

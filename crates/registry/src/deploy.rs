@@ -31,6 +31,9 @@ use crate::parallel;
 use crate::push::Parts;
 use crate::push::Push;
 
+/// How many names of one thing are worked on side by side.
+const NAMES: usize = 4;
+
 /// One thing to deploy, with all that could be inferred of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deployment {
@@ -150,7 +153,12 @@ impl Deployment {
             lookup.insert(key, repository.to_string());
         }
         match &self.what {
-            What::Bytes(bytes, _) => document["data"] = STANDARD.encode(bytes).into(),
+            What::Bytes(bytes, media_type) => {
+                document["data"] = STANDARD.encode(bytes).into();
+                if let Some(media_type) = media_type {
+                    document["mediaType"] = media_type.as_str().into();
+                }
+            }
             What::Copy(from) => {
                 // A tag that is copied is known by nothing else.
                 if from.digest.is_none() {
@@ -167,7 +175,14 @@ impl Deployment {
 
     /// Does what it says.
     pub fn run(&self, client: &Client) -> Result<()> {
-        parallel::each(&self.names, 4, |name| self.run_to(client, name)).map(drop)
+        // The first name of a repository brings the parts, so that the others find them.
+        let mut repositories = BTreeSet::new();
+        let (first, others): (Vec<&Name>, Vec<&Name>) =
+            self.names.iter().partition(|name| repositories.insert(&name.repository));
+        for names in [first, others] {
+            parallel::each(&names, NAMES, |name| self.run_to(client, name))?;
+        }
+        Ok(())
     }
 
     fn run_to(&self, client: &Client, name: &Name) -> Result<()> {
@@ -215,7 +230,7 @@ impl Deployment {
             }
             (What::Bytes(bytes, _), None) => Digest::sha256(bytes),
         };
-        let pending = parallel::each(&self.names, 4, |name| {
+        let pending = parallel::each(&self.names, NAMES, |name| {
             let is_there = match self.kind {
                 ObjectKind::Blob => client.blob_size(&name.repository, &wanted)?.is_some(),
                 ObjectKind::Manifest => {

@@ -2,11 +2,9 @@
 
 use std::path::Path;
 
-use restow_content::LocalStore;
 use restow_content::Provider;
 use restow_content::Store;
 use restow_oci::Descriptor;
-use tempfile::TempDir;
 
 use crate::Layout;
 use crate::Notice;
@@ -26,7 +24,8 @@ pub trait Destination: Send + Sync {
 
     /// Copies images that belong together from `source`, verified, and names each by its names, or not at all.
     /// What the place has already, `source` may be without. The first image counts: no name of it changes
-    /// before the others are there.
+    /// before the others are there. An image without names that is about another one, its subject, is found by that,
+    /// and stays as long as that one or the first.
     fn publish_all(&self, source: &dyn Provider, images: &[(&Descriptor, &[String])]) -> Result<Vec<Notice>>;
 
     /// Removes what a run that failed has left.
@@ -69,8 +68,7 @@ impl Destination for StoreImages {
     }
 
     fn publish_all(&self, source: &dyn Provider, images: &[(&Descriptor, &[String])]) -> Result<Vec<Notice>> {
-        let published = images.iter().rev().map(|(root, names)| self.publish(source, root, names));
-        Ok(published.collect::<Result<Vec<_>>>()?.concat())
+        StoreImages::publish_all(self, source, images)
     }
 
     fn discard(self: Box<Self>) -> Result<()> {
@@ -84,16 +82,4 @@ impl dyn Destination + '_ {
     pub fn publish(&self, source: &dyn Provider, root: &Descriptor, names: &[String]) -> Result<Vec<Notice>> {
         self.publish_all(source, &[(root, names)])
     }
-}
-
-/// Makes a store in a directory of its own below `scratch`, which goes when the directory is dropped.
-pub(crate) fn scratch_store(scratch: &Path) -> Result<(TempDir, LocalStore)> {
-    let directory = tempfile::Builder::new().prefix("restow-").tempdir_in(scratch);
-    let directory = directory.map_err(|source| restow_content::Error::Io {
-        action: "create a temporary directory in",
-        path: scratch.to_owned(),
-        source,
-    })?;
-    let store = LocalStore::open(directory.path())?;
-    Ok((directory, store))
 }

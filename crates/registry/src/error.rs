@@ -205,6 +205,29 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 
+    /// Nobody that is trusted vouches for the registry's certificate.
+    #[error("the certificate of {host} is of an unknown authority")]
+    UnknownAuthority {
+        /// The registry.
+        host: String,
+    },
+
+    /// The registry's certificate is none for it, or no longer.
+    #[error("the certificate of {host} cannot be accepted")]
+    InvalidCertificate {
+        /// The registry.
+        host: String,
+        /// What is wrong with it.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+
+    /// The registry answers without TLS where TLS was asked for.
+    #[error("{host} does not speak TLS")]
+    NoTls {
+        /// The registry.
+        host: String,
+    },
+
     /// The registry answered with something that no registry should, or that is not safe to follow.
     #[error("{request}: {problem}")]
     Protocol {

@@ -95,34 +95,43 @@ impl<'a> Push<'a> {
     }
 
     fn document(&self, name: &Name, media_type: &MediaType, bytes: &Bytes, depth: usize) -> Result<()> {
+        let limits = &self.client.settings().limits;
+        let repository = &name.repository;
+        let shown = || name.to_string();
         let refusal = match self.client.put_manifest(name, media_type, bytes) {
-            Ok(_) => return Ok(()),
-            Err(error) if lacks_parts(&error) => error,
+            Ok(_) => None,
+            Err(error) if lacks_parts(&error) => Some(error),
             Err(error) => return Err(error),
         };
-        let limits = &self.client.settings().limits;
-        let shown = || name.to_string();
-        match media_type.kind() {
-            Kind::Index if depth < limits.index_depth => {
+        match (media_type.kind(), refusal) {
+            (Kind::Index, Some(_)) if depth < limits.index_depth => {
                 let index = Index::parse_as(bytes.to_vec(), media_type, limits).map_err(unusable(shown()))?;
                 let children = distinct(index.manifests());
-                parallel::each(&children, PARTS, |child| self.child(&name.repository, child, depth + 1))?;
+                parallel::each(&children, PARTS, |child| self.child(repository, child, depth + 1))?;
             }
-            Kind::Manifest => {
+            (Kind::Manifest, refusal) => {
                 let manifest =
                     Manifest::parse_as(bytes.to_vec(), media_type, limits).map_err(unusable(shown()))?;
-                let blobs: Vec<_> =
-                    [manifest.config()].into_iter().chain(manifest.layers()).cloned().collect();
-                parallel::each(&distinct(&blobs), PARTS, |blob| self.blob(&name.repository, blob))?;
+                match refusal {
+                    Some(_) => self.client.core().looks_for_blobs(repository),
+                    // A registry need not look for the blobs, and some take whatever they are sent.
+                    None if self.client.core().is_careful(repository) => return Ok(()),
+                    None if self.client.holds(repository, &manifest.config().digest)? => return Ok(()),
+                    None => {}
+                }
+                parallel::each(&distinct(manifest.layers()), PARTS, |blob| self.blob(repository, blob))?;
+                // Last, so that where it is, the others are.
+                self.blob(repository, manifest.config())?;
             }
-            _ => return Err(refusal),
+            (_, Some(refusal)) => return Err(refusal),
+            (_, None) => return Ok(()),
         }
         let missing = std::mem::take(&mut *self.missing.lock().unwrap_or_else(PoisonError::into_inner));
+        let lacking = || Error::MissingBlobs { root: Digest::sha256(bytes), missing: missing.clone() };
         match self.client.put_manifest(name, media_type, bytes) {
-            Ok(_) => Ok(()),
-            Err(error) if lacks_parts(&error) && !missing.is_empty() => {
-                Err(Error::MissingBlobs { root: Digest::sha256(bytes), missing })
-            }
+            Ok(_) if missing.is_empty() || self.client.core().is_careful(repository) => Ok(()),
+            Ok(_) => Err(lacking()),
+            Err(error) if lacks_parts(&error) && !missing.is_empty() => Err(lacking()),
             Err(error) => Err(error),
         }
     }

@@ -4,15 +4,22 @@ use std::path::Path;
 use std::time::Duration;
 
 use restow_content::Blob;
+use restow_content::Fields;
 use restow_content::Labels;
+use restow_content::Manager as _;
 use restow_content::MetadataStore;
+use restow_content::Overlay;
 use restow_content::Provider;
 use restow_content::metadata::Held;
 use restow_content::metadata::Rebuilt;
+use restow_content::read;
 use restow_oci::Descriptor;
+use restow_oci::Digest;
 use restow_oci::Index;
 use restow_oci::Limits;
+use restow_oci::MediaType;
 use restow_oci::annotations::REF_NAME;
+use serde_json::Value;
 
 use crate::Error;
 use crate::Notice;
@@ -20,6 +27,7 @@ use crate::Result;
 use crate::Selector;
 use crate::Transfer;
 use crate::catalogue::Catalogue;
+use crate::error::unusable;
 use crate::publish::transfer;
 use crate::reference;
 
@@ -79,6 +87,51 @@ impl StoreImages {
         Ok(found)
     }
 
+    /// Returns the manifests that were published because of the image `digest`, which is their subject.
+    pub(crate) fn referrers(&self, digest: &Digest) -> Result<Vec<Descriptor>> {
+        let mut found = Vec::new();
+        for info in self.store.dependents(digest)? {
+            let candidate = Descriptor::new(MediaType::OCI_MANIFEST, info.digest, info.size);
+            let (media_type, subject) = about(&*self.store, &candidate, &self.limits)?;
+            if subject.is_some_and(|subject| subject == *digest) {
+                found.push(Descriptor { media_type, ..candidate });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Copies images that belong together, verified, and names each by its names. One without names is kept as long
+    /// as its subject, or the first of them.
+    pub fn publish_all(
+        &self,
+        source: &dyn Provider,
+        images: &[(&Descriptor, &[String])],
+    ) -> Result<Vec<Notice>> {
+        let mut notices = Vec::new();
+        for (root, names) in images.iter().rev() {
+            notices.extend(match (images.first(), names.is_empty()) {
+                (Some((first, _)), true) => self.attach(source, root, &first.digest)?,
+                _ => self.publish(source, root, names)?,
+            });
+        }
+        Ok(notices)
+    }
+
+    /// Copies a manifest, which collections keep as long as its subject or the image `with`.
+    fn attach(&self, source: &dyn Provider, root: &Descriptor, with: &Digest) -> Result<Vec<Notice>> {
+        let both = Overlay::new(&*self.store, [source]);
+        let (_, subject) = about(&both, root, &self.limits)?;
+        let Some(subject) = subject else {
+            return Err(Error::NoName { place: self.store.root().to_owned() });
+        };
+        let notices = transfer(Transfer::Copy, source, &*self.store, root, &self.limits)?;
+        let label = |digest: &Digest| (back_reference(digest), digest.to_string());
+        let labels = Labels::from([label(&subject), label(with)]);
+        let fields = Fields::Only(labels.keys().cloned().collect());
+        self.store.update_fields(&root.digest, labels, &fields)?;
+        Ok(notices)
+    }
+
     /// Copies the image `root` from `source`, verified, and gives it each of `names`, or nothing at all.
     pub fn publish(&self, source: &dyn Provider, root: &Descriptor, names: &[String]) -> Result<Vec<Notice>> {
         self.publish_by(Transfer::Copy, source, root, names)
@@ -107,6 +160,30 @@ impl StoreImages {
         self.store.set_images(names, &target, &Labels::new())?;
         Ok(notices)
     }
+}
+
+/// Returns the label by which a blob is kept because of the blob `digest`. Each has a label of its own.
+///
+/// <https://github.com/containerd/containerd/blob/v2.1.0/docs/garbage-collection.md>
+fn back_reference(digest: &Digest) -> String {
+    format!("containerd.io/gc.bref.content.{}", digest.encoded())
+}
+
+/// Returns the media type that a manifest or an index has by its own account, and the digest of its subject.
+fn about(
+    provider: &dyn Provider,
+    manifest: &Descriptor,
+    limits: &Limits,
+) -> Result<(MediaType, Option<Digest>)> {
+    let bytes = read(provider, manifest, limits.manifest_size)?;
+    let what = format!("manifest {}", manifest.digest);
+    let document: Value = serde_json::from_slice(&bytes).map_err(unusable(&what))?;
+    let is_index = document.get("manifests").is_some();
+    let default = if is_index { MediaType::OCI_INDEX } else { MediaType::OCI_MANIFEST };
+    let media_type =
+        document["mediaType"].as_str().map(MediaType::parse).transpose().map_err(unusable(&what))?;
+    let subject = document["subject"]["digest"].as_str().map(Digest::parse);
+    Ok((media_type.unwrap_or(default), subject.transpose().map_err(unusable(what))?))
 }
 
 /// Whoever reads an image keeps it from being collected meanwhile.
@@ -176,5 +253,59 @@ mod tests {
             images.store().remove_image(name).unwrap();
         }
         assert_eq!(images.store().collect(&Collection::default()).unwrap().blobs, []);
+    }
+
+    #[test]
+    fn what_is_about_an_image_is_found_by_it_and_stays_as_long() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("store");
+        let images = StoreImages::create(&place, &Limits::default()).unwrap();
+        let (source, root) = image("one");
+        let (other, result) = image("two");
+        let about = |subject: &Descriptor, note: &str| {
+            let subject = serde_json::json!({
+                "mediaType": subject.media_type.as_str(), "digest": subject.digest.as_str(), "size": subject.size,
+            });
+            ImageBuilder::new().manifest_field("subject", subject).annotation("note", note).build()
+        };
+        let signature = about(&root, "signature");
+        let of_signature = about(&signature.root, "of the signature");
+        let of_source = about(&root, "of the source");
+        let all = MemoryStore::new();
+        for image in [&signature, &of_signature, &of_source] {
+            for (_, bytes) in &image.blobs {
+                restow_content::write(&all, MediaType::OCI_LAYER, bytes).unwrap();
+            }
+        }
+        let both = Overlay::new(&source, [&other as &dyn Provider, &all]);
+        let (one, two) = (names(&["one"]), names(&["two"]));
+        let first = [(&root, &one[..]), (&signature.root, &[]), (&of_signature.root, &[])];
+        images.publish_all(&both, &first).unwrap();
+        // The image that this is about is not the one that it comes with.
+        images.publish_all(&both, &[(&result, &two[..]), (&of_source.root, &[])]).unwrap();
+        let error = images.publish_all(&both, &[(&result, &two[..]), (&root, &[])]).unwrap_err();
+        assert!(matches!(error, Error::NoName { .. }), "{error}");
+
+        let found = |digest: &Digest| -> std::collections::BTreeSet<Digest> {
+            images.referrers(digest).unwrap().into_iter().map(|referrer| referrer.digest).collect()
+        };
+        let digests = |images: &[&restow_testkit::Image]| {
+            images.iter().map(|image| image.root.digest.clone()).collect()
+        };
+        assert_eq!(found(&root.digest), digests(&[&signature, &of_source]));
+        assert_eq!(found(&signature.root.digest), digests(&[&of_signature]));
+        assert!(found(&result.digest).is_empty());
+
+        drop(images);
+        let (store, _) = MetadataStore::create(&place, &Limits::default()).unwrap();
+        let is_there = |image: &restow_testkit::Image| store.info(&image.root.digest).is_ok();
+        store.collect(&Collection::default()).unwrap();
+        assert!([&signature, &of_signature, &of_source].into_iter().all(is_there));
+        store.remove_image("one").unwrap();
+        store.collect(&Collection::default()).unwrap();
+        assert_eq!([&signature, &of_signature, &of_source].map(is_there), [false, false, true]);
+        store.remove_image("two").unwrap();
+        store.collect(&Collection::default()).unwrap();
+        assert!(!is_there(&of_source));
     }
 }

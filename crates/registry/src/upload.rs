@@ -24,7 +24,6 @@ use restow_content::read;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::MediaType;
-use tempfile::TempDir;
 
 use crate::Client;
 use crate::Destination;
@@ -33,10 +32,11 @@ use crate::Notice;
 use crate::Remote;
 use crate::Repository;
 use crate::Result;
+use crate::Scratch;
 use crate::client::WORTH_A_HEAD;
-use crate::destination::scratch_store;
 use crate::push::Provided;
 use crate::push::Push;
+use crate::scratch::ScratchStore;
 
 /// A repository of a registry that an image is written to.
 ///
@@ -50,19 +50,20 @@ pub struct RemoteDestination {
     others: Vec<Repository>,
     held: Remote,
     store: SendingStore,
-    directory: TempDir,
+    scratch: ScratchStore,
 }
 
 impl RemoteDestination {
-    /// Writes to `repository`, with files below `scratch` meanwhile. Blobs may be taken from `others` where
+    /// Writes to `repository`, with files in a directory of `scratch` meanwhile. Blobs may be taken from `others` where
     /// they are repositories of the same registry.
     pub fn new(
         client: &Client,
         repository: &Repository,
         others: &[Repository],
-        scratch: &Path,
+        scratch: &Scratch,
     ) -> Result<RemoteDestination> {
-        let (directory, local) = scratch_store(scratch)?;
+        let scratch = scratch.store()?;
+        let local = scratch.store.clone();
         let uploads = Arc::new(Mutex::default());
         let store = SendingStore { local, client: client.clone(), repository: repository.clone(), uploads };
         Ok(RemoteDestination {
@@ -71,7 +72,7 @@ impl RemoteDestination {
             others: others.to_vec(),
             held: Remote::new(client, repository),
             store,
-            directory,
+            scratch,
         })
     }
 }
@@ -86,7 +87,7 @@ impl Destination for RemoteDestination {
     }
 
     fn scratch(&self) -> &Path {
-        self.directory.path()
+        self.scratch.path()
     }
 
     fn publish_all(&self, source: &dyn Provider, images: &[(&Descriptor, &[String])]) -> Result<Vec<Notice>> {

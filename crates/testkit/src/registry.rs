@@ -199,6 +199,11 @@ impl Registry {
         lock(&self.shared.state).referrers = true;
     }
 
+    /// Takes manifests whose blobs are missing, as the specification allows.
+    pub fn look_for_no_blobs(&self) {
+        lock(&self.shared.state).careless = true;
+    }
+
     /// Lets `hook` answer requests before the registry does; those for which it has nothing go on.
     pub fn intercept(&self, hook: impl Fn(&Request) -> Option<Answer> + Send + 'static) {
         *lock(&self.shared.hook) = Some(Box::new(hook));

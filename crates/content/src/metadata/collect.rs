@@ -26,12 +26,14 @@ use serde_json::Value;
 
 use super::MetadataStore;
 use super::database;
+use super::database::BlobRow;
 use super::database::Failure;
 use super::images;
 use super::leases;
 use super::leases::EXPIRE;
 use crate::Blob as _;
 use crate::Error;
+use crate::Info;
 use crate::Labels;
 use crate::LocalStore;
 use crate::Manager;
@@ -119,6 +121,21 @@ impl MetadataStore {
         }
         self.collect_ingests(collection, now, &mut collected)?;
         Ok(collected)
+    }
+
+    /// Returns the blobs that are kept because `digest` is: by their labels `containerd.io/gc.bref.content`.
+    pub fn dependents(&self, digest: &Digest) -> Result<Vec<Info>> {
+        let rows: Vec<BlobRow> = self.database.read("look up labels", |connection| {
+            let mut statement = connection.prepare(
+                "SELECT digest, labels, created, updated FROM blob
+                 WHERE namespace = ?1 AND instr(labels, ?2) > 0 ORDER BY digest",
+            )?;
+            let rows = statement.query_map(params![&*self.namespace, digest.as_str()], database::blob_row)?;
+            rows.collect()
+        })?;
+        let names_it =
+            |row: &BlobRow| labelled(&row.labels, BACK_REFERENCE).any(|named| named == digest.as_str());
+        rows.into_iter().filter(names_it).map(|row| self.inform(row)).collect()
     }
 
     fn forget(&self, dead: &[(String, Digest)], expired: &[(String, String)]) -> Result<()> {

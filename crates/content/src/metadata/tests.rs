@@ -183,6 +183,12 @@ fn labels_keep_and_refer() {
     );
     let back = blob("back", &[("containerd.io/gc.bref.content.x", dot.as_str())]);
     let further = blob("further", &[("containerd.io/gc.bref.content", back.as_str())]);
+    let dependents = |digest: &Digest| -> Vec<Digest> {
+        store.dependents(digest).unwrap().into_iter().map(|info| info.digest).collect()
+    };
+    assert_eq!(dependents(&dot), [back.clone()]);
+    assert_eq!(dependents(&back), [further.clone()]);
+    assert_eq!(dependents(&slash), []);
     let (manifest, image) = put_image(&store, "a");
     store.set_images(&["a".into()], &manifest, &Labels::new()).unwrap();
     let of_image = blob("of image", &[("containerd.io/gc.bref.image", "a")]);

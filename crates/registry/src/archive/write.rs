@@ -6,7 +6,6 @@ use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
 
-use restow_content::LocalStore;
 use restow_content::Overlay;
 use restow_content::Provider;
 use restow_content::Store;
@@ -21,20 +20,20 @@ use restow_oci::Limits;
 use restow_oci::Manifest;
 use serde_json::Value;
 use serde_json::json;
-use tempfile::TempDir;
 
 use crate::Destination;
 use crate::Error;
 use crate::Notice;
 use crate::Result;
+use crate::Scratch;
 use crate::access::STANDARD;
 use crate::catalogue::Catalogue;
-use crate::destination::scratch_store;
 use crate::error::unusable;
 use crate::graph;
 use crate::graph::Graph;
 use crate::publish::may_be_absent;
 use crate::reference::is_tag;
+use crate::scratch::ScratchStore;
 
 /// What an archive is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,21 +50,20 @@ pub enum ArchiveForm {
 pub struct ArchiveDestination {
     path: PathBuf,
     form: ArchiveForm,
-    store: LocalStore,
-    directory: TempDir,
+    scratch: ScratchStore,
     limits: Limits,
 }
 
 impl ArchiveDestination {
-    /// Writes to `path`, with files below `scratch` meanwhile.
+    /// Writes to `path`, with files in a directory of `scratch` meanwhile.
     pub fn new(
         path: &Path,
         form: ArchiveForm,
-        scratch: &Path,
+        scratch: &Scratch,
         limits: &Limits,
     ) -> Result<ArchiveDestination> {
-        let (directory, store) = scratch_store(scratch)?;
-        Ok(ArchiveDestination { path: path.to_owned(), form, store, directory, limits: limits.clone() })
+        let scratch = scratch.store()?;
+        Ok(ArchiveDestination { path: path.to_owned(), form, scratch, limits: limits.clone() })
     }
 
     /// Returns the image as Docker's list describes it: the path of its config and those of its layers.
@@ -100,7 +98,7 @@ impl ArchiveDestination {
 
 impl Destination for ArchiveDestination {
     fn store(&self) -> &dyn Store {
-        &self.store
+        &self.scratch.store
     }
 
     fn held(&self) -> Option<&dyn Provider> {
@@ -108,7 +106,7 @@ impl Destination for ArchiveDestination {
     }
 
     fn scratch(&self) -> &Path {
-        self.directory.path()
+        self.scratch.path()
     }
 
     fn publish_all(&self, source: &dyn Provider, images: &[(&Descriptor, &[String])]) -> Result<Vec<Notice>> {
@@ -117,7 +115,7 @@ impl Destination for ArchiveDestination {
             let reference = self.path.display().to_string();
             return Err(Error::InvalidTag { reference, tag: tag.clone() });
         }
-        let source = Overlay::new(&self.store, [source]);
+        let source = Overlay::new(&self.scratch.store, [source]);
         let mut graph = Graph { documents: Vec::new(), leaves: Vec::new(), missing: Vec::new() };
         let mut catalogue = Catalogue::empty(&self.path);
         let mut list = Vec::new();

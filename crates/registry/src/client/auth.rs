@@ -23,6 +23,7 @@ use serde_json::Value;
 use super::Endpoint;
 use super::RequestKind;
 use super::budget::Budget;
+use super::credentials::Known;
 use super::credentials::Login;
 use super::http::Attempt;
 use super::http::Http;
@@ -119,6 +120,8 @@ struct Registry {
     state: Mutex<State>,
     /// Held while a token is fetched, so that all who need one wait for the same.
     fetching: tokio::sync::Mutex<()>,
+    /// By repository, as far as they were looked up: a helper is asked once.
+    logins: tokio::sync::Mutex<HashMap<String, Option<Arc<Known>>>>,
 }
 
 impl std::fmt::Debug for Registry {
@@ -156,7 +159,7 @@ impl Auth {
         let registry = self.registry(endpoint);
         let Some(challenge) = registry.challenge() else { return Ok(None) };
         let Challenge::Bearer { realm, service } = challenge else {
-            return basic(&login(http, endpoint).await?);
+            return basic(self.login(http, endpoint).await?.as_deref());
         };
         let wanted: BTreeSet<String> = scopes.iter().cloned().collect();
         if let Some(token) = registry.token(&wanted, http.settings.clock.now()) {
@@ -166,10 +169,35 @@ impl Auth {
         if let Some(token) = registry.token(&wanted, http.settings.clock.now()) {
             return Ok(Some(token));
         }
-        let issuer = Issuer { http, endpoint, realm: &realm, service: service.as_deref() };
+        let login = self.login(http, endpoint).await?;
+        let issuer = Issuer { http, endpoint, realm: &realm, service: service.as_deref(), login };
         let token = issuer.fetch(&wanted).await?;
         registry.state().tokens.insert(wanted, token.clone());
         Ok(Some(token.value))
+    }
+
+    async fn login(&self, http: &Http, endpoint: &Endpoint) -> Result<Option<Arc<Known>>> {
+        let registry = self.registry(endpoint);
+        let mut logins = registry.logins.lock().await;
+        if let Some(known) = logins.get(&endpoint.path) {
+            return Ok(known.clone());
+        }
+        let credentials = http.settings.credentials.clone();
+        let (host, path) = (endpoint.host.clone(), endpoint.path.clone());
+        // A helper is a program of its own.
+        let found = tokio::task::spawn_blocking(move || credentials.find(&host, &path)).await;
+        let known = found.unwrap_or_else(|_| Ok(None))?.map(Arc::new);
+        logins.insert(endpoint.path.clone(), known.clone());
+        Ok(known)
+    }
+
+    /// Says for a message by which login somebody was refused, or where none was found.
+    pub(crate) async fn explain(&self, http: &Http, endpoint: &Endpoint) -> String {
+        match self.login(http, endpoint).await {
+            Ok(Some(known)) => format!("the login is that of {}", known.place),
+            Ok(None) => http.settings.credentials.searched(),
+            Err(error) => error.to_string(),
+        }
     }
 
     /// Takes note of a challenge that answered a request with this authorization. Returns whether another try
@@ -242,16 +270,8 @@ fn check_realm(realm: &str, endpoint: &Endpoint, request: &str) -> Result<()> {
     Err(Error::Protocol { request: request.to_owned(), problem })
 }
 
-async fn login(http: &Http, endpoint: &Endpoint) -> Result<Option<Login>> {
-    let credentials = http.settings.credentials.clone();
-    let (host, path) = (endpoint.host.clone(), endpoint.path.clone());
-    // A helper is a program of its own.
-    let found = tokio::task::spawn_blocking(move || credentials.find(&host, &path)).await;
-    found.unwrap_or_else(|_| Ok(None))
-}
-
-fn basic(login: &Option<Login>) -> Result<Option<HeaderValue>> {
-    let Some(Login::Password { user, password }) = login else { return Ok(None) };
+fn basic(known: Option<&Known>) -> Result<Option<HeaderValue>> {
+    let Some(Login::Password { user, password }) = known.map(|known| &known.login) else { return Ok(None) };
     let encoded = STANDARD.encode(format!("{user}:{password}"));
     let mut value = HeaderValue::from_str(&format!("Basic {encoded}")).ok();
     value.iter_mut().for_each(|value| value.set_sensitive(true));
@@ -264,12 +284,13 @@ struct Issuer<'a> {
     endpoint: &'a Endpoint,
     realm: &'a str,
     service: Option<&'a str>,
+    login: Option<Arc<Known>>,
 }
 
 impl Issuer<'_> {
     async fn fetch(&self, scopes: &BTreeSet<String>) -> Result<Token> {
-        let login = login(self.http, self.endpoint).await?;
-        if let Some(Login::Registry(token)) = &login {
+        let login = self.login.as_ref().map(|known| &known.login);
+        if let Some(Login::Registry(token)) = login {
             return self.token(token, None);
         }
         let request = describe(&Method::GET, &self.endpoint.base);
@@ -281,7 +302,7 @@ impl Issuer<'_> {
         let mut pairs: Vec<(&str, &str)> = self.service.iter().map(|service| ("service", *service)).collect();
         let mut headers = HeaderMap::new();
         let mut payload = Payload::None;
-        let method = match &login {
+        let method = match login {
             Some(Login::Identity(token)) => {
                 let scope = scopes.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
                 pairs.extend([("grant_type", "refresh_token"), ("refresh_token", token)]);
@@ -296,7 +317,7 @@ impl Issuer<'_> {
             _ => {
                 pairs.extend(scopes.iter().map(|scope| ("scope", scope.as_str())));
                 url.query_pairs_mut().extend_pairs(pairs);
-                headers.extend(basic(&login)?.map(|value| (header::AUTHORIZATION, value)));
+                headers.extend(basic(self.login.as_deref())?.map(|value| (header::AUTHORIZATION, value)));
                 Method::GET
             }
         };
@@ -314,7 +335,10 @@ impl Issuer<'_> {
         };
         let response = self.http.attempts(attempt).await?;
         if !response.status().is_success() {
-            let known = if login.is_some() { "the login is refused" } else { "no login is known" };
+            let known = match &self.login {
+                Some(known) => format!("the login of {} is refused", known.place),
+                None => self.http.settings.credentials.searched(),
+            };
             let error = response.into_error().await;
             return Err(Error::Unauthorized {
                 host: self.endpoint.host.clone(),

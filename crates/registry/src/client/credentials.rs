@@ -24,6 +24,16 @@ const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
     files: Vec<File>,
+    /// Where files were looked for, there or not.
+    paths: Vec<PathBuf>,
+}
+
+/// A login, and who said so.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) login: Login,
+    /// For messages: a file, or a helper and the file that names it.
+    pub(crate) place: String,
 }
 
 /// Who we are to a registry.
@@ -75,17 +85,33 @@ impl Credentials {
     /// Reads those of the files that exist; for each registry, the first that knows it counts.
     pub fn load(paths: &[PathBuf]) -> Result<Credentials> {
         let existing = paths.iter().filter(|path| path.exists());
-        Ok(Credentials { files: existing.map(|path| File::load(path)).collect::<Result<_>>()? })
+        let files = existing.map(|path| File::load(path)).collect::<Result<_>>()?;
+        Ok(Credentials { files, paths: paths.to_vec() })
     }
 
     /// Returns the login for the repository `path` of `host`. Helpers are started and waited for.
-    pub(crate) fn find(&self, host: &str, path: &str) -> Result<Option<Login>> {
+    pub(crate) fn find(&self, host: &str, path: &str) -> Result<Option<Known>> {
         for file in &self.files {
-            if let Some(login) = file.find(host, path)? {
-                return Ok(Some(login));
+            if let Some(known) = file.find(host, path)? {
+                return Ok(Some(known));
             }
         }
         Ok(None)
+    }
+
+    /// Says for a message where a login was looked for in vain.
+    pub(crate) fn searched(&self) -> String {
+        let listed = |paths: &mut dyn Iterator<Item = &PathBuf>| {
+            paths.map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+        };
+        match (self.files.is_empty(), self.paths.is_empty()) {
+            (_, true) => "no login is known".to_owned(),
+            (true, _) => format!("no login is known: there is no {}", listed(&mut self.paths.iter())),
+            (false, _) => {
+                let files = listed(&mut self.files.iter().map(|file| &file.path));
+                format!("no login for it is in {files}")
+            }
+        }
     }
 }
 
@@ -109,24 +135,30 @@ impl File {
         Ok(File { path: path.to_owned(), ..file })
     }
 
-    fn find(&self, host: &str, path: &str) -> Result<Option<Login>> {
+    fn find(&self, host: &str, path: &str) -> Result<Option<Known>> {
+        let own = self.path.display();
+        let asked = |helper: &str, server: &str| -> Result<Option<Known>> {
+            let place = format!("docker-credential-{helper}, which {own} names");
+            Ok(ask(helper, server)?.map(|login| Known { login, place }))
+        };
         for key in keys(host, path) {
             // As docker has it: a helper for just this registry first, then the store for all, then the file.
             if let Some((named, helper)) =
                 self.cred_helpers.iter().find(|(named, _)| normalized(named) == key)
             {
                 let server = if key == DOCKER_HUB { DOCKER_HUB_KEY } else { named };
-                return ask(helper, server);
+                return asked(helper, server);
             }
-            if !self.creds_store.is_empty() {
+            // Stores go by hosts.
+            if !self.creds_store.is_empty() && !key.contains('/') {
                 let server = if key == DOCKER_HUB { DOCKER_HUB_KEY } else { &key };
-                if let Some(login) = ask(&self.creds_store, server)? {
-                    return Ok(Some(login));
+                if let Some(known) = asked(&self.creds_store, server)? {
+                    return Ok(Some(known));
                 }
             }
             let entry = self.auths.iter().find(|(named, _)| normalized(named) == key);
             if let Some(login) = entry.and_then(|(_, entry)| entry.login()) {
-                return Ok(Some(login));
+                return Ok(Some(Known { login, place: own.to_string() }));
             }
         }
         Ok(None)
@@ -222,6 +254,10 @@ mod tests {
         Credentials::load(&[file.path().to_owned()])
     }
 
+    fn find(credentials: &Credentials, host: &str, path: &str) -> Option<Login> {
+        credentials.find(host, path).unwrap().map(|known| known.login)
+    }
+
     fn password(user: &str) -> Option<Login> {
         Some(Login::Password { user: user.to_owned(), password: "p:w".to_owned() })
     }
@@ -252,7 +288,7 @@ mod tests {
             ("empty.example.org", "a", None),
             ("example.org", "a", None),
         ] {
-            assert_eq!(credentials.find(host, path).unwrap(), user.and_then(password), "{host}/{path}");
+            assert_eq!(find(&credentials, host, path), user.and_then(password), "{host}/{path}");
         }
     }
 
@@ -265,8 +301,8 @@ mod tests {
             .unwrap();
         std::fs::write(path("c"), "").unwrap();
         let credentials = Credentials::load(&["missing", "c", "a", "b"].map(path)).unwrap();
-        assert_eq!(credentials.find("a.org", "x").unwrap(), password("first"));
-        assert_eq!(credentials.find("b.org", "x").unwrap(), password("second"));
+        assert_eq!(find(&credentials, "a.org", "x"), password("first"));
+        assert_eq!(find(&credentials, "b.org", "x"), password("second"));
     }
 
     #[test]
@@ -276,9 +312,9 @@ mod tests {
                 "u.org":{"username":"u","password":"p:w"}}}"#,
         )
         .unwrap();
-        assert_eq!(credentials.find("i.org", "x").unwrap(), Some(Login::Identity("id".into())));
-        assert_eq!(credentials.find("r.org", "x").unwrap(), Some(Login::Registry("reg".into())));
-        assert_eq!(credentials.find("u.org", "x").unwrap(), password("u"));
+        assert_eq!(find(&credentials, "i.org", "x"), Some(Login::Identity("id".into())));
+        assert_eq!(find(&credentials, "r.org", "x"), Some(Login::Registry("reg".into())));
+        assert_eq!(find(&credentials, "u.org", "x"), password("u"));
     }
 
     #[test]
@@ -289,7 +325,7 @@ mod tests {
             "{error}"
         );
         let credentials = file(r#"{"auths":{"a.org":{"auth":"dXNlcjpzZWNyZXQ="}}}"#).unwrap();
-        let login = credentials.find("a.org", "x").unwrap();
+        let login = find(&credentials, "a.org", "x");
         assert!(!format!("{credentials:?} {login:?}").contains("secret"));
     }
 
@@ -299,7 +335,7 @@ mod tests {
             let credentials = file(&format!(r#"{{"credHelpers":{{"a.org":"{helper}"}}}}"#)).unwrap();
             let error = credentials.find("a.org", "x").unwrap_err();
             assert!(matches!(error, Error::CredentialHelper { .. }), "{error}");
-            assert_eq!(credentials.find("b.org", "x").unwrap(), None);
+            assert_eq!(find(&credentials, "b.org", "x"), None);
         }
     }
 }

@@ -143,13 +143,15 @@ pub struct Proxies {
     pub http: Option<String>,
     /// For `https:`.
     pub https: Option<String>,
-    /// The hosts that are reached without.
+    /// The hosts that are reached without; this machine always is.
     pub none: Option<String>,
 }
 
 impl Proxies {
     fn proxies(&self) -> Result<Vec<Proxy>> {
-        let none = self.none.as_deref().and_then(reqwest::NoProxy::from_string);
+        // A proxy elsewhere cannot reach this machine by such names.
+        let none = [self.none.as_deref().unwrap_or_default(), "localhost,127.0.0.0/8,::1"].join(",");
+        let none = reqwest::NoProxy::from_string(&none);
         let make = |url: &Option<String>,
                     make: fn(&str) -> reqwest::Result<Proxy>|
          -> Result<Option<Proxy>> {

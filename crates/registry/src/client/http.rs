@@ -33,6 +33,7 @@ use super::clock::Wait;
 use super::hosts::Trust;
 use super::payload::Payload;
 use super::stats::Stats;
+use super::tls;
 use crate::Error;
 use crate::Result;
 
@@ -101,6 +102,15 @@ pub(crate) struct Response {
     request: String,
     clock: Arc<dyn Clock>,
     idle: Duration,
+    refusal: Option<Refusal>,
+}
+
+/// Whom a registry has refused.
+#[derive(Debug)]
+struct Refusal {
+    host: String,
+    /// By which login, or where none was found.
+    login: String,
 }
 
 /// Why a body ended early.
@@ -129,20 +139,30 @@ impl Http {
     /// Sends a request, with a token if the registry wants one, along redirects. Any final answer is returned,
     /// also an error's.
     pub(crate) async fn send(&self, endpoint: &Endpoint, call: Call<'_>) -> Result<Response> {
+        let mut authorization = self.auth.header(self, endpoint, call.scopes).await?;
         let mut refused = 0;
         loop {
-            let authorization = self.auth.header(self, endpoint, call.scopes).await?;
-            let response = self.follow(endpoint, &call, authorization.as_ref()).await?;
-            if response.status() != StatusCode::UNAUTHORIZED || refused == 2 {
-                return Ok(response);
+            let mut response = self.follow(endpoint, &call, authorization.as_ref()).await?;
+            if response.status() == StatusCode::UNAUTHORIZED && refused < 2 {
+                refused += 1;
+                let challenges = response.headers().get_all(header::WWW_AUTHENTICATE);
+                let challenges = challenges.iter().filter_map(|value| value.to_str().ok());
+                let challenge = Challenge::choose(challenges);
+                if self.auth.challenged(endpoint, challenge, authorization.as_ref(), &response.request)? {
+                    let next = self.auth.header(self, endpoint, call.scopes).await?;
+                    // The same would be refused again.
+                    if next != authorization {
+                        authorization = next;
+                        continue;
+                    }
+                }
             }
-            refused += 1;
-            let challenges = response.headers().get_all(header::WWW_AUTHENTICATE);
-            let challenges = challenges.iter().filter_map(|value| value.to_str().ok());
-            let challenge = Challenge::choose(challenges);
-            if !self.auth.challenged(endpoint, challenge, authorization.as_ref(), &response.request)? {
-                return Ok(response);
+            let refusal = matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+            if refusal && same_host(response.url(), &endpoint.base) {
+                let login = self.auth.explain(self, endpoint).await;
+                response.refusal = Some(Refusal { host: endpoint.host.clone(), login });
             }
+            return Ok(response);
         }
     }
 
@@ -229,6 +249,7 @@ impl Http {
                         request: request.clone(),
                         clock: self.settings.clock.clone(),
                         idle,
+                        refusal: None,
                     };
                     match response.status() {
                         status @ (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
@@ -256,10 +277,13 @@ impl Http {
                 }
                 Some(Err(error)) => {
                     // What went wrong with the bytes to send says more than what became of the request.
-                    match progress.as_ref().and_then(|progress| progress.failure()) {
-                        Some(failure) => return Err(failure),
-                        None => Box::new(error.without_url()),
+                    if let Some(failure) = progress.as_ref().and_then(|progress| progress.failure()) {
+                        return Err(failure);
                     }
+                    if let Some(failure) = tls::failure(&error, &host) {
+                        return Err(failure);
+                    }
+                    Box::new(error.without_url())
                 }
                 None => Box::new(Broken::Silent(patience)),
             };
@@ -367,7 +391,14 @@ impl Response {
             }
         }
         let status = self.status().as_u16();
-        Error::Status { request: self.request, status, message: error_message(&body) }
+        let message = error_message(&body);
+        match self.refusal {
+            Some(Refusal { host, login }) => {
+                let said = if message.is_empty() { message } else { format!(", {message}") };
+                Error::Unauthorized { host, what: self.request, problem: format!("{status}{said}; {login}") }
+            }
+            None => Error::Status { request: self.request, status, message },
+        }
     }
 
     /// Makes an error of an answer that no registry should give.
@@ -381,11 +412,21 @@ impl Response {
     }
 }
 
-/// Returns what a registry says in the body of an error: its codes and messages, printable and short.
+/// Returns what a registry says in the body of an error: its codes and messages, printable and short. Proxies and
+/// servers that are none send a line of text.
 ///
 /// <https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#error-codes>
 fn error_message(body: &[u8]) -> String {
-    let document: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    const LINE: usize = 200;
+    let document: serde_json::Value = match serde_json::from_slice(body) {
+        Ok(document) => document,
+        Err(_) => {
+            let text = str::from_utf8(body).unwrap_or_default().trim();
+            let is_line =
+                text.len() <= LINE && !text.contains(['<', '\n']) && !text.contains(char::is_control);
+            return if is_line { text.to_owned() } else { String::new() };
+        }
+    };
     let errors = document["errors"].as_array().map(Vec::as_slice).unwrap_or_default();
     let text = |error: &serde_json::Value| {
         let part = |key: &str| error[key].as_str().filter(|text| !text.is_empty()).map(str::to_owned);

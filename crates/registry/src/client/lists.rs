@@ -117,7 +117,7 @@ impl Core {
         let mut found = match self.listed_referrers(&endpoint, digest, artifact_type).await? {
             Some(found) => found,
             None => {
-                let tag = referrers_tag(repository, digest);
+                let tag = repository.tagged(&referrers_tag(digest))?;
                 match self.manifest(&tag).await? {
                     Some(content) if content.descriptor.media_type.kind() == Kind::Index => {
                         self.index(&content.bytes, &tag)?.manifests().to_vec()
@@ -205,7 +205,7 @@ impl Core {
         {
             return Ok(());
         }
-        let tag = referrers_tag(repository, &subject.digest);
+        let tag = repository.tagged(&referrers_tag(&subject.digest))?;
         let flight = self.cache.flight(format!("referrers {tag}"));
         let _alone = flight.lock().await;
         let mut index = match self.manifest(&tag).await? {

@@ -24,7 +24,6 @@ use super::http::describe;
 use super::payload::Payload;
 use crate::Error;
 use crate::Name;
-use crate::Repository;
 use crate::Result;
 
 const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
@@ -294,9 +293,9 @@ pub(crate) fn check(expected: &Digest, bytes: &[u8]) -> Result<Digest> {
 /// Returns the fallback tag under which an index of the referrers of `digest` lies.
 ///
 /// <https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#referrers-tag-schema>
-pub(crate) fn referrers_tag(repository: &Repository, digest: &Digest) -> Name {
+pub(crate) fn referrers_tag(digest: &Digest) -> String {
     let cut = |text: &str, length: usize| text.chars().take(length).collect::<String>();
     let clean = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
     let tag = format!("{}-{}", cut(digest.algorithm_name(), 32), cut(digest.encoded(), 64));
-    Name { repository: repository.clone(), tag: Some(tag.chars().map(clean).collect()), digest: None }
+    tag.chars().map(clean).collect()
 }

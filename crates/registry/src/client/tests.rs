@@ -4,6 +4,9 @@ mod auth;
 mod blobs;
 mod economy;
 mod faults;
+mod mirrors;
+mod proxies;
+mod tls;
 mod uploads;
 
 use std::sync::Mutex;

@@ -9,6 +9,7 @@ use reqwest::Url;
 use reqwest::header;
 use restow_content::Blob;
 use restow_oci::Descriptor;
+use restow_oci::Digest;
 
 use super::Client;
 use super::Core;
@@ -78,6 +79,20 @@ impl Client {
         self.wait(upload.run(session))?;
         self.core.cache.saw(repository, &descriptor.digest);
         Ok(Pushed::Uploaded)
+    }
+}
+
+impl Client {
+    /// Returns whether a repository that is written to holds a blob. Within a run, it is asked once.
+    pub(crate) fn holds(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
+        if self.core.cache.knows(repository, digest) {
+            return Ok(true);
+        }
+        let found = self.wait(self.core.blob_size(repository, digest, true))?.is_some();
+        if found {
+            self.core.cache.saw(repository, digest);
+        }
+        Ok(found)
     }
 }
 

@@ -133,6 +133,9 @@ fn what_an_input_leaves_out_is_inferred() {
                 (key.as_ref().map(ToString::to_string).unwrap_or_default(), repository.to_string())
             })
             .collect();
+        let media_type = deployment.to_json(deployment.names())["mediaType"].as_str().map(str::to_owned);
+        let is_manifest = input.contains(r#""type":"manifest""#) && copied.is_none();
+        assert_eq!(media_type.is_some(), is_manifest, "{input}");
         let lookup: Vec<_> = lookup.iter().map(|(key, to)| ((*key).to_owned(), (*to).to_owned())).collect();
         assert_eq!(found, lookup, "{input}");
         match (&deployment.what, &copied) {
@@ -149,6 +152,37 @@ fn what_an_input_leaves_out_is_inferred() {
 }
 
 #[test]
+fn one_digest_is_that_of_all_refs() {
+    let texts = [&format!("localhost:5000/foo@{A}"), "localhost:5000/bar:some-tag", "localhost:5000/baz"];
+    let refs = texts.map(|text| format!("{text:?}")).join(",");
+    for lookup in [r#""":"tianon/true""#.to_owned(), format!(r#""{A}":"tianon/true","{B}":"tianon/true""#)] {
+        let input = format!(r#"{{"type":"manifest","refs":[{refs}],"lookup":{{{lookup}}}}}"#);
+        let deployment = parse(&input).unwrap();
+        let names: Vec<_> = deployment.names().iter().map(ToString::to_string).collect();
+        let expected = ["foo", "bar:some-tag", "baz"].map(|name| format!("localhost:5000/{name}@{A}"));
+        assert_eq!(names, expected);
+        assert_eq!(deployment.what, What::Copy(Name::parse(&format!("tianon/true@{A}")).unwrap()));
+        assert_eq!(parse(&deployment.to_json(deployment.names()).to_string()).unwrap(), deployment);
+    }
+}
+
+#[test]
+fn lookup_keys_are_digests_and_their_names_may_have_tags() {
+    let input = format!(
+        r#"{{"type":"manifest","refs":["localhost:5000/a@{A}"],"lookup":{{"{A}":"example:foo","{INDEX}":"foo/bar:baz","{B}":"localhost:5000/example:bar"}}}}"#
+    );
+    let deployment = parse(&input).unwrap();
+    let found: BTreeMap<_, _> = deployment
+        .lookup
+        .iter()
+        .filter_map(|(key, to)| Some((key.as_ref()?.to_string(), to.to_string())))
+        .collect();
+    let expected =
+        [(A, "docker.io/library/example"), (INDEX, "docker.io/foo/bar"), (B, "localhost:5000/example")];
+    assert_eq!(found, expected.map(|(key, to)| (key.to_owned(), to.to_owned())).into());
+}
+
+#[test]
 fn inputs_that_contradict_themselves_are_refused() {
     let local = "localhost:5000/a";
     let index = r#""data":{"mediaType":"application/vnd.oci.image.index.v1+json"}"#;
@@ -162,6 +196,7 @@ fn inputs_that_contradict_themselves_are_refused() {
         (format!(r##""type":"manifest","refs":["{local}:#"],{index}"##), "not the name of an image"),
         (format!(r#""type":"manifest","refs":["{local}?test"],{index}"#), "not the name of an image"),
         (format!(r#""type":"manifest","refs":["{local}@{A}","{local}@{B}"],{index}"#), "want both"),
+        (format!(r#""type":"manifest","refs":["{local}@{B}"],"lookup":{{"{A}":"a"}}"#), "its lookup has"),
         (format!(r#""type":"blob","refs":["{local}:tag"],"data":"""#), "a blob has no tag"),
         (
             format!(r#""type":"manifest","refs":["{local}"],"lookup":{{"no digest":"a:b"}},{index}"#),
@@ -214,6 +249,21 @@ fn parts_are_found_by_lookup_and_what_is_in_place_is_not_pushed_again() {
     deployment.run(&client()).unwrap();
     assert_eq!(registry.take_lines().len(), 2);
     assert!(deployment.pending(&client()).unwrap().is_empty());
+}
+
+#[test]
+fn many_tags_of_a_repository_cost_their_parts_once() {
+    let (from, to) = (Registry::start(), Registry::start());
+    let image = ImageBuilder::new().layer(Layer::gzip("one")).build();
+    from.put("a", "v1", &image);
+    let refs: Vec<_> = (0..20).map(|number| format!("{}/b:v{number}", to.host())).collect();
+    let input = json!({"type": "manifest", "refs": refs, "lookup": {"": format!("{}/a:v1", from.host())}});
+    parse(&input.to_string()).unwrap().run(&Client::new(Settings::default()).unwrap()).unwrap();
+    let lines = to.take_lines();
+    let count = |start: &str| lines.iter().filter(|line| line.starts_with(start)).count();
+    // A look and a put for each, one put in vain, two blobs of two requests; the source is read once.
+    assert_eq!((count("HEAD"), count("PUT /v2/b/manifests/"), count("POST")), (20, 21, 2), "{lines:#?}");
+    assert_eq!(from.take_lines().len(), 3);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use restow_testkit::registry::Answer;
 use super::*;
 use crate::Destination;
 use crate::RemoteDestination;
+use crate::Scratch;
 use crate::Settings;
 
 /// An image of layers of these sizes.
@@ -30,7 +31,7 @@ fn store(image: &Image) -> MemoryStore {
 fn push_as(client: &Client, registry: &Registry, image: &Image, tags: &[&str]) -> Result<Vec<Notice>> {
     let repository = Name::parse(&registry.name("a")).unwrap().repository;
     let scratch = tempfile::tempdir().unwrap();
-    let destination = RemoteDestination::new(client, &repository, &[], scratch.path())?;
+    let destination = RemoteDestination::new(client, &repository, &[], &Scratch::new(scratch.path()))?;
     let tags: Vec<_> = tags.iter().map(|&tag| tag.to_owned()).collect();
     (&destination as &dyn Destination).publish(&store(image), &image.root, &tags)
 }
@@ -56,9 +57,9 @@ fn the_first_push_sends_what_is_missing_and_the_second_looks() {
     assert_eq!(count(&registry), [3, 0, 4, 0, 6]);
     push(&registry, &image, &["v1"]).unwrap();
     assert_eq!(count(&registry), [1, 0, 0, 0, 0]);
-    // Under another tag it is put, which says that all is there.
+    // Under another tag it is put, and a look at the config says that all is there.
     push(&registry, &image, &["v2"]).unwrap();
-    assert_eq!(count(&registry), [1, 0, 0, 0, 1]);
+    assert_eq!(count(&registry), [2, 0, 0, 0, 1]);
     push(&registry, &image, &[]).unwrap();
     assert_eq!(count(&registry), [1, 0, 0, 0, 0]);
 }
@@ -80,8 +81,32 @@ fn an_index_of_present_manifests_costs_a_look_and_a_put() {
         .fold(IndexBuilder::new(), |index, image| index.image(image))
         .build();
     push(&registry, &index, &["v3"]).unwrap();
-    assert_eq!(count(&registry), [1, 0, 2, 0, 2 + 3 + 1 + 2]);
+    // Of the two that are there, a look at the config of each, unless the third was refused before.
+    let [head, get, post, patch, put] = count(&registry);
+    assert_eq!([get, post, patch, put], [0, 2, 0, 2 + 3 + 1 + 2]);
+    assert!((1..=3).contains(&head), "{head}");
     assert_eq!(registry.manifest("a", "v3").as_deref(), Some(index.root_bytes()));
+}
+
+#[test]
+fn a_registry_that_looks_for_no_blobs_gets_them_all_the_same() {
+    let registry = Registry::start();
+    registry.look_for_no_blobs();
+    let (one, two) = (image(1, &[1000, 100_000]), image(2, &[2000]));
+    let holds = |image: &Image| {
+        image.blobs.iter().all(|(digest, bytes)| {
+            *digest == image.root.digest || registry.blob("a", digest).as_ref() == Some(bytes)
+        })
+    };
+    push(&registry, &one, &["v1"]).unwrap();
+    assert!(holds(&one));
+    let index = IndexBuilder::new().image(&one).image(&two).build();
+    push(&registry, &index, &["v2"]).unwrap();
+    assert!(holds(&two));
+    // What is nowhere is not passed over in silence.
+    let broken = ImageBuilder::new().layer(Layer::plain("gone").missing()).build();
+    let error = push(&registry, &broken, &["v3"]).unwrap_err();
+    assert!(matches!(&error, Error::MissingBlobs { .. }), "{error}");
 }
 
 #[test]
@@ -107,7 +132,8 @@ fn blobs_of_the_same_registry_are_mounted() {
     let name = |name: &str| Name::parse(&registry.name(name)).unwrap().repository;
     let scratch = tempfile::tempdir().unwrap();
     let others = [name("other")];
-    let destination = RemoteDestination::new(&client, &name("a"), &others, scratch.path()).unwrap();
+    let destination =
+        RemoteDestination::new(&client, &name("a"), &others, &Scratch::new(scratch.path())).unwrap();
     (&destination as &dyn Destination).publish(&store(&image), &image.root, &["v1".to_owned()]).unwrap();
     assert_eq!(count(&registry), [1, 0, 3, 0, 2]);
     assert_eq!(registry.manifest("a", "v1").as_deref(), Some(image.root_bytes()));
@@ -138,7 +164,7 @@ fn a_refusal_for_another_reason_is_told_as_it_is() {
         let registry = Registry::start();
         registry.intercept(move |request| (request.method == "PUT").then(|| Answer::error(status, "DENIED")));
         let error = push(&registry, &image(1, &[10]), &["v1"]).unwrap_err();
-        assert!(matches!(error, Error::Status { status: found, .. } if found == status), "{error}");
+        assert!(error.to_string().contains(&format!(": {status}, DENIED")), "{error}");
         assert_eq!(count(&registry)[2], 0);
     }
     // A registry that refuses whatever one does is not asked for ever.
@@ -157,7 +183,8 @@ fn a_large_blob_is_sent_as_soon_as_it_is_committed() {
     let client = Client::new(Settings::default()).unwrap();
     let repository = Name::parse(&registry.name("a")).unwrap().repository;
     let scratch = tempfile::tempdir().unwrap();
-    let destination = RemoteDestination::new(&client, &repository, &[], scratch.path()).unwrap();
+    let destination =
+        RemoteDestination::new(&client, &repository, &[], &Scratch::new(scratch.path())).unwrap();
     let image = image(1, &[100_000]);
     let layer = &image.blobs[2].1;
     restow_content::write(destination.store(), MediaType::OCI_LAYER, layer).unwrap();

@@ -162,6 +162,36 @@ fn nothing_is_null_and_the_unknown_an_error() {
         matches!(&error, Error::Synthesis { .. }) && error.to_string().contains("application/x"),
         "{error}"
     );
+    let of_old = IndexBuilder::new().build().edit(|document| document["schemaVersion"] = 1.into());
+    registry.put("a", "old", &of_old);
+    let error = made(&client, &registry.name("a:old")).unwrap_err();
+    assert!(matches!(&error, Error::Document { .. }), "{error}");
+}
+
+/// The broken index that docker-library/meta-scripts looks up in its tests: no entry says what it runs on, and each is
+/// asked; an entry that carries its manifest is not fetched for that.
+#[test]
+fn an_index_without_platforms_is_looked_into() {
+    let registry = Registry::start();
+    let image = |platform: &str| ImageBuilder::new().docker().platform(platform).build();
+    let (linux, windows) = (image("linux/arm/v5"), image("windows/amd64"));
+    let index = IndexBuilder::new()
+        .image_with(&linux, json!({"platform": null}))
+        .image_with(&windows, json!({"platform": null, "data": base64(windows.root_bytes())}))
+        .build();
+    registry.put("a", "v1", &index);
+    let client = client();
+    let index = made(&client, &registry.name("a:v1")).unwrap().unwrap();
+    let words: Vec<_> =
+        index["manifests"].as_array().unwrap().iter().map(|entry| &entry["annotations"][ARCH]).collect();
+    assert_eq!(words, ["arm32v5", "windows-amd64"]);
+    let lines = registry.take_lines();
+    assert_eq!(lines.iter().filter(|line| line.contains("/manifests/")).count(), 2, "{lines:#?}");
+    assert_eq!(lines.len(), 4, "{lines:#?}");
+    // A manifest that an index has led to is known when it is asked for itself.
+    let alone = registry.name(&format!("a@{}", linux.root.digest));
+    made(&client, &alone).unwrap().unwrap();
+    assert!(registry.take_lines().is_empty());
 }
 
 #[test]

@@ -14,6 +14,7 @@ pub struct Answer {
     headers: Vec<(String, String)>,
     body: Vec<u8>,
     length: Option<u64>,
+    claims_length: bool,
     ending: Ending,
 }
 
@@ -31,7 +32,14 @@ pub enum Ending {
 impl Answer {
     /// Starts an empty answer.
     pub fn new(status: u16) -> Answer {
-        Answer { status, headers: Vec::new(), body: Vec::new(), length: None, ending: Ending::Open }
+        Answer {
+            status,
+            headers: Vec::new(),
+            body: Vec::new(),
+            length: None,
+            claims_length: true,
+            ending: Ending::Open,
+        }
     }
 
     /// Adds a header.
@@ -49,6 +57,12 @@ impl Answer {
     /// Claims another length than the body has.
     pub fn length(mut self, length: u64) -> Answer {
         self.length = Some(length);
+        self
+    }
+
+    /// Claims no length, so that the body ends where the connection does.
+    pub fn without_length(mut self) -> Answer {
+        (self.claims_length, self.ending) = (false, Ending::Closed);
         self
     }
 
@@ -76,7 +90,7 @@ impl Answer {
         for (name, value) in &self.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
-        if !has_length && self.status != 204 {
+        if self.claims_length && !has_length && self.status != 204 {
             let length = self.length.unwrap_or(self.body.len() as u64);
             head.push_str(&format!("Content-Length: {length}\r\n"));
         }

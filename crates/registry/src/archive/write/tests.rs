@@ -27,7 +27,8 @@ fn store(image: &Image) -> MemoryStore {
 
 fn publish(path: &Path, form: ArchiveForm, image: &Image, tags: &[&str]) -> Result<Vec<Notice>> {
     let scratch = tempfile::tempdir().unwrap();
-    let destination = ArchiveDestination::new(path, form, scratch.path(), &Limits::default()).unwrap();
+    let destination =
+        ArchiveDestination::new(path, form, &Scratch::new(scratch.path()), &Limits::default()).unwrap();
     let tags: Vec<_> = tags.iter().map(|&tag| tag.to_owned()).collect();
     (&destination as &dyn Destination).publish(&store(image), &image.root, &tags)
 }

@@ -79,7 +79,7 @@ fn logins_of_every_kind_open_the_door() {
     let text = format!(r#"{{"auths":{{"{host}":{{"username":"user","password":"password"}}}}}}"#);
     with(&text).manifest(&name(&registry, "a:v1")).unwrap().unwrap();
     let error = with("{}").manifest(&name(&registry, "a:v1")).unwrap_err();
-    assert!(matches!(error, Error::Status { status: 401, .. }), "{error}");
+    assert!(matches!(error, Error::Unauthorized { .. }), "{error}");
 }
 
 #[test]
@@ -96,8 +96,11 @@ fn a_door_that_never_opens_is_left() {
         })
     });
     let error = client().manifest(&name(&registry, "a:v1")).unwrap_err();
-    assert!(matches!(error, Error::Status { status: 401, .. }), "{error}");
-    assert!(registry.requests().len() <= 6, "{}", registry.requests().len());
+    assert!(matches!(error, Error::Unauthorized { .. }), "{error}");
+    // Twice with the same token would be once too often.
+    let lines = registry.take_lines();
+    assert_eq!(lines.iter().filter(|line| *line == "GET /token").count(), 2, "{lines:#?}");
+    assert_eq!(lines.len(), 4, "{lines:#?}");
 }
 
 #[test]
@@ -139,4 +142,57 @@ fn a_password_goes_to_no_place_that_is_not_a_service() {
         assert!(error.to_string().contains(expected), "{error}");
         assert!(registry.requests().iter().all(|request| !request.headers.contains_key("authorization")));
     }
+}
+
+#[test]
+fn who_is_refused_hears_which_login_that_was() {
+    let registry = registry();
+    let (host, name) = (registry.host(), name(&registry, "a:v1"));
+    let directory = tempfile::tempdir().unwrap();
+    let path = |file: &str| directory.path().join(file);
+    let refused = |files: &[&str]| {
+        let paths: Vec<_> = files.iter().map(|file| path(file)).collect();
+        let credentials = Credentials::load(&paths).unwrap();
+        let client = client_with(Settings { credentials, ..Settings::default() }).0;
+        let error = client.manifest(&name).unwrap_err();
+        assert!(matches!(&error, Error::Unauthorized { .. }), "{error}");
+        error.to_string()
+    };
+    std::fs::write(path("others"), "{}").unwrap();
+    let own = format!(r#"{{"auths":{{"{host}":{{"username":"user","password":"wrong"}}}}}}"#);
+    std::fs::write(path("own"), own).unwrap();
+    let shown = |file: &str| path(file).display().to_string();
+    type Close = fn(&Registry);
+    let doors: [Close; 3] = [
+        |registry| registry.require_password("user", "password"),
+        |registry| registry.require_token(Some(("user", "password"))),
+        // Who may not write need not be asked for a password.
+        |registry| registry.intercept(|_| Some(Answer::error(403, "DENIED"))),
+    ];
+    for close in doors {
+        close(&registry);
+        let text = refused(&["missing"]);
+        assert!(text.contains(&format!("there is no {}", shown("missing"))), "{text}");
+        let text = refused(&["missing", "others"]);
+        assert!(text.contains(&format!("no login for it is in {}", shown("others"))), "{text}");
+        let text = refused(&["others", "own"]);
+        assert!(text.contains(&format!("that of {}", shown("own"))) || text.contains("is refused"), "{text}");
+        assert!(text.contains(&shown("own")), "{text}");
+    }
+}
+
+#[test]
+fn a_challenge_that_nobody_understands_is_answered_once() {
+    for challenge in ["Negotiate", "Bearer", "\"", "Bearer realm=\"", ""] {
+        let registry = Registry::start();
+        registry.intercept(move |_| Some(Answer::new(401).header("WWW-Authenticate", challenge)));
+        let error = client().manifest(&name(&registry, "a:v1")).unwrap_err();
+        assert!(matches!(error, Error::Unauthorized { .. } | Error::Protocol { .. }), "{error}");
+        assert_eq!(registry.requests().len(), 1, "{challenge}");
+    }
+    // Without a password there is nothing to try again with.
+    let registry = Registry::start();
+    registry.require_password("user", "password");
+    client().manifest(&name(&registry, "a:v1")).unwrap_err();
+    assert_eq!(registry.requests().len(), 1);
 }

@@ -1,4 +1,5 @@
-//! What registries should not do (E5 101 to 111).
+//! What registries should not do. What concerns logins, uploads and TLS is beside this file; what concerns
+//! layouts and archives is with those.
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
@@ -93,6 +94,35 @@ fn a_blob_of_another_length_is_refused() {
         let message = chain(&error);
         assert!(message.contains(expected), "{message}");
     }
+}
+
+#[test]
+fn a_blob_without_a_length_is_taken_if_it_has_the_right_one() {
+    for size in [1000, 5 << 20] {
+        let content = large(size);
+        let short = content[..size - 1].to_vec();
+        let long = [&content[..], b"x"].concat();
+        for (body, whole) in [(content.clone(), true), (short, false), (long, false)] {
+            let registry = Registry::start();
+            first(&registry, usize::MAX, move |_| Some(Answer::new(200).body(&body).without_length()));
+            let found = read_through(&client(), &name(&registry, "a"), &layer(&content));
+            assert_eq!(found.is_ok_and(|found| found == content), whole, "{size}");
+        }
+    }
+}
+
+#[test]
+fn a_blob_that_is_there_with_another_size_is_refused() {
+    let content = large(100_000);
+    let registry = Registry::start();
+    registry.intercept(|request| (request.method == "HEAD").then(|| Answer::new(200).length(99_999)));
+    let repository = name(&registry, "a").repository;
+    let error = client().push_blob(&repository, &layer(&content), &blob(&content), &[]).unwrap_err();
+    let expected = (100_000, 99_999);
+    assert!(
+        matches!(error, Error::Content(restow_content::Error::WrongSize { expected: e, actual, .. }) if (e, actual) == expected),
+        "{error}"
+    );
 }
 
 #[test]

@@ -133,6 +133,28 @@ fn an_upload_goes_on_from_what_the_registry_has() {
 }
 
 #[test]
+fn a_registry_that_counts_otherwise_is_not_sent_more() {
+    let content = large(1000);
+    for received in [50, 150] {
+        let registry = Registry::start();
+        registry.intercept(move |request| {
+            (request.method == "PATCH").then(|| {
+                Answer::new(202)
+                    .header("Location", "/v2/a/blobs/uploads/upload-1")
+                    .header("Range", format!("0-{}", received - 1))
+            })
+        });
+        let settings = Settings { chunk_size: Some(100), ..Settings::default() };
+        let error = push(&client_with(settings).0, &registry, &content).unwrap_err();
+        assert!(
+            error.to_string().contains(&format!("has {received} bytes of the blob, was sent 100")),
+            "{error}"
+        );
+        assert_eq!(registry.requests().iter().filter(|request| request.method == "PATCH").count(), 1);
+    }
+}
+
+#[test]
 fn an_upload_that_cannot_go_on_starts_again() {
     let content = large(100);
     let registry = Registry::start();

@@ -186,8 +186,8 @@ fn labels_keep_and_refer() {
     let dependents = |digest: &Digest| -> Vec<Digest> {
         store.dependents(digest).unwrap().into_iter().map(|info| info.digest).collect()
     };
-    assert_eq!(dependents(&dot), [back.clone()]);
-    assert_eq!(dependents(&back), [further.clone()]);
+    assert_eq!(dependents(&dot), std::slice::from_ref(&back));
+    assert_eq!(dependents(&back), std::slice::from_ref(&further));
     assert_eq!(dependents(&slash), []);
     let (manifest, image) = put_image(&store, "a");
     store.set_images(&["a".into()], &manifest, &Labels::new()).unwrap();

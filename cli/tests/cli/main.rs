@@ -371,7 +371,7 @@ fn a_wrong_command_line_exits_with_2_before_anything_is_done() {
         ("optimize src:v1 out --zstdchunked --platform linux/amd64 --all-platforms", "cannot be used with"),
         ("optimize src:v1 out --zstdchunked --jobs 0", "0"),
         ("optimize src:v1 out:a other:b --zstdchunked", "error: other:b is not in oci:out"),
-        ("optimize src:v1 out.tar --zstdchunked --copy-referrers", "what refers to an image is kept by"),
+        ("optimize src:v1 docker-archive:x --zstdchunked --copy-referrers", "has no place for what refers"),
         ("optimize docker://X out --zstdchunked", "is not the name of an image"),
         ("optimize docker-daemon:x/y out --zstdchunked", "hint: copy the image into a layout first"),
         ("optimize src:v1 out --zstdchunked --frobnicate", "--frobnicate"),

@@ -177,7 +177,9 @@ fn what_refers_to_the_source_of_a_conversion_and_to_its_result_goes_where_that_g
         let options = "--zstdchunked --copy-referrers --attach-provenance";
         let run = bench.ok(&format!("optimize docker://{host}/a:v1 {there} {options}"));
         assert!(run.stderr.contains("copied 1 referrer"), "{}", run.stderr);
-        bench.ok("store gc --root store");
+        if there.starts_with("store:") {
+            bench.ok("store gc --root store");
+        }
         let json = |digest: &str| {
             let from = format!("{back}@{digest}");
             bench.json(&format!("copy --referrers --root store --format json {from} oci:copied:v1"))

@@ -75,7 +75,7 @@ def manifest(host, name, reference):
 @contextmanager
 def cranes_registry(directory, peers):
     """Runs the registry that comes with crane, which shares no code with the others; yields its host and port."""
-    directory.mkdir(parents=True)
+    (directory / "blobs").mkdir(parents=True)
     command = peers.command("crane", "registry", "serve", "--address", "127.0.0.1:0", "--disk", directory / "blobs")
     with open(directory / "log", "wb") as log:
         process = subprocess.Popen([*daemons.OURS, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log)

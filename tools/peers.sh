@@ -5,7 +5,7 @@
 # usage: tools/peers.sh DIRECTORY
 set -euo pipefail
 peers=$1
-packages=skopeo,containerd,stargz-snapshotter,podman,docker-registry,umoci,xfsprogs
+packages=skopeo,containerd,stargz-snapshotter,podman,docker-registry,umoci,xfsprogs,crane,oras
 identity=$(sha256sum <"$0")
 [ "$(cat "$peers/built-by" 2>/dev/null)" != "$identity" ] || exit 0
 "$(dirname "$0")/../.ci/need" debootstrap

@@ -26,7 +26,6 @@ use restow_testkit::Layer;
 use restow_testkit::TarBuilder;
 use restow_testkit::plain;
 use restow_testkit::random_image;
-use restow_testkit::testdata;
 use serde_json::Value;
 
 use crate::support::blob;
@@ -35,8 +34,8 @@ use crate::support::convert_all;
 use crate::support::convert_with;
 use crate::support::document;
 use crate::support::follow;
+use crate::support::golden;
 use crate::support::image;
-use crate::support::put;
 use crate::support::store;
 use crate::support::tar;
 
@@ -138,23 +137,6 @@ fn any_chain_of_formats_ends_where_the_last_one_alone_would() {
             }
         }
     }
-}
-
-/// Puts an image that another tool made into a store.
-fn golden(name: &str) -> (MemoryStore, Descriptor) {
-    let layout = testdata(format!("golden/{name}"));
-    let store = MemoryStore::new();
-    for file in std::fs::read_dir(layout.join("blobs/sha256")).unwrap() {
-        put(&store, &std::fs::read(file.unwrap().path()).unwrap());
-    }
-    let index: Value = serde_json::from_slice(&std::fs::read(layout.join("index.json")).unwrap()).unwrap();
-    let root = &index["manifests"][0];
-    let text = |key: &str| root[key].as_str().unwrap();
-    let media_type = MediaType::parse(text("mediaType")).unwrap();
-    (
-        store,
-        Descriptor::new(media_type, Digest::parse(text("digest")).unwrap(), root["size"].as_u64().unwrap()),
-    )
 }
 
 #[test]

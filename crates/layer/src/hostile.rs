@@ -809,7 +809,7 @@ fn seal(shape: Shape, forged: &Forged, json: &[u8]) -> Layer {
 }
 
 impl Damage {
-    /// Returns the layers that come of it, and whether their tar is as it was.
+    /// Returns the layers that come of it.
     fn done_to(&self, shape: Shape) -> Vec<Layer> {
         let mut forged = sound(shape);
         let table = |forged: &Forged| serde_json::from_slice::<Value>(&forged.toc()).unwrap();

@@ -115,31 +115,6 @@ fn layers_get_any_compression_and_keep_their_tar() {
 }
 
 #[test]
-fn any_chain_of_formats_ends_where_the_last_one_alone_would() {
-    for seed in 0..6 {
-        let image = random_image(seed);
-        let store = store(&image);
-        let convert = |root: &Descriptor, converter: &dyn LayerConverter| {
-            convert_all(&store, root, converter).unwrap().root
-        };
-        let direct: Vec<_> = ALL.map(|format| convert(&image.root, &recompress(format))).into();
-        let chunked = convert(&image.root, &seekable(Landmark::Auto));
-        let marked = convert(&image.root, &seekable(Landmark::Always));
-        let stargz = convert(&image.root, &estargz());
-        let sources = direct.iter().chain([&chunked, &marked, &stargz]);
-        for source in sources {
-            for (format, direct) in ALL.into_iter().zip(&direct) {
-                assert_eq!(convert(source, &recompress(format)), *direct, "seed {seed}, {format:?}");
-            }
-            assert_eq!(convert(source, &estargz()), stargz, "seed {seed}");
-            if *source != marked {
-                assert_eq!(convert(source, &seekable(Landmark::Auto)), chunked, "seed {seed}");
-            }
-        }
-    }
-}
-
-#[test]
 fn what_other_tools_made_seekable_becomes_ordinary() {
     let (store, root) = golden("src");
     let source = tars(&store, &root);

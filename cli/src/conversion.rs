@@ -1,5 +1,6 @@
 //! The conversion of an image from one place to another, and the flags that all commands share who convert.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,6 +31,7 @@ use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Limits;
 use restow_registry::Destination as Place;
+use restow_registry::Reference;
 use restow_registry::Source;
 
 use crate::access::open_destination;
@@ -39,6 +41,7 @@ use crate::args::JobsArguments;
 use crate::args::PlatformArguments;
 use crate::args::ProgressArguments;
 use crate::destination::Destination;
+use crate::failure;
 use crate::format::FormatArguments;
 use crate::image::Image;
 use crate::memo;
@@ -52,6 +55,7 @@ use crate::readers::ReadersArguments;
 use crate::reference;
 use crate::referrers;
 use crate::report::Summary;
+use crate::toc_image::Tables;
 use crate::trees::Trees;
 
 /// Which image is read, and what it is called where it is written.
@@ -98,6 +102,9 @@ pub(crate) struct ConversionArguments {
     /// What to do about a layer that cannot be converted
     #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
     unsupported: Unsupported,
+    /// Accept names in layers that go through a parent directory (../x), which some readers refuse
+    #[arg(long)]
+    allow_parent_refs: bool,
     /// Keep a layer as it is, once all of it is verified, if it has the format already and no files move in it
     ///
     /// It may be any tool's, with any chunk size and level. Annotations that were lost come back.
@@ -199,7 +206,8 @@ impl Job<'_> {
     /// Converts the image and tells what became of it.
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         let started = Instant::now();
-        let limits = Limits::default();
+        let parent_references = self.arguments.allow_parent_refs;
+        let limits = Limits { parent_references, ..Limits::default() };
         let progress = Progress::new(&self.arguments.progress);
         let zstdchunked = matches!(&self.target, Target::Seekable { format, .. } if format.zstdchunked);
         self.arguments.readers.check(zstdchunked)?;
@@ -222,7 +230,8 @@ impl Job<'_> {
             false => Vec::new(),
         };
 
-        let run = Run { job: &self, limits: &limits, progress: &progress, source: &source };
+        let run =
+            Run { job: &self, limits: &limits, progress: &progress, reference: &reference, source: &source };
         let images = run.select()?;
         let place = open_destination(&destination.place, Some(&source))?;
         let names = Names { image: &destination.tags, tables: toc_tags.as_deref(), referrers: &referrers };
@@ -288,6 +297,7 @@ struct Run<'a> {
     job: &'a Job<'a>,
     limits: &'a Limits,
     progress: &'a Progress,
+    reference: &'a Reference,
     source: &'a Source,
 }
 
@@ -353,7 +363,8 @@ impl Run<'_> {
                 let converter = self.seekable(format, scratch)?;
                 let mut plan = self.plan(images, order, &converter)?;
                 let paths = std::mem::take(&mut plan.paths);
-                Ok((Box::new(converter.prioritize(paths)), plan))
+                let converter = converter.prioritize(paths).tables(self.tables(format, images));
+                Ok((Box::new(converter), plan))
             }
         }
     }
@@ -374,6 +385,26 @@ impl Run<'_> {
         };
         let converter = Seekable::new(codec, options, Workers::new(jobs.count().get())?);
         Ok(converter.verify(depth).reuse(*reuse))
+    }
+
+    /// Finds the tables of contents of layers that might be kept without one of their own. What is wrong with them only
+    /// means that such layers are converted.
+    fn tables(&self, format: &FormatArguments, images: &[Selected]) -> BTreeMap<Digest, Descriptor> {
+        let mut found = BTreeMap::new();
+        if !self.job.arguments.reuse || !format.external_toc() {
+            return found;
+        }
+        let tables = Tables::beside(self.reference, self.source, self.limits);
+        for image in images {
+            match tables.all(&image.descriptor.digest) {
+                Ok(tables) => found.extend(tables),
+                Err(error) => {
+                    let error = failure::describe(&error);
+                    self.progress.warning(&format!("no layer is kept for its table of contents: {error}"));
+                }
+            }
+        }
+        found
     }
 
     /// Orders the layers of the images.

@@ -21,10 +21,13 @@ use restow_layer::path;
 use restow_layer::toc;
 use restow_layer::toc::EntryKind;
 use restow_oci::Descriptor;
+use restow_oci::Digest;
 use restow_oci::Limits;
 
+use crate::image::Image;
 use crate::parallel;
 use crate::seekable::LayerBlob;
+use crate::toc_image::Tables;
 
 /// As many hard links as one may take to a file.
 const MAX_LINKS: usize = 40;
@@ -77,13 +80,15 @@ impl<'a> Files<'a> {
     /// Learns the names in all layers, several at a time.
     pub(crate) fn read(
         provider: &'a dyn Provider,
-        layers: &'a [Descriptor],
+        image: &'a Image,
+        tables: &Tables<'_>,
         limits: &'a Limits,
         threads: NonZeroUsize,
     ) -> anyhow::Result<Self> {
-        let places: Vec<_> = layers.iter().enumerate().collect();
+        let manifest = &image.descriptor.digest;
+        let places: Vec<_> = image.manifest.layers().iter().enumerate().collect();
         let read = parallel::map(&places, threads, |(position, layer)| {
-            Layer::read(provider, layer, limits)
+            Layer::read(provider, manifest, layer, tables, limits)
                 .with_context(|| format!("layer {position}, {}", layer.digest))
         });
         let read = read.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
@@ -211,7 +216,9 @@ impl<'a> Files<'a> {
 impl<'a> Layer<'a> {
     fn read(
         provider: &dyn Provider,
+        manifest: &Digest,
         descriptor: &'a Descriptor,
+        tables: &Tables<'_>,
         limits: &Limits,
     ) -> anyhow::Result<(Vec<Entry>, Self)> {
         let restow_oci::Kind::Layer { distributable, .. } = descriptor.media_type.kind() else {
@@ -224,6 +231,7 @@ impl<'a> Layer<'a> {
             blob => blob,
         };
         // Whatever is wrong with a table, the tar says what is there.
+        let blob = blob.and_then(|blob| blob.with_table(manifest, &descriptor.digest, tables));
         let hints = blob.as_ref().ok().map(|blob| blob.hints().clone());
         let vouched = hints.filter(|hints| hints.toc_digest.is_some() || hints.stored_toc_digest.is_some());
         if let (Ok(blob), Some(hints)) = (blob, vouched)

@@ -130,7 +130,8 @@ impl FormatArguments {
         }
     }
 
-    fn external_toc(&self) -> bool {
+    /// Tells whether the tables of contents go into an image of their own.
+    pub(crate) fn external_toc(&self) -> bool {
         self.estargz_external_toc || self.estargz_keep_diff_id
     }
 

@@ -52,15 +52,15 @@ impl LayerBlob {
         Ok(Self { blob, hints, footer })
     }
 
-    /// Adds the table of contents from elsewhere, if it is not in the blob.
+    /// Adds the table of contents of this layer of a manifest from elsewhere, if it is not in the blob.
     pub(crate) fn with_table(
         mut self,
+        manifest: &Digest,
         layer: &Digest,
-        tables: &Tables,
-        limits: &Limits,
+        tables: &Tables<'_>,
     ) -> anyhow::Result<Self> {
         if matches!(self.footer, Some(Footer::ExternalToc { .. })) {
-            self.hints.external_toc = tables.read(layer, limits)?;
+            self.hints.external_toc = tables.read(manifest, layer)?;
         }
         Ok(self)
     }

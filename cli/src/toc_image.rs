@@ -1,18 +1,28 @@
 //! The image of the tables of contents that are not in the layers they are about: what it is called, and reading it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 
 use anyhow::Context as _;
 use clap::Args;
+use restow_content::Provider;
+use restow_convert as convert;
 use restow_convert::read_toc_image;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
+use restow_oci::Kind;
 use restow_oci::Limits;
+use restow_registry::Place;
 use restow_registry::Reference;
 use restow_registry::Selector;
 use restow_registry::Source;
 
+use crate::access::access;
 use crate::access::open_source;
+use crate::failure;
 use crate::reference;
 
 /// What comes behind the tag of an image to make that of its tables. stargz-snapshotter looks there.
@@ -26,38 +36,147 @@ pub(crate) fn tag(tag: &str) -> String {
 /// Where the tables of layers are that have none of their own.
 #[derive(Debug, Args)]
 pub(crate) struct TocArguments {
-    /// The image that holds the tables of contents of the eStargz layers without one [default: TAG-esgztoc beside REF]
+    /// The image that holds the tables of contents of the eStargz layers without one [default: TAG-esgztoc beside REF,
+    /// or what refers to REF]
     #[arg(long, value_name = "REF")]
     toc_image: Option<String>,
 }
 
-/// Tables of contents, by the layers they are about.
-pub(crate) struct Tables(Option<(Source, BTreeMap<Digest, Descriptor>)>);
-
 impl TocArguments {
-    /// Finds the image, which must be there only if it was asked for by name.
-    pub(crate) fn open(&self, reference: &Reference, limits: &Limits) -> anyhow::Result<Tables> {
-        let source = match (&self.toc_image, reference.tag()) {
-            (Some(text), _) => Some(open_source(&reference::parse(text)?)?),
-            (None, Some(name)) => {
-                let beside = Reference { selector: Selector::Tag(tag(name)), ..reference.clone() };
-                open_source(&beside).ok()
-            }
-            (None, None) => None,
-        };
-        let Some(source) = source else { return Ok(Tables(None)) };
-        let tables = read_toc_image(&*source.provider, &source.root, limits);
-        let tables = tables.with_context(|| source.name.clone())?;
-        Ok(Tables(Some((source, tables))))
+    /// Gets ready to look for the tables of an image. The one that was asked for by name must be there.
+    pub(crate) fn open<'a>(
+        &self,
+        reference: &'a Reference,
+        source: &'a Source,
+        limits: &'a Limits,
+    ) -> anyhow::Result<Tables<'a>> {
+        let named = self.toc_image.as_ref().map(|text| {
+            let found = open_source(&reference::parse(text)?)?;
+            Holder::read(found, limits)
+        });
+        Ok(Tables { named: named.transpose()?, ..Tables::beside(reference, source, limits) })
     }
 }
 
-impl Tables {
-    /// Returns the blob of a layer's table, verified, if there is one.
-    pub(crate) fn read(&self, layer: &Digest, limits: &Limits) -> anyhow::Result<Option<Vec<u8>>> {
-        let Some((source, tables)) = &self.0 else { return Ok(None) };
-        let Some(table) = tables.get(layer) else { return Ok(None) };
-        let bytes = restow_content::read(&*source.provider, table, limits.toc_size);
-        Ok(Some(bytes.with_context(|| source.name.clone())?))
+/// Tables of contents of an image's layers. Where nobody said in which image they are, they are looked for when the first
+/// one is needed: in the image that is named after this one, then in what refers to it.
+pub(crate) struct Tables<'a> {
+    named: Option<Holder>,
+    reference: &'a Reference,
+    source: &'a Source,
+    limits: &'a Limits,
+    /// What has been found: beside the image, or by what it refers to.
+    found: Mutex<BTreeMap<Option<Digest>, Arc<Vec<Holder>>>>,
+}
+
+/// An image of tables.
+struct Holder {
+    name: String,
+    /// Where its blobs are; nothing for where those of the image itself are.
+    provider: Option<Box<dyn Provider>>,
+    /// By the layers they are about.
+    tables: BTreeMap<Digest, Descriptor>,
+}
+
+impl Holder {
+    fn read(source: Source, limits: &Limits) -> anyhow::Result<Self> {
+        let tables = read_toc_image(&*source.provider, &source.root, limits);
+        let tables = tables.with_context(|| source.name.clone())?;
+        Ok(Self { name: source.name, provider: Some(source.provider), tables })
+    }
+}
+
+impl<'a> Tables<'a> {
+    /// Gets ready to look where the image is.
+    pub(crate) fn beside(reference: &'a Reference, source: &'a Source, limits: &'a Limits) -> Self {
+        Self { named: None, reference, source, limits, found: Mutex::default() }
+    }
+
+    /// Returns the blob of the table of a layer in a manifest, verified, if there is one.
+    pub(crate) fn read(&self, manifest: &Digest, layer: &Digest) -> anyhow::Result<Option<Vec<u8>>> {
+        let read = |holder: &Holder| {
+            let Some(table) = holder.tables.get(layer) else { return Ok(None) };
+            let provider = holder.provider.as_deref().unwrap_or(&*self.source.provider);
+            let bytes = restow_content::read(provider, table, self.limits.toc_size);
+            bytes.map(Some).with_context(|| holder.name.clone())
+        };
+        if let Some(named) = &self.named {
+            return read(named);
+        }
+        for place in self.places(manifest) {
+            for holder in &*self.holders(place)? {
+                if let Some(table) = read(holder)? {
+                    return Ok(Some(table));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns where the tables of a manifest's layers are. All their blobs are where those of the image are.
+    pub(crate) fn all(&self, manifest: &Digest) -> anyhow::Result<BTreeMap<Digest, Descriptor>> {
+        let mut all = BTreeMap::new();
+        for place in self.places(manifest) {
+            for holder in &*self.holders(place)? {
+                for (layer, table) in &holder.tables {
+                    all.entry(layer.clone()).or_insert_with(|| table.clone());
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    fn places(&self, manifest: &Digest) -> impl Iterator<Item = Option<Digest>> {
+        let root = Some(&self.source.root.digest).filter(|root| *root != manifest);
+        [None, Some(manifest.clone())].into_iter().chain(root.cloned().map(Some))
+    }
+
+    /// Looks beside the image, or at what refers to a digest, once.
+    fn holders(&self, place: Option<Digest>) -> anyhow::Result<Arc<Vec<Holder>>> {
+        let mut known = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(holders) = known.get(&place) {
+            return Ok(holders.clone());
+        }
+        let holders = match &place {
+            None => self.named_after()?.into_iter().collect(),
+            Some(subject) => self.referring(subject)?,
+        };
+        Ok(known.entry(place).or_insert(Arc::new(holders)).clone())
+    }
+
+    fn named_after(&self) -> anyhow::Result<Option<Holder>> {
+        let name = match (&self.reference.place, &self.reference.selector) {
+            // It cannot be read again.
+            (Place::Archive(path) | Place::DockerArchive(path), _) if path == Path::new("-") => {
+                return Ok(None);
+            }
+            (_, Selector::Tag(name)) => tag(name),
+            (Place::Registry(_), Selector::Only) => tag("latest"),
+            _ => return Ok(None),
+        };
+        let beside = Reference { selector: Selector::Tag(name), ..self.reference.clone() };
+        match open_source(&beside) {
+            Err(error) if failure::means_nothing(&error) => Ok(None),
+            found => Holder::read(found?, self.limits).map(Some),
+        }
+    }
+
+    fn referring(&self, subject: &Digest) -> anyhow::Result<Vec<Holder>> {
+        let mut holders = Vec::new();
+        for referrer in access().referrers(self.reference, subject)? {
+            if !matches!(referrer.media_type.kind(), Kind::Index | Kind::Manifest) {
+                continue;
+            }
+            let name = format!("{}, referrer {}", self.source.name, referrer.digest);
+            match read_toc_image(&*self.source.provider, &referrer, self.limits) {
+                // It is about something else.
+                Err(convert::Error::Ownerless { .. } | convert::Error::Malformed { .. }) => {}
+                tables => {
+                    let tables = tables.with_context(|| name.clone())?;
+                    holders.push(Holder { name, provider: None, tables });
+                }
+            }
+        }
+        Ok(holders)
     }
 }

@@ -13,6 +13,7 @@ use crate::args::JobsArguments;
 use crate::files::Files;
 use crate::image::Image;
 use crate::reference;
+use crate::toc_image::TocArguments;
 
 /// Print a file of an image, without unpacking it
 ///
@@ -30,16 +31,19 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = Platform::parse)]
     platform: Option<Platform>,
     #[command(flatten)]
+    toc: TocArguments,
+    #[command(flatten)]
     jobs: JobsArguments,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let limits = Limits::default();
-    let source = open_source(&reference::parse(&arguments.reference)?)?;
+    let reference = reference::parse(&arguments.reference)?;
+    let source = open_source(&reference)?;
+    let tables = arguments.toc.open(&reference, &source, &limits)?;
     let image = Image::one(&source, arguments.platform.as_slice(), &limits)?;
-    let layers = image.manifest.layers();
     let copy = || {
-        let files = Files::read(&*source.provider, layers, &limits, arguments.jobs.count())?;
+        let files = Files::read(&*source.provider, &image, &tables, &limits, arguments.jobs.count())?;
         let file = files.find(&arguments.path)?;
         files.copy(&file, &mut io::stdout().lock())
     };

@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let limits = Limits::default();
     let reference = reference::parse(&arguments.reference)?;
     let source = open_source(&reference)?;
-    let elsewhere = arguments.elsewhere.open(&reference, &limits)?;
+    let elsewhere = arguments.elsewhere.open(&reference, &source, &limits)?;
     if let Some(position) = arguments.toc {
         let image = Image::one(&source, &arguments.platform, &limits)?;
         print_toc(&source, &elsewhere, &image, position, &limits)?;
@@ -78,9 +78,15 @@ struct Row {
 }
 
 impl Row {
-    fn of(source: &Source, elsewhere: &Tables, layer: &Descriptor, limits: &Limits) -> Self {
+    fn of(
+        source: &Source,
+        elsewhere: &Tables<'_>,
+        image: &Image,
+        layer: &Descriptor,
+        limits: &Limits,
+    ) -> Self {
         let mut row = Row { format: "?", readers: None, entries: None, problem: None };
-        if let Err(error) = row.look(source, elsewhere, layer, limits) {
+        if let Err(error) = row.look(source, elsewhere, image, layer, limits) {
             row.problem = Some(crate::failure::describe(&error));
         }
         row
@@ -89,7 +95,8 @@ impl Row {
     fn look(
         &mut self,
         source: &Source,
-        elsewhere: &Tables,
+        elsewhere: &Tables<'_>,
+        image: &Image,
         layer: &Descriptor,
         limits: &Limits,
     ) -> anyhow::Result<()> {
@@ -98,7 +105,7 @@ impl Row {
             return Ok(());
         }
         let blob = LayerBlob::open(&*source.provider, layer)?;
-        let blob = blob.with_table(&layer.digest, elsewhere, limits)?;
+        let blob = blob.with_table(&image.descriptor.digest, &layer.digest, elsewhere)?;
         (self.format, self.readers) = blob.format()?;
         if blob.is_seekable() {
             self.entries = Some(blob.entries(limits)?);
@@ -107,7 +114,7 @@ impl Row {
     }
 }
 
-fn tables(source: &Source, elsewhere: &Tables, images: &[Image], limits: &Limits) -> String {
+fn tables(source: &Source, elsewhere: &Tables<'_>, images: &[Image], limits: &Limits) -> String {
     let mut text = vec![format!("{}  {}  {}", source.name, source.root.media_type, source.root.digest)];
     for image in images {
         let platform = image.platform.as_ref().map(|platform| format!("  {platform}")).unwrap_or_default();
@@ -115,7 +122,7 @@ fn tables(source: &Source, elsewhere: &Tables, images: &[Image], limits: &Limits
         let mut table = Table::new(&[">layer", "type", ">size", "format", ">entries", "digest", "DiffID"]);
         let mut problems = Vec::new();
         for (position, layer) in image.manifest.layers().iter().enumerate() {
-            let row = Row::of(source, elsewhere, layer, limits);
+            let row = Row::of(source, elsewhere, image, layer, limits);
             problems.extend(row.problem.map(|problem| format!("layer {position}: {problem}")));
             table.row([
                 position.to_string(),
@@ -134,9 +141,9 @@ fn tables(source: &Source, elsewhere: &Tables, images: &[Image], limits: &Limits
     text.join("\n")
 }
 
-fn document(source: &Source, elsewhere: &Tables, images: &[Image], limits: &Limits) -> Value {
+fn document(source: &Source, elsewhere: &Tables<'_>, images: &[Image], limits: &Limits) -> Value {
     let layer = |image: &Image, position: usize, layer: &Descriptor| {
-        let row = Row::of(source, elsewhere, layer, limits);
+        let row = Row::of(source, elsewhere, image, layer, limits);
         json!({
             "position": position,
             "mediaType": layer.media_type.as_str(),
@@ -170,14 +177,14 @@ fn document(source: &Source, elsewhere: &Tables, images: &[Image], limits: &Limi
 
 fn print_toc(
     source: &Source,
-    elsewhere: &Tables,
+    elsewhere: &Tables<'_>,
     image: &Image,
     position: usize,
     limits: &Limits,
 ) -> anyhow::Result<()> {
     let layer = image.layer(source, position)?;
     let json = LayerBlob::open(&*source.provider, layer).and_then(|blob| {
-        let toc = blob.with_table(&layer.digest, elsewhere, limits)?.toc(limits)?;
+        let toc = blob.with_table(&image.descriptor.digest, &layer.digest, elsewhere)?.toc(limits)?;
         serde_json::from_slice::<Value>(&toc).context("the table of contents is not JSON")
     });
     let json = json.with_context(|| format!("{}: layer {position}, {}", source.name, layer.digest))?;

@@ -20,6 +20,7 @@ use crate::image::Image;
 use crate::output;
 use crate::output::Table;
 use crate::reference;
+use crate::toc_image::TocArguments;
 
 /// List the files of an image as a container sees them, without unpacking it
 ///
@@ -40,6 +41,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = Platform::parse)]
     platform: Option<Platform>,
     #[command(flatten)]
+    toc: TocArguments,
+    #[command(flatten)]
     jobs: JobsArguments,
     /// What stdout holds: a table or a document
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
@@ -48,11 +51,12 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let limits = Limits::default();
-    let source = open_source(&reference::parse(&arguments.reference)?)?;
+    let reference = reference::parse(&arguments.reference)?;
+    let source = open_source(&reference)?;
+    let tables = arguments.toc.open(&reference, &source, &limits)?;
     let image = Image::one(&source, arguments.platform.as_slice(), &limits)?;
-    let layers = image.manifest.layers();
     let list = || {
-        let files = Files::read(&*source.provider, layers, &limits, arguments.jobs.count())?;
+        let files = Files::read(&*source.provider, &image, &tables, &limits, arguments.jobs.count())?;
         let found = files.find(&arguments.path)?;
         if found.stat.as_ref().is_none_or(|stat| stat.kind == Kind::Directory) {
             files.list(&found.path, arguments.recursive)

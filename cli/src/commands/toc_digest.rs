@@ -45,10 +45,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let limits = Limits::default();
     let reference = reference::parse(&arguments.reference)?;
     let source = open_source(&reference)?;
-    let elsewhere = arguments.elsewhere.open(&reference, &limits)?;
+    let elsewhere = arguments.elsewhere.open(&reference, &source, &limits)?;
     let image = Image::one(&source, arguments.platform.as_slice(), &limits)?;
     let digest = |position: usize, layer: &Descriptor| {
-        let digest = toc_digest(&source, &elsewhere, layer, &limits);
+        let digest = toc_digest(&source, &elsewhere, &image.descriptor.digest, layer, &limits);
         digest.with_context(|| format!("{}: layer {position}, {}", source.name, layer.digest))
     };
     if let Some(position) = arguments.layer {
@@ -68,14 +68,15 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 /// Returns the digest of a layer's table, or nothing if it has none of its own.
 fn toc_digest(
     source: &Source,
-    elsewhere: &Tables,
+    elsewhere: &Tables<'_>,
+    manifest: &Digest,
     layer: &Descriptor,
     limits: &Limits,
 ) -> anyhow::Result<Option<Digest>> {
     if !matches!(layer.media_type.kind(), Kind::Layer { .. }) {
         return Ok(None);
     }
-    let blob = LayerBlob::open(&*source.provider, layer)?.with_table(&layer.digest, elsewhere, limits)?;
+    let blob = LayerBlob::open(&*source.provider, layer)?.with_table(manifest, &layer.digest, elsewhere)?;
     if !blob.is_seekable() {
         return Ok(None);
     }

@@ -54,6 +54,9 @@ pub(crate) struct Arguments {
     /// Also tell which readers can fetch parts of the layers, and what keeps the others from it
     #[arg(long)]
     readers: bool,
+    /// Accept names in layers that go through a parent directory (../x), which some readers refuse
+    #[arg(long)]
+    allow_parent_refs: bool,
     #[command(flatten)]
     toc: TocArguments,
     #[command(flatten)]
@@ -64,10 +67,10 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let limits = Limits::default();
+    let limits = Limits { parent_references: arguments.allow_parent_refs, ..Limits::default() };
     let reference = reference::parse(&arguments.reference)?;
     let source = open_source(&reference)?;
-    let tables = arguments.toc.open(&reference, &limits)?;
+    let tables = arguments.toc.open(&reference, &source, &limits)?;
     let chosen = match arguments.platform.as_slice() {
         [] => None,
         platforms => {
@@ -253,7 +256,7 @@ impl Part {
 #[derive(Clone, Copy)]
 struct Verifier<'a> {
     source: &'a Source,
-    tables: &'a Tables,
+    tables: &'a Tables<'a>,
     limits: &'a Limits,
     workers: &'a Workers,
 }
@@ -274,13 +277,15 @@ impl Verifier<'_> {
             Role::Document(_, None) => Ok(held("digest")),
             Role::Document(_, Some(problem)) => return Err(problem.clone()),
             Role::Other(_) => self.blob(&part.descriptor).map(|()| held("digest")),
-            Role::Layer { diff_id, .. } => match part.descriptor.media_type.kind() {
-                Kind::Layer { distributable, .. } => match self.layer(&part.descriptor, diff_id.as_ref()) {
-                    Err(error) if !distributable && is_absent(&error) => {
-                        Ok(held("not here, as it may not be distributed"))
+            Role::Layer { manifest, diff_id, .. } => match part.descriptor.media_type.kind() {
+                Kind::Layer { distributable, .. } => {
+                    match self.layer(manifest, &part.descriptor, diff_id.as_ref()) {
+                        Err(error) if !distributable && is_absent(&error) => {
+                            Ok(held("not here, as it may not be distributed"))
+                        }
+                        result => result,
                     }
-                    result => result,
-                },
+                }
                 _ => self.blob(&part.descriptor).map(|()| held("digest")),
             },
         };
@@ -291,9 +296,14 @@ impl Verifier<'_> {
         Ok(VerifiedReader::new(self.source.provider.open(descriptor)?, descriptor)?.finish()?)
     }
 
-    fn layer(&self, descriptor: &Descriptor, diff_id: Option<&Digest>) -> anyhow::Result<Held> {
+    fn layer(
+        &self,
+        manifest: &Digest,
+        descriptor: &Descriptor,
+        diff_id: Option<&Digest>,
+    ) -> anyhow::Result<Held> {
         let blob = LayerBlob::open(&*self.source.provider, descriptor)?;
-        let blob = blob.with_table(&descriptor.digest, self.tables, self.limits)?;
+        let blob = blob.with_table(manifest, &descriptor.digest, self.tables)?;
         let (name, readers) = blob.format()?;
         let format = readers.map_or_else(|| name.to_owned(), |readers| format!("{name} ({readers})"));
         let mut what = vec!["digest".to_owned()];

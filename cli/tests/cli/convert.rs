@@ -142,6 +142,21 @@ fn flags_that_contradict_each_other_are_told_so_in_a_sentence() {
 }
 
 #[test]
+fn names_through_a_parent_directory_are_accepted_if_that_is_asked_for() {
+    let tar = TarBuilder::new().file("../up", "climbed").finish();
+    let bench = Bench::with(&ImageBuilder::new().layer(Layer::gzip(tar)).build());
+    for format in ["--zstdchunked", "--estargz"] {
+        let line = format!("convert oci:src:v1 oci:out:v1 {format} --platform linux/amd64");
+        let run = bench.run(&line);
+        assert!(run.code == Some(1) && run.stderr.contains("goes through a parent directory"), "{run:?}");
+        bench.ok(&format!("{line} --allow-parent-refs --verify full"));
+        assert_eq!(bench.run("verify oci:out:v1").code, Some(1));
+        bench.ok("verify oci:out:v1 --allow-parent-refs");
+        assert_eq!(bench.ok("cat oci:out:v1 up").stdout, "climbed");
+    }
+}
+
+#[test]
 fn layers_that_will_do_are_reused() {
     let bench = Bench::with(&image());
     let outcomes = |run: &Value| -> Vec<Value> {

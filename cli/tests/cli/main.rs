@@ -29,6 +29,8 @@ mod files;
 mod readers;
 /// Registries and archives: `restow copy`, `index`, `deploy`, and conversions from and to them.
 mod registry;
+/// Tables of contents that are in another image than the layers they are about.
+mod tables;
 
 fn base() -> Layer {
     let tar = TarBuilder::new()

@@ -153,6 +153,13 @@ impl Image {
     fn replace(&mut self, blobs: &[(usize, NewBlob)], reader: Reader) -> Result<(), restow_oci::Error> {
         for (position, blob) in blobs {
             let layer = self.replaced(*position, blob, reader);
+            if layer != self.layers()[*position] {
+                // What stays keeps its place in the text. What a conversion writes must not depend on what another one
+                // had written there.
+                let mut bare = layer.clone();
+                strip_chunked(&mut bare.annotations);
+                self.manifest.set_layer(*position, &bare)?;
+            }
             self.manifest.set_layer(*position, &layer)?;
             if let Some(config) = &mut self.config {
                 config.set_diff_id(*position, &blob.diff_id)?;

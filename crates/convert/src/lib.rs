@@ -9,9 +9,11 @@
 //!
 //! To add a format or another treatment of layers, implement [`LayerConverter`]; `examples/custom_converter.rs` does it
 //! outside this crate in a page. The project ships [`Seekable`], which makes layers of any
-//! [`Codec`](restow_layer::Codec), [`Recompress`], which makes ordinary ones, and [`Keep`], which makes none.
+//! [`Codec`](restow_layer::Codec), [`Recompress`], which makes ordinary ones, [`Keep`], which makes none, and [`Chain`],
+//! which gives what one converter makes to the next.
 
 mod cancel;
+mod chain;
 mod convert;
 mod converter;
 mod error;
@@ -30,6 +32,7 @@ mod toc_image;
 
 pub use cancel::Cancel;
 pub use cancel::Cancelled;
+pub use chain::Chain;
 pub use convert::Conversion;
 pub use convert::convert;
 pub use converter::BoxError;

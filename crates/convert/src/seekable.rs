@@ -66,6 +66,7 @@ pub struct Seekable {
     gathered: Mutex<BTreeMap<Digest, Gathered>>,
     /// How long that took, by source manifest and position.
     spent: Mutex<BTreeMap<(Digest, usize), Duration>>,
+    tables: BTreeMap<Digest, Descriptor>,
 }
 
 impl Seekable {
@@ -81,6 +82,7 @@ impl Seekable {
             reuse: false,
             gathered: Mutex::default(),
             spent: Mutex::default(),
+            tables: BTreeMap::new(),
         }
     }
 
@@ -97,7 +99,8 @@ impl Seekable {
     }
 
     /// Keeps a layer that has the format already, whoever made it and with whatever options, unless files are to be moved
-    /// in it. Every byte of it is verified; annotations that were lost are given back to it.
+    /// in it. Every byte of it is verified; annotations that were lost are given back to it. A layer whose table is
+    /// elsewhere is kept if [`Seekable::tables`] knows where.
     pub fn reuse(mut self, reuse: bool) -> Self {
         self.reuse = reuse;
         self
@@ -149,6 +152,13 @@ impl Seekable {
 
     fn gathered(&self) -> MutexGuard<'_, BTreeMap<Digest, Gathered>> {
         self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says in which blobs of the store the tables of contents are of layers that have none of their own, by the digests
+    /// of the layers. It takes the table to tell whether such a layer can be kept.
+    pub fn tables(mut self, tables: BTreeMap<Digest, Descriptor>) -> Self {
+        self.tables = tables;
+        self
     }
 
     fn paths(&self, layer: &Layer<'_>) -> &[String] {
@@ -216,7 +226,10 @@ impl Seekable {
         let descriptor = layer.descriptor;
         let blob = ReadBack { blob: store.open(descriptor)?, cancel: layer.cancel };
         // Whatever is wrong with it as a seekable layer, it may still be a sound tar.
-        let Ok(hints) = Hints::from_annotations(&descriptor.annotations) else { return Ok(None) };
+        let Ok(mut hints) = Hints::from_annotations(&descriptor.annotations) else { return Ok(None) };
+        let table = self.tables.get(&descriptor.digest);
+        hints.external_toc =
+            table.and_then(|table| restow_content::read(store, table, self.options.limits.toc_size).ok());
         let (diff_id, limits) = (Some(layer.diff_id.clone()), self.options.limits.clone());
         let options = VerifyOptions { hints, diff_id, limits, depth: Depth::Full };
         let verified = verify(&blob, &options, &self.workers);
@@ -226,10 +239,11 @@ impl Seekable {
         let (Some(mut annotations), Some(content)) = (verified.lazy_annotations, verified.content) else {
             return Ok(None);
         };
-        // A layer found by itself has its table in itself.
-        if media_type != ordinary(verified.format) || self.codec.layout().toc == TocPlace::Apart {
+        if media_type != ordinary(verified.format) || verified.toc_place != self.codec.layout().toc {
             return Ok(None);
         }
+        let toc = table.filter(|_| verified.toc_place == TocPlace::Apart);
+        let toc = toc.map(|table| Descriptor::new(toc_image::MEDIA_TYPE, table.digest.clone(), table.size));
         layer.open(store)?.finish()?;
         // Where there is no landmark, nothing but the annotation knows how far to fetch ahead.
         let prefetch = descriptor.annotations.get(STARGZ_PREFETCH).cloned();
@@ -244,7 +258,7 @@ impl Seekable {
         };
         let mut descriptor = Descriptor::new(media_type, descriptor.digest.clone(), descriptor.size);
         descriptor.annotations = annotations;
-        Ok(Some(Converted::Changed { descriptor, diff_id: content.diff_id, partial, toc: None, statistics }))
+        Ok(Some(Converted::Changed { descriptor, diff_id: content.diff_id, partial, toc, statistics }))
     }
 }
 
@@ -292,9 +306,10 @@ impl LayerConverter for Seekable {
         let paths = Digest::sha256(self.paths(layer).join("\0").as_bytes());
         let Self { verify, reuse, .. } = self;
         let codec = self.codec.identity();
+        let table = self.tables.get(&layer.descriptor.digest).map_or("", |table| table.digest.as_str());
         Some(format!(
             "{codec} chunk={chunk_size} {chunking:?} landmark={landmark:?} keep={keep_diff_id} first={paths} \
-             check={check_frames} verify={verify:?} reuse={reuse}"
+             check={check_frames} verify={verify:?} reuse={reuse} table={table}"
         ))
     }
 }

@@ -46,7 +46,8 @@ pub(crate) fn store(store: &dyn Store, toc: &mut TocBlob) -> Result<Descriptor, 
 }
 
 /// Writes the image of the tables of contents that a conversion put into blobs of their own, and returns its root; there
-/// is none where no layer has such a table. As a `referrer`, each manifest says which image it is about.
+/// is none where no layer has such a table. As a `referrer`, each manifest says which image it is about, and an index of
+/// them which index.
 pub fn write_toc_image(
     store: &dyn Store,
     conversion: &Conversion,
@@ -61,7 +62,11 @@ pub fn write_toc_image(
         }
     }
     if conversion.root.media_type.kind() == Kind::Index && !manifests.is_empty() {
-        return write(store, MediaType::OCI_INDEX, &Index::new(manifests).into_bytes()).map(Some);
+        let mut index = Index::new(manifests);
+        if referrer {
+            index.set_subject(&bare(&conversion.root));
+        }
+        return write(store, MediaType::OCI_INDEX, &index.into_bytes()).map(Some);
     }
     Ok(manifests.pop().map(|manifest| Descriptor { platform: None, ..manifest }))
 }
@@ -88,10 +93,15 @@ fn write_manifest(
     let config = write(store, MediaType::OCI_CONFIG, CONFIG)?;
     let mut manifest = Manifest::new(config, tables.into_values().collect());
     if referrer {
-        let Descriptor { media_type, digest, size, .. } = image.destination.clone();
-        manifest.set_subject(&Descriptor::new(media_type, digest, size));
+        manifest.set_subject(&bare(&image.destination));
     }
     write(store, MediaType::OCI_MANIFEST, &manifest.into_bytes()).map(Some)
+}
+
+/// Returns a descriptor that says nothing but what is meant.
+fn bare(descriptor: &Descriptor) -> Descriptor {
+    let Descriptor { media_type, digest, size, .. } = descriptor.clone();
+    Descriptor::new(media_type, digest, size)
 }
 
 fn platform(store: &dyn Store, image: &ImageReport, limits: &Limits) -> Result<Platform> {

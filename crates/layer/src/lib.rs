@@ -25,6 +25,8 @@ pub mod footer;
 mod forge;
 mod frames;
 mod gzip;
+#[cfg(test)]
+mod hostile;
 mod landmark;
 mod listing;
 mod locate;

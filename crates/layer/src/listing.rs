@@ -141,13 +141,17 @@ fn check_name(name: &str, path: &str, kind: EntryKind, limits: &Limits) -> Resul
             limits.path_components
         ));
     }
-    if name.split('/').any(|component| component == "..") {
+    if !limits.parent_references && goes_up(name) {
         return Err("its name goes through a parent directory".into());
     }
     if let Some("" | "." | "..") = path::base(path).strip_prefix(WHITEOUT_PREFIX) {
         return Err("it is a whiteout of no name".into());
     }
     Ok(())
+}
+
+fn goes_up(name: &str) -> bool {
+    name.split('/').any(|component| component == "..")
 }
 
 fn role(path: &str, kind: EntryKind) -> Result<Role, String> {
@@ -184,6 +188,8 @@ fn refusal(header: &Header, entry: &Entry) -> Option<&'static str> {
         Some("it has an entry of typeflag 7")
     } else if header.recorded_size != header.size {
         Some("it has a link, directory or device with a size")
+    } else if goes_up(&entry.name) {
+        Some("it has a name that goes through a parent directory")
     } else if entry.xattrs.contains_key("") {
         Some("it has an extended attribute without a name")
     } else {

@@ -7,6 +7,7 @@ use restow_oci::{Digest, Digester, Limits, annotations};
 
 use crate::blob::{ReadAt, read_exact_at};
 use crate::buffer::Buffer;
+use crate::codec::TocPlace;
 use crate::decompress::Format;
 use crate::footer::{self, Footer, Position, SKIPPABLE_HEADER};
 use crate::frames::Frames;
@@ -184,11 +185,10 @@ impl<'h> Location<'h> {
     }
 
     /// Returns what annotations say of where the table is, or nothing where containerd's readers would not find it: they
-    /// look for their own footer, and for an external table in a place of its own.
+    /// look for their own footer. Where a table in a blob of its own is, the blob's place says.
     pub(crate) fn lazy_annotations(&self, blob: &dyn ReadAt) -> Result<Option<BTreeMap<String, String>>> {
         match &self.table {
-            Table::External(_) => Ok(None),
-            Table::Member { .. } => Ok(Some(BTreeMap::new())),
+            Table::Member { .. } | Table::External(_) => Ok(Some(BTreeMap::new())),
             Table::Frame(_) if !footer::is_stargz(blob.size() - self.footer_start) => Ok(None),
             Table::Frame(toc) => {
                 let mut digester = Digester::sha256();
@@ -201,7 +201,6 @@ impl<'h> Location<'h> {
         }
     }
 
-    /// Returns whether the table is part of the layer's tar.
     /// Returns what podman's reader finds the table and the tar-split stream by, where there are both.
     pub(crate) fn partial_annotations(&self, blob: &dyn ReadAt) -> Result<Option<BTreeMap<String, String>>> {
         let (Table::Frame(toc), Some(tar_split)) = (&self.table, self.tar_split) else { return Ok(None) };
@@ -222,8 +221,13 @@ impl<'h> Location<'h> {
         }
     }
 
-    pub(crate) fn toc_in_tar(&self) -> bool {
-        matches!(self.table, Table::Member { .. })
+    /// Returns where the table is.
+    pub(crate) fn toc_place(&self) -> TocPlace {
+        match self.table {
+            Table::Frame(_) => TocPlace::Hidden,
+            Table::Member { .. } => TocPlace::InTar,
+            Table::External(_) => TocPlace::Apart,
+        }
     }
 }
 

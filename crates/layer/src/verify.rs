@@ -27,6 +27,7 @@ use self::decode::{Decoder, Output};
 use self::segment::Segments;
 use self::stream::{Piece, Stream};
 use crate::blob::{ReadAt, read_exact_at};
+use crate::codec::TocPlace;
 use crate::decompress::Format;
 use crate::footer::{self, SKIPPABLE_HEADER};
 use crate::listing::{WHOLE_FORMAT, too_large_a_table};
@@ -76,6 +77,8 @@ pub struct VerifyOptions {
 pub struct Verified {
     /// Whether it is made of gzip members or of zstd frames.
     pub format: Format,
+    /// Where its table of contents is.
+    pub toc_place: TocPlace,
     /// Entries of the table, but for the further chunks of files.
     pub entries: u64,
     /// Chunks of all files.
@@ -131,8 +134,8 @@ pub fn verify(blob: &dyn ReadAt, options: &VerifyOptions, workers: &Workers) -> 
         annotations
     });
     let Counts { entries, chunks, .. } = counts;
-    let (format, toc_digest) = (location.format, facts.digest);
-    Ok(Verified { format, entries, chunks, toc_digest, lazy_annotations, content })
+    let (format, toc_place, toc_digest) = (location.format, location.toc_place(), facts.digest);
+    Ok(Verified { format, toc_place, entries, chunks, toc_digest, lazy_annotations, content })
 }
 
 #[derive(Default)]

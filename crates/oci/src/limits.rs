@@ -34,6 +34,9 @@ pub struct Limits {
     pub path_length: usize,
     /// How many components a path in a layer has.
     pub path_components: usize,
+    /// Whether a path in a layer may go through a parent directory (`../x`). Readers take it for what is left of it
+    /// (`x`), or refuse the layer.
+    pub parent_references: bool,
     /// The size of one PAX record block or GNU long name.
     pub tar_extension_size: u64,
     /// The base-2 logarithm of the window that a zstd frame asks for.
@@ -73,6 +76,7 @@ impl Default for Limits {
             tar_entries: 10_000_000,
             path_length: 4096,
             path_components: 255,
+            parent_references: false,
             tar_extension_size: MIB,
             zstd_window_log: 27,
             uncompressed_size: 1024 * GIB,

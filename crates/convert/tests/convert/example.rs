@@ -18,7 +18,7 @@ use crate::support::tar;
 
 #[expect(dead_code, unreachable_pub, reason = "it is a program of its own")]
 #[path = "../../examples/custom_converter.rs"]
-mod custom_converter;
+pub(crate) mod custom_converter;
 
 use custom_converter::DropPath;
 

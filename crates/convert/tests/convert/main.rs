@@ -21,6 +21,13 @@ mod seekable;
 
 /// The converters that make ordinary layers or none, and layers that are kept because they will do.
 mod ordinary;
+
+/// From any format to any other.
+mod matrix;
+
+/// Converters one after another.
+mod chains;
+
 /// Tables of contents in an image of their own.
 mod toc_image;
 

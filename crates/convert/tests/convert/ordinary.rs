@@ -26,7 +26,6 @@ use restow_testkit::Layer;
 use restow_testkit::TarBuilder;
 use restow_testkit::plain;
 use restow_testkit::random_image;
-use restow_testkit::testdata;
 use serde_json::Value;
 
 use crate::support::blob;
@@ -35,8 +34,8 @@ use crate::support::convert_all;
 use crate::support::convert_with;
 use crate::support::document;
 use crate::support::follow;
+use crate::support::golden;
 use crate::support::image;
-use crate::support::put;
 use crate::support::store;
 use crate::support::tar;
 
@@ -113,48 +112,6 @@ fn layers_get_any_compression_and_keep_their_tar() {
             assert_eq!(plain.layers[0].destination.digest, Digest::sha256(one));
         }
     }
-}
-
-#[test]
-fn any_chain_of_formats_ends_where_the_last_one_alone_would() {
-    for seed in 0..6 {
-        let image = random_image(seed);
-        let store = store(&image);
-        let convert = |root: &Descriptor, converter: &dyn LayerConverter| {
-            convert_all(&store, root, converter).unwrap().root
-        };
-        let direct: Vec<_> = ALL.map(|format| convert(&image.root, &recompress(format))).into();
-        let chunked = convert(&image.root, &seekable(Landmark::Auto));
-        let marked = convert(&image.root, &seekable(Landmark::Always));
-        let stargz = convert(&image.root, &estargz());
-        let sources = direct.iter().chain([&chunked, &marked, &stargz]);
-        for source in sources {
-            for (format, direct) in ALL.into_iter().zip(&direct) {
-                assert_eq!(convert(source, &recompress(format)), *direct, "seed {seed}, {format:?}");
-            }
-            assert_eq!(convert(source, &estargz()), stargz, "seed {seed}");
-            if *source != marked {
-                assert_eq!(convert(source, &seekable(Landmark::Auto)), chunked, "seed {seed}");
-            }
-        }
-    }
-}
-
-/// Puts an image that another tool made into a store.
-fn golden(name: &str) -> (MemoryStore, Descriptor) {
-    let layout = testdata(format!("golden/{name}"));
-    let store = MemoryStore::new();
-    for file in std::fs::read_dir(layout.join("blobs/sha256")).unwrap() {
-        put(&store, &std::fs::read(file.unwrap().path()).unwrap());
-    }
-    let index: Value = serde_json::from_slice(&std::fs::read(layout.join("index.json")).unwrap()).unwrap();
-    let root = &index["manifests"][0];
-    let text = |key: &str| root[key].as_str().unwrap();
-    let media_type = MediaType::parse(text("mediaType")).unwrap();
-    (
-        store,
-        Descriptor::new(media_type, Digest::parse(text("digest")).unwrap(), root["size"].as_u64().unwrap()),
-    )
 }
 
 #[test]

@@ -27,6 +27,7 @@ use restow_testkit::ImageBuilder;
 use restow_testkit::TarBuilder;
 use restow_testkit::compress;
 use restow_testkit::plain;
+use restow_testkit::testdata;
 use serde_json::Value;
 
 /// Returns a small tar; other names make other tars.
@@ -47,6 +48,26 @@ pub(crate) fn store(image: &Image) -> MemoryStore {
         put(&store, bytes);
     }
     store
+}
+
+/// Puts an image that another tool made into a store.
+pub(crate) fn golden(name: &str) -> (MemoryStore, Descriptor) {
+    let store = MemoryStore::new();
+    let root = golden_into(&store, name);
+    (store, root)
+}
+
+/// Adds such an image to a store.
+pub(crate) fn golden_into(store: &MemoryStore, name: &str) -> Descriptor {
+    let layout = testdata(format!("golden/{name}"));
+    for file in std::fs::read_dir(layout.join("blobs/sha256")).unwrap() {
+        put(store, &std::fs::read(file.unwrap().path()).unwrap());
+    }
+    let index: Value = serde_json::from_slice(&std::fs::read(layout.join("index.json")).unwrap()).unwrap();
+    let root = &index["manifests"][0];
+    let text = |key: &str| root[key].as_str().unwrap();
+    let media_type = MediaType::parse(text("mediaType")).unwrap();
+    Descriptor::new(media_type, Digest::parse(text("digest")).unwrap(), root["size"].as_u64().unwrap())
 }
 
 /// Puts a blob into a store.

@@ -18,8 +18,11 @@ use restow_layer::VerifyOptions;
 use restow_layer::Workers;
 use restow_layer::verify;
 use restow_oci::Descriptor;
+use restow_oci::Digest;
 use restow_oci::Limits;
+use restow_oci::MediaType;
 use restow_oci::annotations::STARGZ_LAYER_DIGEST;
+use restow_oci::annotations::STARGZ_PREFETCH;
 use restow_testkit::ImageBuilder;
 use restow_testkit::IndexBuilder;
 use restow_testkit::Layer;
@@ -33,6 +36,8 @@ use crate::support::convert_all;
 use crate::support::convert_with;
 use crate::support::document;
 use crate::support::follow;
+use crate::support::golden;
+use crate::support::golden_into;
 use crate::support::store;
 use crate::support::tar;
 
@@ -73,6 +78,8 @@ fn each_image_of_an_index_has_its_tables_under_its_platform() {
             let toc = document(&store, &tables(&store, &conversion, referrer));
             assert_eq!(toc["mediaType"], "application/vnd.oci.image.index.v1+json");
             assert_eq!(toc["manifests"].as_array().unwrap().len(), 2, "attestations have no tables");
+            let whole = if referrer { json!(conversion.root.digest.as_str()) } else { Value::Null };
+            assert_eq!(toc["subject"]["digest"], whole);
             for (position, place) in [0, 2].into_iter().enumerate() {
                 let image = &converted["manifests"][place];
                 assert_eq!(toc["manifests"][position]["platform"], image["platform"]);
@@ -137,6 +144,45 @@ fn a_layer_is_recalled_only_with_its_table() {
 }
 
 #[test]
+fn a_layer_is_kept_with_its_table_whoever_made_them() {
+    for name in ["estargz-externaltoc", "estargz-keepdiffid"] {
+        let (store, root) = golden(name);
+        let tables = golden_into(&store, &format!("{name}-esgztoc"));
+        let tables = read_toc_image(&store, &tables, &Limits::default()).unwrap();
+        let convert = |converter: Seekable| convert_all(&store, &root, &converter.reuse(true)).unwrap();
+        let kept = convert(external(false).tables(tables.clone()));
+        for layer in &kept.layers {
+            assert_eq!((layer.outcome, &layer.destination.digest), (Outcome::Kept, &layer.source.digest));
+            assert_eq!(layer.toc.as_ref().unwrap().digest, tables[&layer.source.digest].digest);
+            assert_eq!(layer.destination.annotations[STARGZ_PREFETCH], "0", "it had none");
+        }
+        self::tables(&store, &kept, true);
+
+        // Not without a table, nor with one of something else, nor where it is to go into the layer.
+        let crossed = tables.keys().cloned().zip(tables.values().rev().cloned()).collect();
+        let lost = Descriptor::new(MediaType::OCI_LAYER_GZIP, Digest::sha256(b"lost"), 1);
+        let lost = tables.keys().map(|layer| (layer.clone(), lost.clone())).collect();
+        let inside = Seekable::new(
+            Box::new(Estargz::new(6)),
+            EncodeOptions::new(tempfile::env::temp_dir()),
+            Workers::new(1).unwrap(),
+        );
+        for converter in [
+            external(false),
+            external(false).tables(crossed),
+            external(false).tables(lost),
+            inside.tables(tables.clone()),
+        ] {
+            let outcomes = convert(converter).layers.into_iter().map(|layer| layer.outcome);
+            assert_eq!(outcomes.collect::<Vec<_>>(), [Outcome::Converted; 2], "{name}");
+        }
+        let first = [((root.digest.clone(), 0), vec!["app/main".to_owned(), "data/one".to_owned()])];
+        let moving = external(false).tables(tables.clone()).prioritize(first.into());
+        assert_eq!(convert(moving).layers[0].outcome, Outcome::Converted, "{name}");
+    }
+}
+
+#[test]
 fn a_layer_whose_tar_would_change_is_told_so() {
     let image = ImageBuilder::new().layer(Layer::gzip(tar("a"))).build();
     let store = store(&image);
@@ -168,19 +214,7 @@ fn an_image_of_tables_says_whose_they_are_once() {
 #[test]
 fn the_tables_of_other_tools_are_read() {
     for name in ["estargz-externaltoc-esgztoc", "estargz-keepdiffid-esgztoc"] {
-        let golden = restow_testkit::testdata("golden").join(name);
-        let index: Value =
-            serde_json::from_slice(&std::fs::read(golden.join("index.json")).unwrap()).unwrap();
-        let store = MemoryStore::new();
-        for blob in std::fs::read_dir(golden.join("blobs/sha256")).unwrap() {
-            crate::support::put(&store, &std::fs::read(blob.unwrap().path()).unwrap());
-        }
-        let entry = &index["manifests"][0];
-        let root = Descriptor::new(
-            restow_oci::MediaType::parse(entry["mediaType"].as_str().unwrap()).unwrap(),
-            restow_oci::Digest::parse(entry["digest"].as_str().unwrap()).unwrap(),
-            entry["size"].as_u64().unwrap(),
-        );
+        let (store, root) = golden(name);
         let tables = read_toc_image(&store, &root, &Limits::default()).unwrap();
         assert_eq!(tables.len(), 2);
         for table in tables.values() {

@@ -22,6 +22,11 @@ fn options() -> EncodeOptions {
     EncodeOptions { chunk_size: 1000, ..EncodeOptions::new(tempfile::env::temp_dir()) }
 }
 
+/// The limits of those who accept names that go through a parent directory.
+fn lenient() -> Limits {
+    Limits { parent_references: true, ..Limits::default() }
+}
+
 fn prioritized(paths: &[&str]) -> EncodeOptions {
     EncodeOptions { prioritized: paths.iter().map(|path| path.to_string()).collect(), ..options() }
 }

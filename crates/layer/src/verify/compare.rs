@@ -13,6 +13,7 @@ use super::stream::Piece;
 use super::tar_split::TarSplitReader;
 use crate::blob::ReadAt;
 use crate::buffer::Buffer;
+use crate::codec::TocPlace;
 use crate::listing::{self, Listing, REPLACED_NAMES};
 use crate::locate::{Location, OpenToc, expect_digest};
 use crate::tar::{Header, TarReader};
@@ -79,7 +80,7 @@ impl<'a> Comparison<'a> {
 
     fn compare(mut self, tar: &mut TarReader<Feed>, skipped: &mut Skipped) -> Result<Option<String>> {
         let (mut raw, mut content) = (Buffer::default(), Buffer::default());
-        let mut toc_in_tar = self.location.toc_in_tar();
+        let mut toc_in_tar = self.location.toc_place() == TocPlace::InTar;
         while let Some(header) = self.next_header(tar, &mut raw)? {
             let Listing { entry: listed, path, refusal, .. } = listing::list(&header, self.limits)?;
             if let (None, Some(refusal)) = (&self.refusal, refusal) {

@@ -2,6 +2,7 @@
 
 use restow_oci::{Algorithm, Digest, Digester};
 
+use crate::codec::TocPlace;
 use crate::locate::{Location, expect_digest};
 use crate::tarsplit::Checksum;
 use crate::toc::{Chunk, Entry, EntryKind};
@@ -103,7 +104,7 @@ impl<'a> Segments<'a> {
     /// Sends what is left.
     pub(super) fn finish(mut self) -> Result<()> {
         self.close(self.location.payload_end)?;
-        if self.location.toc_in_tar() {
+        if self.location.toc_place() == TocPlace::InTar {
             self.close(self.location.footer_start)?;
         }
         self.flush()

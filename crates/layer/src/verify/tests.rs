@@ -72,6 +72,7 @@ fn a_sound_layer_is_told_what_it_is() {
         let lazy_annotations = verified.lazy_annotations.clone();
         let expected = Verified {
             format: Format::Zstd,
+            toc_place: TocPlace::Hidden,
             entries: 8,
             chunks: 4,
             toc_digest,

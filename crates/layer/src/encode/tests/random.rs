@@ -86,12 +86,14 @@ fn any_layer_is_encoded_as_the_model_says_and_twice_is_once() {
             duplicates: seed % 3 == 0,
             unusual_end: seed % 4 == 0,
             largest_file: *random.pick(&[100, 3000, 20_000]),
+            prefixes: &["", "./", "/", "../"],
             ..TarOptions::default()
         };
         let tar = random_tar(seed, &options);
         let entries = plain::list(&tar);
         let chunk_size = *random.pick(&[700, 4096, DEFAULT_CHUNK_SIZE]);
-        let options = Options { chunk_size, prioritized: list(&mut random, &entries), ..self::options() };
+        let prioritized = list(&mut random, &entries);
+        let options = Options { chunk_size, prioritized, limits: lenient(), ..self::options() };
         let (encoded, blob) = match run_with(&tar, &options, 1) {
             Ok(result) => result,
             // A later version of a link's target.
@@ -114,12 +116,13 @@ fn any_layer_is_encoded_as_the_model_says_and_twice_is_once() {
         assert_eq!(plain::unzstd(&cut_blob).unwrap(), layer.tar, "seed {seed}");
         assert_eq!(run_with(&tar, &by_content, 2).unwrap().1, cut_blob, "seed {seed}");
         let hints = Hints::from_annotations(&cut.lazy_annotations).unwrap();
-        let cut_options = VerifyOptions { hints, ..VerifyOptions::default() };
+        let cut_options = VerifyOptions { hints, limits: lenient(), ..VerifyOptions::default() };
         verify(&cut_blob, &cut_options, &Workers::new(1).unwrap()).unwrap();
 
         // The verifier knows of podman what the encoder knows.
         let options_of_verify = VerifyOptions {
             hints: Hints::from_annotations(&encoded.lazy_annotations).unwrap(),
+            limits: lenient(),
             ..VerifyOptions::default()
         };
         let verified = verify(&blob, &options_of_verify, &Workers::new(1).unwrap()).unwrap();

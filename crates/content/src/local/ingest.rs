@@ -10,9 +10,11 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::PermissionsExt;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 use std::time::SystemTime;
 
 use restow_oci::Descriptor;
@@ -44,6 +46,9 @@ use crate::read::settle;
 
 /// The longest key that is read back.
 const MAX_KEY_SIZE: u64 = 4096;
+
+/// From this many bytes on a piece is written and digested on two threads.
+const LARGE: usize = 1 << 20;
 
 /// Returns where the ingest called `key` lies.
 pub(super) fn directory(root: &Path, key: &str) -> PathBuf {
@@ -104,7 +109,8 @@ impl LocalIngest {
     /// Holds the ingest called `key` and takes up what an earlier writer left.
     pub(crate) fn begin(store: &LocalStore, key: &str, expected: &Expected) -> Result<LocalIngest> {
         let digester = digester_for(expected)?;
-        let mut ingest = LocalIngest { digester, ..LocalIngest::hold(store, key)? };
+        let mut ingest = LocalIngest::hold(store, key)?;
+        ingest.digester = digester;
         let earlier =
             status(&ingest.directory, Some(key))?.filter(|earlier| !differs(earlier.total, expected.size));
         if earlier.is_none() {
@@ -200,7 +206,7 @@ impl LocalIngest {
     /// nothing but the step that makes the blob visible is left to do, and what it returns lives until that
     /// is done.
     pub(crate) fn commit_with<T>(
-        self: Box<Self>,
+        mut self: Box<Self>,
         expected: Option<&Descriptor>,
         prepare: impl FnOnce(&Digest, u64) -> Result<T>,
     ) -> Result<Digest> {
@@ -209,13 +215,14 @@ impl LocalIngest {
             return Err(Error::Disturbed { key: self.key.clone(), expected: self.offset, actual });
         }
         let digest = settle(expected, self.digester.current(), &self.view(self.offset)?)?;
-        self.publish(&digest, self.offset, &self.data_path(), prepare)?;
+        let (size, data) = (self.offset, self.data_path());
+        self.publish(&digest, size, &data, prepare)?;
         Ok(digest)
     }
 
     /// Makes the file at `from` visible as the blob `digest`, which it is. If it is the data, it is completed first.
     pub(super) fn publish<T>(
-        &self,
+        &mut self,
         digest: &Digest,
         size: u64,
         from: &Path,
@@ -246,14 +253,57 @@ impl LocalIngest {
     }
 
     /// Makes the data what the blob will be, on the disk.
-    fn complete(&self) -> Result<()> {
+    fn complete(&mut self) -> Result<()> {
         let data = self.data_path();
         // Whatever the umask: anyone may read a blob and nobody change it. And it is as old as its commit.
         self.data
             .set_permissions(Permissions::from_mode(0o444))
             .map_err(failed("change the mode of", &data))?;
         self.data.set_modified(now()).map_err(failed("change the time of", &data))?;
-        self.data.sync_all().map_err(failed("sync", &data))
+        let synced = self.write_behind.finish().and_then(|()| self.data.sync_all());
+        synced.inspect_err(|_| self.forget()).map_err(failed("sync", &data))
+    }
+
+    /// Empties the data after a sync that failed. They can still be read, and the next sync may find nothing to do,
+    /// but they are not on the disk: whoever comes next must write them again.
+    fn forget(&self) {
+        let _ = self.data.set_len(0);
+    }
+
+    /// Writes what comes next, and digests what the file took.
+    fn append(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let LocalIngest { data, offset, digester, .. } = self;
+        let write = || data.write_at(buffer, *offset);
+        let count = if buffer.len() < LARGE {
+            write()?
+        } else {
+            let mut whole = digester.clone();
+            let count = thread::scope(|scope| {
+                let writer = thread::Builder::new().spawn_scoped(scope, write);
+                whole.update(buffer);
+                // Where there is no thread to be had, it takes longer.
+                writer.map_or_else(
+                    |_| write(),
+                    |writer| writer.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                )
+            })?;
+            if count == buffer.len() {
+                *digester = whole;
+                return Ok(count);
+            }
+            count
+        };
+        // After a short write the digest must still be that of the file.
+        digester.update(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+impl Drop for LocalIngest {
+    fn drop(&mut self) {
+        if self.write_behind.finish().is_err() {
+            self.forget();
+        }
     }
 }
 
@@ -298,9 +348,7 @@ fn open_data(path: &Path) -> Result<File> {
 
 impl Write for LocalIngest {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let count = self.data.write_at(buffer, self.offset)?;
-        // Only what the file took: after a short write the digest must still be that of the file.
-        self.digester.update(&buffer[..count]);
+        let count = self.append(buffer)?;
         self.offset += count as u64;
         self.write_behind.wrote(&self.data, count);
         Ok(count)
@@ -321,6 +369,8 @@ impl Ingest for LocalIngest {
     }
 
     fn restart(&mut self) -> Result<()> {
+        // What was not brought to the disk is not wanted any more.
+        let _ = self.write_behind.finish();
         self.data.set_len(0).map_err(failed("truncate", &self.data_path()))?;
         self.offset = 0;
         self.digester.reset();

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
@@ -205,6 +207,33 @@ fn namespaces_and_roots_are_apart() {
     bench.ok("verify --root elsewhere store:name");
     bench.ok("store gc");
     assert_eq!(bench.json("store ls --namespace other --format json").as_array().unwrap().len(), 3);
+}
+
+/// Whether the source was read is told by one that has rotted.
+#[test]
+fn a_copy_between_layouts_shares_files_where_it_is_told_to() {
+    let bench = Bench::new();
+    for line in ["copy oci:v1:v1 oci:copied:v1", "copy --link oci:v1:v1 oci:linked:v1"] {
+        bench.ok(line);
+    }
+    bench.ok("verify copied:v1");
+    bench.ok("verify linked:v1");
+    let largest = fs::read_dir(bench.path("v1/blobs/sha256")).unwrap().map(|entry| entry.unwrap().path());
+    let largest = largest.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    let inode = |layout: &str| {
+        let name = Path::new("blobs/sha256").join(largest.file_name().unwrap());
+        fs::metadata(bench.path(layout).join(name)).unwrap().ino()
+    };
+    assert_ne!(inode("copied"), inode("v1"));
+
+    let mut bytes = fs::read(&largest).unwrap();
+    bytes[20] ^= 1;
+    fs::write(&largest, bytes).unwrap();
+    let run = bench.run("copy oci:v1:v1 oci:verified:v1");
+    assert_eq!((run.code, run.stderr.contains("expected blob")), (Some(1), true), "{run:?}");
+    assert!(!bench.path("verified").exists());
+    bench.ok("copy --link oci:v1:v1 oci:unread:v1");
+    assert_eq!(bench.run("verify unread:v1").code, Some(1));
 }
 
 #[test]

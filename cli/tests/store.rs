@@ -99,6 +99,26 @@ fn an_image_goes_in_is_converted_and_comes_out() {
 }
 
 #[test]
+fn every_command_reads_and_writes_images_of_the_store() {
+    let bench = Bench::new();
+    let v1 = bench.ok("store import oci:v1");
+    bench.ok("optimize store:v1 store:seekable --zstdchunked --quiet");
+    bench.ok("convert store:v1 store:plain --uncompress --quiet");
+    assert_eq!(bench.ok("copy store:v1 store:copied --quiet"), v1);
+    assert_eq!(bench.ok("copy store:v1 oci:out:v1 --quiet"), v1);
+    assert_eq!(bench.ok("copy oci:out:v1 store:back --quiet"), v1);
+    for name in ["v1", "seekable", "plain", "copied", "back"] {
+        bench.ok(&format!("inspect store:{name}"));
+        bench.ok(&format!("verify store:{name}"));
+        assert!(bench.ok(&format!("ls store:{name}")).contains("tag"));
+        assert_eq!(bench.ok(&format!("cat store:{name} tag")), "v1");
+    }
+    assert!(bench.ok("toc-digest store:seekable").contains("sha256:"));
+    bench.ok("predict store:v1");
+    assert!(bench.ok("index synthesize store:v1").contains(&v1));
+}
+
+#[test]
 fn a_blob_has_a_life_of_its_own() {
     let bench = Bench::new();
     let run = bench.run("store ls");

@@ -238,17 +238,18 @@ fn a_copy_between_layouts_shares_files_where_it_is_told_to() {
     }
     bench.ok("verify copied:v1");
     bench.ok("verify linked:v1");
-    let largest = fs::read_dir(bench.path("v1/blobs/sha256")).unwrap().map(|entry| entry.unwrap().path());
-    let largest = largest.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    let mut blobs = fs::read_dir(bench.path("v1/blobs/sha256")).unwrap().map(|entry| entry.unwrap().path());
+    // The only one that is gzip.
+    let layer = blobs.find(|path| fs::read(path).unwrap().starts_with(b"\x1f\x8b")).unwrap();
     let inode = |layout: &str| {
-        let name = Path::new("blobs/sha256").join(largest.file_name().unwrap());
+        let name = Path::new("blobs/sha256").join(layer.file_name().unwrap());
         fs::metadata(bench.path(layout).join(name)).unwrap().ino()
     };
     assert_ne!(inode("copied"), inode("v1"));
 
-    let mut bytes = fs::read(&largest).unwrap();
+    let mut bytes = fs::read(&layer).unwrap();
     bytes[20] ^= 1;
-    fs::write(&largest, bytes).unwrap();
+    fs::write(&layer, bytes).unwrap();
     let run = bench.run("copy oci:v1:v1 oci:verified:v1");
     assert_eq!((run.code, run.stderr.contains("expected blob")), (Some(1), true), "{run:?}");
     assert!(!bench.path("verified").exists());

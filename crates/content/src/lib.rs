@@ -129,7 +129,7 @@ impl From<&Descriptor> for Expected {
 /// A blob on its way into a store. Dropping it without a commit keeps what was written for the next writer of
 /// its key, unless the disk refused it.
 ///
-/// Writes go straight to the store and into the running digest, of slices of 1 MiB and more to both at once.
+/// Writes go straight to the store and into the running digest: pass large slices.
 pub trait Ingest: Write + Send {
     /// Returns the number of bytes written so far, those of earlier writers included.
     fn offset(&self) -> u64;

@@ -10,11 +10,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::PermissionsExt;
-use std::panic::resume_unwind;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread;
 use std::time::SystemTime;
 
 use restow_oci::Descriptor;
@@ -46,9 +44,6 @@ use crate::read::settle;
 
 /// The longest key that is read back.
 const MAX_KEY_SIZE: u64 = 4096;
-
-/// From this many bytes on a piece is written and digested on two threads.
-const LARGE: usize = 1 << 20;
 
 /// Returns where the ingest called `key` lies.
 pub(super) fn directory(root: &Path, key: &str) -> PathBuf {
@@ -269,34 +264,6 @@ impl LocalIngest {
     fn forget(&self) {
         let _ = self.data.set_len(0);
     }
-
-    /// Writes what comes next, and digests what the file took.
-    fn append(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let LocalIngest { data, offset, digester, .. } = self;
-        let write = || data.write_at(buffer, *offset);
-        let count = if buffer.len() < LARGE {
-            write()?
-        } else {
-            let mut whole = digester.clone();
-            let count = thread::scope(|scope| {
-                let writer = thread::Builder::new().spawn_scoped(scope, write);
-                whole.update(buffer);
-                // Where there is no thread to be had, it takes longer.
-                writer.map_or_else(
-                    |_| write(),
-                    |writer| writer.join().unwrap_or_else(|panic| resume_unwind(panic)),
-                )
-            })?;
-            if count == buffer.len() {
-                *digester = whole;
-                return Ok(count);
-            }
-            count
-        };
-        // After a short write the digest must still be that of the file.
-        digester.update(&buffer[..count]);
-        Ok(count)
-    }
 }
 
 impl Drop for LocalIngest {
@@ -348,7 +315,9 @@ fn open_data(path: &Path) -> Result<File> {
 
 impl Write for LocalIngest {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let count = self.append(buffer)?;
+        let count = self.data.write_at(buffer, self.offset)?;
+        // Only what the file took: after a short write the digest must still be that of the file.
+        self.digester.update(&buffer[..count]);
         self.offset += count as u64;
         self.write_behind.wrote(&self.data, count);
         Ok(count)

@@ -164,8 +164,11 @@ fn digests_of_other_algorithms_are_left_alone(store: &dyn Store, root: &Path) {
     assert_eq!(fs::read(path(root, &other)).unwrap(), b"content");
 }
 
+/// A way to spoil a file, with its name.
+type Damage<'a> = (&'static str, &'a dyn Fn(&Path));
+
 fn an_ingest_with_a_damaged_key_starts_anew(store: &dyn Store, root: &Path) {
-    let damages: [(&str, &dyn Fn(&Path)); 4] = [
+    let damages: [Damage<'_>; 4] = [
         ("another key", &|path| fs::write(path, b"another key").unwrap()),
         ("no key", &|path| fs::remove_file(path).unwrap()),
         ("no text", &|path| fs::write(path, [0xff]).unwrap()),

@@ -50,7 +50,7 @@ interop: build ## converts images of many shapes and lets skopeo, umoci, contain
 	@interop/lazyread/build.sh target/lazyread
 	@tools/peers.sh target/peers
 	python3 interop/run.py $(RESTOW) target/lazyread target/peers
-	python3 interop/store.py $(RESTOW)
+	python3 interop/store.py $(RESTOW) target/peers
 	@# The images whose records are compared are the benchmarks'; without them there is nothing to compare.
 	if [ -d target/image ]; then python3 interop/record.py $(RESTOW) target/image; fi
 

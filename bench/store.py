@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""Measures `restow store` beside `sha256sum`, `cp` and `ctr content ingest`, and prints a table in Markdown.
+"""Measures `restow store` beside `sha256sum`, `openssl`, `cp` and `ctr content ingest`, and writes its table in bench/README.md.
 
 usage: bench/store.py RESTOW [RUNS]
 
 Everything is read from the page cache and written to one disk, synced; programs take turns, and each figure is the
 median of all turns. CPU is user and system time of the program, for ctr of client and daemon together. Needs root for
-containerd; without one its row is left out. Takes 4 GB of disk.
+containerd; without one its row is left out. Takes 6 GB of disk.
 """
 
 import hashlib
 import os
+import re
 import resource
 import shutil
 import statistics
@@ -21,10 +22,14 @@ from contextlib import nullcontext
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "bench")]
 from daemon import containerd  # noqa: E402
+from layout import PLAIN_LAYER, Layout  # noqa: E402
+from run import README, table  # noqa: E402
 
 GIB = 1 << 30
+# sha256sum does without the instructions that processors have for it, openssl does not.
+HASH, COPY, INGEST = "`openssl dgst -sha256`, 1 GiB", "`cp` and `sync`, 1 GiB", "restow store ingest, 1 GiB"
 MANY = 100_000
 PARALLEL = 64
 
@@ -58,62 +63,61 @@ def main(restow, runs=3):
 
     with tempfile.TemporaryDirectory(prefix="restow-bench-store.", dir=ROOT / "target") as work:
         work = Path(work)
-        big = work / "big"
-        with open(big, "wb") as file:
-            for _ in range(16):
-                file.write(os.urandom(GIB // 16))
-        digest = "sha256:" + hashlib.file_digest(open(big, "rb"), "sha256").hexdigest()
+        big = write_layout(work / "layout")
+        digest = f"sha256:{big.name}"
         with containerd(work / "c") if shutil.which("containerd") else nullcontext() as daemon:
             for _ in range(runs):
-                fresh = [work / "store", work / "copy", work / "other", work / "layout"]
-                for path in fresh:
-                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+                for name in ("store", "other"):
+                    shutil.rmtree(work / name, ignore_errors=True)
                 os.sync()
                 measure("`sha256sum`, 1 GiB", lambda: quiet("sha256sum", big))
-                measure("`cp` and `sync`, 1 GiB", lambda: (quiet("cp", big, work / "copy"), quiet("sync", work / "copy")))
+                measure(HASH, lambda: quiet("openssl", "dgst", "-sha256", big))
+                measure(COPY, lambda: (quiet("cp", big, work / "copy"), quiet("sync", work / "copy")))
                 (work / "copy").unlink()
-                measure("restow store ingest, 1 GiB", lambda: quiet(restow, "--root", work / "store", "store", "ingest", big))
+                store = [restow, "--root", work / "store", "store"]
+                measure(INGEST, lambda: quiet(*store, "ingest", big))
                 if daemon:
                     ingest = daemon.command("content", "ingest", "--expected-size", GIB, "--expected-digest", digest, "big")
                     measure("`ctr content ingest`, 1 GiB", lambda: quiet(*ingest, stdin=open(big, "rb")), daemon)
                     quiet(*daemon.command("content", "rm", digest))
-                measure("restow store scrub, 1 GiB", lambda: quiet(restow, "--root", work / "store", "store", "scrub"))
-                images(restow, work, digest, measure)
-            shutil.rmtree(work / "store")
-        big.unlink()
+                for jobs in (1, 2):
+                    # Two blobs of half the size, so that there is something to share.
+                    measure(f"restow store scrub, 2 × 512 MiB, `--jobs {jobs}`",
+                            lambda: quiet(restow, "--root", work / "halves", "store", "--plain", "scrub", "--jobs", jobs))
+                for how in ([], ["--link"]):
+                    shutil.rmtree(work / "other", ignore_errors=True)
+                    measure(f"restow store import of a 1 GiB layer, {'linked' if how else 'verified'}",
+                            lambda: quiet(restow, "--root", work / "other", "store", "import", work / "layout", *how))
         for _ in range(runs):
             parallel(restow, work, measure)
             many(restow, work, measure)
-    print("| what | wall, s | CPU, s |\n| --- | ---: | ---: |")
-    for name, turns in rows.items():
-        wall, cpu = (statistics.median(turn[part] for turn in turns) for part in (0, 1))
-        print(f"| {name} | {wall:.2f} | {cpu:.2f} |")
+    medians = {name: [statistics.median(turn[part] for turn in turns) for part in (0, 1)] for name, turns in rows.items()}
+    report = table(["what", "wall, s", "CPU, s"], [[name, f"{wall:.2f}", f"{cpu:.2f}"] for name, (wall, cpu) in medians.items()])
+    share = max(medians[HASH][0], medians[COPY][0]) / medians[INGEST][0]
+    report += (f"\nrestow ingests at {100 * share:.0f} % of the rate of the slower of `openssl dgst -sha256` and `cp` with `sync`. "
+               f"Medians of {runs} runs on {os.cpu_count()} cores; everything is read from the page cache.\n")
+    text = README.read_text()
+    README.write_text(re.sub(r"(<!-- store -->\n).*?(<!-- end of store -->)", lambda found: found[1] + report + found[2], text,
+                             flags=re.DOTALL))
+    print(report)
 
 
-def images(restow, work, digest, measure):
-    """Brings an image with the blob as its only layer from the store to a layout, verified and linked."""
-    def put(content):
-        path = work / "document"
-        path.write_bytes(content)
-        quiet(restow, "--root", work / "store", "store", "ingest", path)
-        return f'"digest":"sha256:{hashlib.sha256(content).hexdigest()}","size":{len(content)}'
-
-    config = put(b'{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["%s"]}}' % digest.encode())
-    manifest = ('{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json",%s},"layers":'
-                '[{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"%s","size":%d}]}' % (config, digest, GIB))
-    entry = put(manifest.encode())
-    layout = work / "layout"
-    shutil.copytree(ROOT / "testdata/layouts/busybox", layout)
-    shutil.rmtree(layout / "blobs/sha256")
-    (layout / "index.json").write_text(
-        '{"schemaVersion":2,"manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json",%s,'
-        '"annotations":{"org.opencontainers.image.ref.name":"big"}}]}' % entry)
-    shutil.copytree(work / "store/blobs/sha256", layout / "blobs/sha256", copy_function=os.link)
-    for how in ([], ["--link"]):
-        name = "linked" if how else "verified"
-        shutil.rmtree(work / "other", ignore_errors=True)
-        measure(f"restow store import of a 1 GiB layer, {name}",
-                lambda: quiet(restow, "--root", work / "other", "store", "import", layout, *how))
+def write_layout(directory):
+    """Writes an image with one layer of random bytes, and beside it a directory with the halves of that; returns the layer."""
+    layout = Layout(directory)
+    with layout.layer(("cat",), PLAIN_LAYER) as tar:
+        for _ in range(64):
+            tar.write(os.urandom(GIB // 64))
+    layout.tag("big", layout.manifest())
+    blobs = directory / "blobs/sha256"
+    big = max(blobs.iterdir(), key=lambda path: path.stat().st_size)
+    halves = directory.with_name("halves") / "blobs/sha256"
+    halves.mkdir(parents=True)
+    with open(big, "rb") as file:
+        for _ in range(2):
+            half = file.read(GIB // 2)
+            (halves / hashlib.sha256(half).hexdigest()).write_bytes(half)
+    return big
 
 
 def parallel(restow, work, measure):

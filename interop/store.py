@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Holds `restow store` and containerd to each other's blobs.
 
-usage: interop/store.py RESTOW
+usage: interop/store.py RESTOW PEERS
 
 containerd imports an image and is left with an ingest that nobody finished. Stopped, its content directory is read by
 restow: the same blobs, the same ingest. restow finishes the ingest and brings in a blob of its own; containerd, started
-again, registers both by their digests and hands them out. Needs root.
+again, registers both by their digests and hands them out. Then a large layer moves between places on one file system
+(links.py). Needs root.
 """
 
 import hashlib
@@ -18,8 +19,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
+import links  # noqa: E402
 from command import require, run  # noqa: E402
 from daemon import containerd  # noqa: E402
+from peers import Peers  # noqa: E402
 
 LAYOUT = ROOT / "testdata/layouts/busybox"
 BIG = bytes(range(256)) * 8192
@@ -65,7 +68,7 @@ def register(daemon, path, content):
     require(found.stdout == content, f"containerd reads other bytes of {name}")
 
 
-def main(restow):
+def main(restow, peers):
     restow = Path(restow).resolve()
     with tempfile.TemporaryDirectory(prefix="restow-store.") as work:
         work = Path(work)
@@ -90,6 +93,11 @@ def main(restow):
             require(size == (content / "blobs" / name.replace(":", "/")).stat().st_size, f"{name} has another size")
         print(f"ok restow sees the {len(found)} blobs of containerd")
         store("scrub")
+        with links.bound(content, work / "read-only", "bind,ro") as place:
+            again = run(restow, "store", "ls", "--plain", "--root", place, "--format", "json").stdout
+            require({blob["digest"] for blob in json.loads(again)} == set(found), "read-only it has other blobs")
+            run(restow, "store", "scrub", "--plain", "--root", place)
+        print("ok restow reads them all, on a read-only file system, too")
 
         [ingest] = json.loads(store("status", "--format", "json"))
         held = (content / "ingest").glob("*/data")
@@ -113,6 +121,7 @@ def main(restow):
             listed = set(daemon.ctr("content", "ls", "--quiet").stdout.split())
             require(listed >= blobs | {digest(BIG), digest(OWN)}, "containerd lost blobs")
             require("big" not in daemon.ctr("content", "active").stdout, "containerd still has the ingest")
+        links.judge(restow, Peers(peers, work), work)
     print("store: passed")
 
 

@@ -16,6 +16,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use restow_convert::Platforms;
 use restow_oci::Platform;
+use restow_registry::Transfer;
 
 use crate::access::RegistryArguments;
 use crate::commands::cat;
@@ -177,6 +178,22 @@ pub(crate) struct JobsArguments {
 impl JobsArguments {
     pub(crate) fn count(self) -> NonZeroUsize {
         self.jobs.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
+    }
+}
+
+/// How blobs come over.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct LinkArguments {
+    /// Share files with the other side where the file system can, without reading them
+    ///
+    /// Only sizes are compared then: for sides that are trusted. Otherwise every byte is verified.
+    #[arg(long)]
+    link: bool,
+}
+
+impl LinkArguments {
+    pub(crate) fn how(self) -> Transfer {
+        if self.link { Transfer::Link } else { Transfer::Copy }
     }
 }
 

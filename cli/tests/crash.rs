@@ -1,5 +1,5 @@
 //! The store survives whatever happens: a conversion, an ingest, an update and a collection are killed, or fail, at each
-//! of the system calls that change something, one run for each call.
+//! of the system calls that change something, or that read, one run for each call.
 //!
 //! Afterwards every visible blob verifies, every image is whole or absent, and the same command, run again, ends with
 //! the same result. How many points were tried goes to stderr.
@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 #![expect(clippy::print_stderr, reason = "how many points were tried is what this is about")]
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::fs::File;
@@ -33,6 +34,15 @@ use restow_testkit::trace::Traced;
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
+
+const INJECTIONS: [Injection; 6] = [
+    Injection::Kill,
+    Injection::Fail(EIO),
+    Injection::Fail(ENOSPC),
+    Injection::Short,
+    Injection::FailRead(EIO),
+    Injection::ShortRead,
+];
 
 /// Where runs take place, one after the other.
 struct Ground {
@@ -207,8 +217,23 @@ fn a_conversion_survives_a_full_disk_at_every_call() {
 }
 
 #[test]
+fn a_conversion_survives_a_broken_disk_at_every_call() {
+    convert_at_every_call(Injection::Fail(EIO));
+}
+
+#[test]
 fn a_conversion_survives_short_writes() {
     convert_at_every_call(Injection::Short);
+}
+
+#[test]
+fn a_conversion_survives_reads_that_fail() {
+    convert_at_every_call(Injection::FailRead(EIO));
+}
+
+#[test]
+fn a_conversion_survives_short_reads() {
+    convert_at_every_call(Injection::ShortRead);
 }
 
 #[test]
@@ -220,7 +245,7 @@ fn a_collection_survives_kills_and_errors_at_every_call() {
     ground.ok(&COLLECT);
     let after = ground.blobs();
     assert!(after.is_subset(&before) && after.len() == 4, "{before:?} {after:?}");
-    for injection in [Injection::Kill, Injection::Fail(EIO), Injection::Fail(ENOSPC)] {
+    for injection in INJECTIONS {
         let points = ground.at_every_call(&COLLECT, injection, &|_| {
             assert!(ground.blobs().is_superset(&after));
             ground.ok(&COLLECT);
@@ -253,7 +278,7 @@ fn an_ingest_and_an_update_survive_kills_and_errors_at_every_call() {
         let (store, _) = MetadataStore::create(&ground.path("store"), &Limits::default()).unwrap();
         store.info(&digest)
     };
-    for injection in [Injection::Kill, Injection::Fail(EIO), Injection::Fail(ENOSPC), Injection::Short] {
+    for injection in INJECTIONS {
         let points = ground.at_every_call(&INGEST, injection, &|_| {
             // It is there with its labels, or not there.
             match info() {
@@ -272,7 +297,7 @@ fn an_ingest_and_an_update_survive_kills_and_errors_at_every_call() {
     ground.ok(&INGEST);
     fs::remove_dir_all(ground.path("base")).unwrap();
     copy_tree(&ground.path("store"), &ground.path("base"));
-    for injection in [Injection::Kill, Injection::Fail(EIO), Injection::Fail(ENOSPC)] {
+    for injection in INJECTIONS {
         let points = ground.at_every_call(&label, injection, &|_| {
             let labels = info().unwrap().labels;
             let found = ["a", "d"].map(|key| labels.get(key).map(String::as_str));
@@ -282,4 +307,25 @@ fn an_ingest_and_an_update_survive_kills_and_errors_at_every_call() {
         assert!(points > 2, "{points}");
         eprintln!("{points} points of an update tried with {injection:?}");
     }
+}
+
+/// While a large file comes in, it is synced from time to time. A failure there is told to nobody else by the kernel.
+#[test]
+fn an_ingest_of_a_large_file_fails_where_one_of_its_syncs_does() {
+    const INGEST: [&str; 6] = ["--root", "store", "store", "ingest", "large", "--ref=large"];
+    let ground = Ground::new();
+    fs::write(ground.path("large"), vec![b'z'; 36 << 20]).unwrap();
+    ground.reset();
+    let expected = ground.ok(&INGEST);
+    let syncs = Cell::new(0);
+    let points = ground.at_every_call(&INGEST, Injection::Fail(EIO), &|traced| {
+        if traced.synced.as_ref().is_some_and(|file| file.ends_with("data")) {
+            syncs.set(syncs.get() + 1);
+            assert_eq!(traced.code, Some(1));
+        }
+        assert_eq!(ground.ok(&INGEST), expected);
+    });
+    // At least one on the way, and one at the end.
+    assert!(syncs.get() > 1, "{}", syncs.get());
+    eprintln!("{points} points of a large ingest tried, {} of them syncs of its data", syncs.get());
 }

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
@@ -94,6 +96,26 @@ fn an_image_goes_in_is_converted_and_comes_out() {
     assert_eq!(names("store images --format json"), "example.org/two:v2 two");
     bench.ok("verify store:two");
     assert_eq!(bench.run("verify store:one").code, Some(1));
+}
+
+#[test]
+fn every_command_reads_and_writes_images_of_the_store() {
+    let bench = Bench::new();
+    let v1 = bench.ok("store import oci:v1");
+    bench.ok("optimize store:v1 store:seekable --zstdchunked --quiet");
+    bench.ok("convert store:v1 store:plain --uncompress --quiet");
+    assert_eq!(bench.ok("copy store:v1 store:copied --quiet"), v1);
+    assert_eq!(bench.ok("copy store:v1 oci:out:v1 --quiet"), v1);
+    assert_eq!(bench.ok("copy oci:out:v1 store:back --quiet"), v1);
+    for name in ["v1", "seekable", "plain", "copied", "back"] {
+        bench.ok(&format!("inspect store:{name}"));
+        bench.ok(&format!("verify store:{name}"));
+        assert!(bench.ok(&format!("ls store:{name}")).contains("tag"));
+        assert_eq!(bench.ok(&format!("cat store:{name} tag")), "v1");
+    }
+    assert!(bench.ok("toc-digest store:seekable").contains("sha256:"));
+    bench.ok("predict store:v1");
+    assert!(bench.ok("index synthesize store:v1").contains(&v1));
 }
 
 #[test]
@@ -205,6 +227,34 @@ fn namespaces_and_roots_are_apart() {
     bench.ok("verify --root elsewhere store:name");
     bench.ok("store gc");
     assert_eq!(bench.json("store ls --namespace other --format json").as_array().unwrap().len(), 3);
+}
+
+/// Whether the source was read is told by one that has rotted.
+#[test]
+fn a_copy_between_layouts_shares_files_where_it_is_told_to() {
+    let bench = Bench::new();
+    for line in ["copy oci:v1:v1 oci:copied:v1", "copy --link oci:v1:v1 oci:linked:v1"] {
+        bench.ok(line);
+    }
+    bench.ok("verify copied:v1");
+    bench.ok("verify linked:v1");
+    let mut blobs = fs::read_dir(bench.path("v1/blobs/sha256")).unwrap().map(|entry| entry.unwrap().path());
+    // The only one that is gzip.
+    let layer = blobs.find(|path| fs::read(path).unwrap().starts_with(b"\x1f\x8b")).unwrap();
+    let inode = |layout: &str| {
+        let name = Path::new("blobs/sha256").join(layer.file_name().unwrap());
+        fs::metadata(bench.path(layout).join(name)).unwrap().ino()
+    };
+    assert_ne!(inode("copied"), inode("v1"));
+
+    let mut bytes = fs::read(&layer).unwrap();
+    bytes[20] ^= 1;
+    fs::write(&layer, bytes).unwrap();
+    let run = bench.run("copy oci:v1:v1 oci:verified:v1");
+    assert_eq!((run.code, run.stderr.contains("expected blob")), (Some(1), true), "{run:?}");
+    assert!(!bench.path("verified").exists());
+    bench.ok("copy --link oci:v1:v1 oci:unread:v1");
+    assert_eq!(bench.run("verify unread:v1").code, Some(1));
 }
 
 #[test]

@@ -18,6 +18,7 @@ use serde_json::json;
 use crate::access::access;
 use crate::access::open_destination;
 use crate::args::Format;
+use crate::args::LinkArguments;
 use crate::args::PlatformArguments;
 use crate::args::ProgressArguments;
 use crate::conversion::ImageArguments;
@@ -47,6 +48,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     referrers: bool,
     #[command(flatten)]
+    link: LinkArguments,
+    #[command(flatten)]
     progress: ProgressArguments,
     /// What stdout holds: the digest of the image, or a document about it
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
@@ -73,7 +76,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let unnamed: &[String] = &[];
     let mut images = vec![(&root, &destination.tags[..])];
     images.extend(copied.iter().map(|referrer| (referrer, unnamed)));
-    let notices = match place.publish_all(&watched, &images) {
+    let notices = match place.publish_each(arguments.link.how(), &watched, &images) {
         Ok(notices) => notices,
         Err(error) => {
             // The error says more than what could not be cleaned up after it.

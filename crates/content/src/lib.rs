@@ -107,7 +107,7 @@ pub trait Ingester: Send + Sync {
 pub enum Check {
     /// Size and digest. The new blob has its bytes for itself, though it shares their place on the disk.
     Digest,
-    /// The size alone. The new blob may be the very file, under a second name.
+    /// The size alone. The new blob may be the very file, under a second name, if nobody else may write to that.
     Size,
 }
 
@@ -127,7 +127,7 @@ impl From<&Descriptor> for Expected {
 }
 
 /// A blob on its way into a store. Dropping it without a commit keeps what was written for the next writer of
-/// its key.
+/// its key, unless the disk refused it.
 ///
 /// Writes go straight to the store and into the running digest: pass large slices.
 pub trait Ingest: Write + Send {
@@ -149,7 +149,8 @@ pub trait Ingest: Write + Send {
     ///
     /// With `expected`, size and digest must be those of the descriptor; where they are not, nothing becomes
     /// visible and the bytes are kept, as if the ingest had been dropped. A blob that is there already is
-    /// success: it stays as it is (only its size is looked at) and gains the labels.
+    /// success: it stays as it is (only its size is looked at) and gains the labels. What cannot be brought to the disk
+    /// is not kept: the next writer of the key starts from nothing.
     fn commit(self: Box<Self>, expected: Option<&Descriptor>, labels: Labels) -> Result<Info>;
 
     /// Gives up the ingest and everything written to it.

@@ -1,5 +1,6 @@
-//! What every store must do, as cases that the tests of each store run: rules of this crate in [`CASES`],
-//! containerd's own suite in [`CONTAINERD`], and for stores with namespaces [`shared`] and [`isolated`].
+//! What every store must do, as cases that the tests of each store run: the rules of containerd's local store in
+//! [`RULES`], containerd's own suite in [`CONTAINERD`], and what else this crate asks for in [`CASES`]. Stores with
+//! namespaces have four cases of containerd's more, and those whose blobs are files those of [`DIRECTORY`].
 //!
 //! ```ignore
 //! restow_content::suite::run(|| MyStore::new_and_empty());
@@ -7,22 +8,24 @@
 #![expect(clippy::unwrap_used, reason = "a case fails by panicking")]
 
 mod containerd;
+mod directory;
 mod namespaces;
 mod rules;
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::Path;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use restow_oci::Algorithm;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
-use restow_oci::Digester;
 use restow_oci::MediaType;
 
 use crate::Blob;
 use crate::Error;
+use crate::Filter;
 use crate::Ingest;
 use crate::Labels;
 use crate::MemoryStore;
@@ -33,60 +36,72 @@ use crate::read;
 use crate::write;
 
 pub use self::containerd::CONTAINERD;
-pub use self::namespaces::isolated;
-pub use self::namespaces::shared;
+pub use self::directory::DIRECTORY;
+pub use self::namespaces::CROSS_NAMESPACE_ISOLATED;
+pub use self::namespaces::CROSS_NAMESPACE_SHARED;
+pub use self::namespaces::SHARED_NAMESPACE_ISOLATED;
+pub use self::rules::RULES;
 
 /// A case, called with an empty store.
 pub type Case = fn(&dyn Store);
 
-/// All cases with their names.
+/// A case, called with two namespaces of an empty store.
+pub type NamespaceCase = fn(&dyn Store, &dyn Store);
+
+/// A case, called with an empty store and the directory that its blobs lie in, as [`LocalStore`](crate::LocalStore)
+/// keeps them.
+pub type DirectoryCase = fn(&dyn Store, &Path);
+
+/// What is asked for besides, with names.
 pub const CASES: &[(&str, Case)] = &[
-    ("a_blob_is_visible_only_after_its_commit", a_blob_is_visible_only_after_its_commit),
-    ("an_ingest_needs_a_key", an_ingest_needs_a_key),
-    ("a_key_has_one_writer_at_a_time", a_key_has_one_writer_at_a_time),
-    ("a_dropped_ingest_is_taken_up_where_it_stopped", a_dropped_ingest_is_taken_up_where_it_stopped),
-    ("a_restarted_ingest_holds_nothing_of_before", a_restarted_ingest_holds_nothing_of_before),
-    ("what_was_written_can_be_read_before_and_after_the_commit", what_was_written_can_be_read),
-    ("a_wrong_size_or_digest_is_not_committed_and_loses_nothing", a_mismatch_loses_nothing),
-    ("an_expected_sha512_is_computed", an_expected_sha512_is_computed),
-    ("a_digest_that_cannot_be_computed_is_refused", a_digest_that_cannot_be_computed_is_refused),
-    ("a_blob_that_exists_is_committed_again_with_success", a_blob_that_exists_is_committed_again),
-    ("a_committed_key_starts_empty_again", a_committed_key_starts_empty_again),
-    ("an_aborted_ingest_is_gone", an_aborted_ingest_is_gone),
-    ("the_status_of_an_ingest_outlives_its_writer", the_status_of_an_ingest_outlives_its_writer),
-    ("a_blob_ends_where_its_size_says", a_blob_ends_where_its_size_says),
+    ("what_was_written_can_be_read", what_was_written_can_be_read),
     ("a_blob_of_another_size_is_not_opened", a_blob_of_another_size_is_not_opened),
     ("a_missing_blob_is_not_found", a_missing_blob_is_not_found),
     ("labels_are_kept_merged_and_replaced", labels_are_kept_merged_and_replaced),
-    ("labels_that_are_too_large_are_refused", labels_that_are_too_large_are_refused),
     ("a_walk_meets_every_blob_once_in_order", a_walk_meets_every_blob_once_in_order),
     ("a_walk_ends_with_its_visitor", a_walk_ends_with_its_visitor),
+    ("blobs_are_filtered", blobs_are_filtered),
     ("a_removed_blob_leaves_nothing_to_its_successor", a_removed_blob_leaves_nothing_to_its_successor),
     ("an_empty_blob_is_a_blob", an_empty_blob_is_a_blob),
     ("writers_of_one_blob_all_succeed", writers_of_one_blob_all_succeed),
     ("an_interrupted_copy_is_completed", an_interrupted_copy_is_completed),
     ("a_damaged_blob_is_not_copied", a_damaged_blob_is_not_copied),
-    ("a_blob_that_exists_is_not_begun_again", rules::a_blob_that_exists_is_not_begun_again),
-    ("an_expected_digest_chooses_the_algorithm", rules::an_expected_digest_chooses_the_algorithm),
-    ("an_ingest_of_another_size_starts_again", rules::an_ingest_of_another_size_starts_again),
-    ("a_failed_commit_lets_go_of_its_key", rules::a_failed_commit_lets_go_of_its_key),
-    ("a_commit_without_expectations_checks_no_size", rules::a_commit_without_expectations_checks_no_size),
-    ("ingests_are_filtered", rules::ingests_are_filtered),
-    ("blobs_are_filtered", rules::blobs_are_filtered),
-    ("an_update_changes_the_fields_it_names", rules::an_update_changes_the_fields_it_names),
 ];
 
-/// Runs every case on a store of its own, as `new` makes them. A failing case names itself in its panic.
+/// Runs the cases for every store, each on a store of its own, as `new` makes them. A failing case names itself in its
+/// panic.
 pub fn run<S: Store>(new: impl Fn() -> S + Sync) {
-    for (name, case) in CASES.iter().chain(CONTAINERD) {
-        let new = &new;
-        thread::scope(|scope| {
-            // The name of the thread is the name in the panic.
-            let handle =
-                thread::Builder::new().name((*name).into()).spawn_scoped(scope, || case(&new())).unwrap();
-            handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    for (name, case) in RULES.iter().chain(CONTAINERD).chain(CASES) {
+        named(name, || case(&new()));
+    }
+}
+
+/// Runs cases for namespaces, each on a pair of its own.
+pub fn run_namespaces<S: Store>(cases: &[(&str, NamespaceCase)], new: impl Fn() -> (S, S) + Sync) {
+    for (name, case) in cases {
+        named(name, || {
+            let (first, second) = new();
+            case(&first, &second);
         });
     }
+}
+
+/// Runs the cases for stores whose blobs are files; `new` returns the directory, too.
+pub fn run_directory<S: Store>(new: impl Fn() -> (S, PathBuf) + Sync) {
+    for (name, case) in DIRECTORY {
+        named(name, || {
+            let (store, root) = new();
+            case(&store, &root);
+        });
+    }
+}
+
+/// Runs a case on a thread of its name, which is the name in the panic.
+fn named(name: &str, case: impl FnOnce() + Send) {
+    thread::scope(|scope| {
+        let handle = thread::Builder::new().name(name.into()).spawn_scoped(scope, case).unwrap();
+        handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
 }
 
 fn describe(bytes: &[u8]) -> Descriptor {
@@ -116,58 +131,6 @@ fn labels(pairs: &[(&str, &str)]) -> Labels {
     pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
 }
 
-fn a_blob_is_visible_only_after_its_commit(store: &dyn Store) {
-    let descriptor = describe(b"content");
-    let ingest = begin(store, "key", b"content");
-    assert!(matches!(store.open(&descriptor), Err(Error::NotFound { .. })));
-    assert!(matches!(store.info(&descriptor.digest), Err(Error::NotFound { .. })));
-    assert_eq!(ingest.digest(), descriptor.digest);
-
-    let info = ingest.commit(None, Labels::new()).unwrap();
-    assert_eq!((&info.digest, info.size), (&descriptor.digest, 7));
-    assert_eq!(store.info(&descriptor.digest).unwrap(), info);
-    assert_eq!(content(&*store.open(&descriptor).unwrap()), b"content");
-    assert_eq!(read(store, &descriptor, 7).unwrap(), b"content");
-}
-
-fn an_ingest_needs_a_key(store: &dyn Store) {
-    assert!(matches!(store.ingest("").map(drop), Err(Error::EmptyKey)));
-}
-
-fn a_key_has_one_writer_at_a_time(store: &dyn Store) {
-    let first = begin(store, "key", b"first");
-    assert!(matches!(store.ingest("key").map(drop), Err(Error::Busy { .. })));
-    assert!(matches!(store.abort("key"), Err(Error::Busy { .. })));
-    drop(store.ingest("another key").unwrap());
-    drop(first);
-    drop(store.ingest("key").unwrap());
-}
-
-fn a_dropped_ingest_is_taken_up_where_it_stopped(store: &dyn Store) {
-    let bytes: Vec<u8> = (0..100_000_u32).map(|number| (number % 251) as u8).collect();
-    for part in [0, 1, 10_000, 90_000, 100_000] {
-        let key = format!("key {part}");
-        drop(begin(store, &key, &bytes[..part]));
-        let mut ingest = store.ingest(&key).unwrap();
-        assert_eq!(ingest.offset(), part as u64);
-        assert_eq!(ingest.digest(), Digest::sha256(&bytes[..part]));
-        ingest.write_all(&bytes[part..]).unwrap();
-        ingest.commit(Some(&describe(&bytes)), Labels::new()).unwrap();
-        assert_eq!(read(store, &describe(&bytes), 100_000).unwrap(), bytes);
-        store.remove(&Digest::sha256(&bytes)).unwrap();
-    }
-}
-
-fn a_restarted_ingest_holds_nothing_of_before(store: &dyn Store) {
-    drop(begin(store, "key", b"a long beginning of something"));
-    let mut ingest = store.ingest("key").unwrap();
-    ingest.restart().unwrap();
-    assert_eq!(ingest.offset(), 0);
-    ingest.write_all(b"short").unwrap();
-    ingest.commit(None, Labels::new()).unwrap();
-    assert_eq!(read(store, &describe(b"short"), 5).unwrap(), b"short");
-}
-
 fn what_was_written_can_be_read(store: &dyn Store) {
     let mut ingest = begin(store, "key", b"first ");
     ingest.write_all(b"second").unwrap();
@@ -175,108 +138,6 @@ fn what_was_written_can_be_read(store: &dyn Store) {
     assert_eq!(content(&*view), b"first second");
     ingest.commit(None, Labels::new()).unwrap();
     assert_eq!(content(&*view), b"first second");
-}
-
-fn a_mismatch_loses_nothing(store: &dyn Store) {
-    let right = describe(b"content");
-    let wrong_size = Descriptor { size: 8, ..right.clone() };
-    let wrong_digest = Descriptor { digest: Digest::sha256(b"other"), ..right.clone() };
-    drop(begin(store, "key", b"content"));
-    for wrong in [wrong_size, wrong_digest] {
-        let error = store.ingest("key").unwrap().commit(Some(&wrong), Labels::new()).unwrap_err();
-        let Error::Mismatch { expected, expected_size, actual, actual_size } = error else {
-            panic!("{error}")
-        };
-        assert_eq!((expected, expected_size), (wrong.digest.clone(), wrong.size));
-        assert_eq!((actual, actual_size), (right.digest.clone(), right.size));
-        assert!(store.info(&wrong.digest).is_err());
-    }
-    let ingest = store.ingest("key").unwrap();
-    assert_eq!(ingest.offset(), 7);
-    ingest.commit(Some(&right), Labels::new()).unwrap();
-}
-
-fn an_expected_sha512_is_computed(store: &dyn Store) {
-    let mut digester = Digester::new(Algorithm::Sha512).unwrap();
-    digester.update(b"content");
-    let descriptor = Descriptor::new(MediaType::OCI_LAYER, digester.finish(), 7);
-    let other = begin(store, "key", b"conTent").commit(Some(&descriptor), Labels::new());
-    assert!(matches!(other, Err(Error::Mismatch { .. })));
-    let info = begin(store, "key 2", b"content").commit(Some(&descriptor), Labels::new()).unwrap();
-    assert_eq!(info.digest, descriptor.digest);
-    assert_eq!(read(store, &descriptor, 7).unwrap(), b"content");
-}
-
-fn a_digest_that_cannot_be_computed_is_refused(store: &dyn Store) {
-    let digest = Digest::parse("blake3:abcdef").unwrap();
-    let descriptor = Descriptor::new(MediaType::OCI_LAYER, digest, 7);
-    let unsupported = |error| assert!(matches!(error, Error::UnsupportedAlgorithm { .. }), "{error}");
-    unsupported(begin(store, "key", b"content").commit(Some(&descriptor), Labels::new()).unwrap_err());
-    unsupported(store.open(&descriptor).map(drop).unwrap_err());
-    unsupported(read(store, &descriptor, 7).unwrap_err());
-    unsupported(copy(store, store, &descriptor).unwrap_err());
-}
-
-fn a_blob_that_exists_is_committed_again(store: &dyn Store) {
-    let first = begin(store, "key", b"content").commit(None, Labels::new()).unwrap();
-    for expected in [None, Some(describe(b"content"))] {
-        let again = begin(store, "key", b"content").commit(expected.as_ref(), Labels::new()).unwrap();
-        assert_eq!(again, first);
-        assert!(store.ingests().unwrap().is_empty());
-    }
-}
-
-fn a_committed_key_starts_empty_again(store: &dyn Store) {
-    begin(store, "key", b"content").commit(None, Labels::new()).unwrap();
-    let ingest = store.ingest("key").unwrap();
-    assert_eq!(ingest.offset(), 0);
-    assert_eq!(ingest.digest(), Digest::sha256(b""));
-}
-
-fn an_aborted_ingest_is_gone(store: &dyn Store) {
-    begin(store, "key", b"content").abort().unwrap();
-    assert!(matches!(store.status("key"), Err(Error::NoIngest { .. })));
-    assert!(matches!(store.abort("key"), Err(Error::NoIngest { .. })));
-    assert_eq!(store.ingest("key").unwrap().offset(), 0);
-
-    drop(begin(store, "key", b"content"));
-    store.abort("key").unwrap();
-    assert!(store.ingests().unwrap().is_empty());
-    assert_eq!(store.ingest("key").unwrap().offset(), 0);
-}
-
-fn the_status_of_an_ingest_outlives_its_writer(store: &dyn Store) {
-    assert!(matches!(store.status("b"), Err(Error::NoIngest { .. })));
-    assert!(store.ingests().unwrap().is_empty());
-    let mut ingest = begin(store, "b", b"first");
-    let before = store.status("b").unwrap();
-    assert_eq!((before.key.as_str(), before.offset), ("b", 5));
-    thread::sleep(Duration::from_millis(20));
-    ingest.write_all(b"second").unwrap();
-    drop(ingest);
-    drop(begin(store, "a", b"other"));
-
-    let after = store.status("b").unwrap();
-    assert_eq!((after.offset, after.started), (11, before.started));
-    assert!(after.updated > before.updated);
-    drop(store.ingest("b").unwrap());
-    assert_eq!(store.status("b").unwrap(), after);
-    let keys: Vec<_> =
-        store.ingests().unwrap().into_iter().map(|status| (status.key, status.offset)).collect();
-    assert_eq!(keys, [("a".into(), 5), ("b".into(), 11)]);
-}
-
-fn a_blob_ends_where_its_size_says(store: &dyn Store) {
-    let descriptor = write(store, MediaType::OCI_LAYER, b"012345").unwrap();
-    let blob = store.open(&descriptor).unwrap();
-    let mut buffer = [0; 7];
-    assert_eq!(blob.size(), 6);
-    assert_eq!(blob.read_at(&mut buffer, 0).unwrap(), 6);
-    assert_eq!(blob.read_at(&mut buffer, 4).unwrap(), 2);
-    assert_eq!(&buffer[..2], b"45");
-    for beyond in [6, 7, u64::MAX] {
-        assert_eq!(blob.read_at(&mut buffer, beyond).unwrap(), 0);
-    }
 }
 
 fn a_blob_of_another_size_is_not_opened(store: &dyn Store) {
@@ -321,15 +182,6 @@ fn labels_are_kept_merged_and_replaced(store: &dyn Store) {
     assert_eq!(store.info(&info.digest).unwrap().labels, Labels::new());
 }
 
-fn labels_that_are_too_large_are_refused(store: &dyn Store) {
-    let large = |size: usize| labels(&[("key", &"x".repeat(size - 3))]);
-    let refused = begin(store, "key", b"content").commit(None, large(4097));
-    assert!(matches!(refused, Err(Error::LabelTooLarge { size: 4097, limit: 4096, .. })));
-    let info = store.ingest("key").unwrap().commit(None, large(4096)).unwrap();
-    assert!(matches!(store.update(&info.digest, large(4097)), Err(Error::LabelTooLarge { .. })));
-    assert_eq!(store.info(&info.digest).unwrap().labels, large(4096));
-}
-
 fn a_walk_meets_every_blob_once_in_order(store: &dyn Store) {
     let mut expected = BTreeMap::new();
     for number in 0..20_u8 {
@@ -359,6 +211,28 @@ fn a_walk_ends_with_its_visitor(store: &dyn Store) {
     });
     assert!(matches!(result, Err(Error::EmptyKey)));
     assert_eq!(visits, 1);
+}
+
+fn blobs_are_filtered(store: &dyn Store) {
+    for (bytes, number) in [(b"a", "1"), (b"b", "2"), (b"c", "1")] {
+        let of = labels(&[("number", number), ("containerd.io/kind", "test")]);
+        begin(store, "key", bytes).commit(None, of).unwrap();
+    }
+    let count = |filter: &str| {
+        let filter = Filter::parse([filter]).unwrap();
+        let mut count = 0;
+        store
+            .walk(&mut |info| {
+                count += usize::from(filter.matches(&info));
+                Ok(())
+            })
+            .unwrap();
+        count
+    };
+    assert_eq!(count("labels.number==1"), 2);
+    assert_eq!(count("labels.\"containerd.io/kind\"==test,labels.number!=1"), 1);
+    assert_eq!(count(&format!("digest=={}", Digest::sha256(b"a"))), 1);
+    assert_eq!(count("labels.missing"), 0);
 }
 
 fn a_removed_blob_leaves_nothing_to_its_successor(store: &dyn Store) {

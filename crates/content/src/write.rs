@@ -63,8 +63,8 @@ pub fn copy(from: &dyn Provider, to: &dyn Store, descriptor: &Descriptor) -> Res
 }
 
 /// Brings the blob that `descriptor` names over as [`copy`] does, but where both stores are directories on one
-/// file system, the blob is not read and its place on the disk is shared: nothing but its size is compared. For
-/// blobs that were verified before, as those of a store are.
+/// file system, nothing but its size is compared, and its place on the disk is shared if it can be. For blobs that
+/// were verified before, as those of a store are.
 pub fn link(from: &dyn Provider, to: &dyn Store, descriptor: &Descriptor) -> Result<()> {
     if is_there(to, descriptor)? {
         return Ok(());

@@ -10,6 +10,7 @@ use crate::Layout;
 use crate::Notice;
 use crate::Result;
 use crate::StoreImages;
+use crate::Transfer;
 
 /// A place that an image is written to: first its new blobs, in any order, then the image as a whole, at once.
 pub trait Destination: Send + Sync {
@@ -22,11 +23,16 @@ pub trait Destination: Send + Sync {
     /// Returns a directory for files that nobody needs afterwards.
     fn scratch(&self) -> &Path;
 
-    /// Copies images that belong together from `source`, verified, and names each by its names, or not at all.
-    /// What the place has already, `source` may be without. The first image counts: no name of it changes
-    /// before the others are there. An image without names that is about another one, its subject, is found by that,
-    /// and stays as long as that one or the first.
-    fn publish_all(&self, source: &dyn Provider, images: &[(&Descriptor, &[String])]) -> Result<Vec<Notice>>;
+    /// Copies images that belong together from `source`, and names each by its names, or not at all. What the place
+    /// has already, `source` may be without. The first image counts: no name of it changes before the others are
+    /// there. An image without names that is about another one, its subject, is found by that, and stays as long as
+    /// that one or the first. Blobs come over as `how` says; a place that is no directory copies them.
+    fn publish_each(
+        &self,
+        how: Transfer,
+        source: &dyn Provider,
+        images: &[(&Descriptor, &[String])],
+    ) -> Result<Vec<Notice>>;
 
     /// Removes what a run that failed has left.
     fn discard(self: Box<Self>) -> Result<()>;
@@ -45,8 +51,13 @@ impl Destination for Layout {
         self.path()
     }
 
-    fn publish_all(&self, source: &dyn Provider, images: &[(&Descriptor, &[String])]) -> Result<Vec<Notice>> {
-        Layout::publish_all(self, source, images)
+    fn publish_each(
+        &self,
+        how: Transfer,
+        source: &dyn Provider,
+        images: &[(&Descriptor, &[String])],
+    ) -> Result<Vec<Notice>> {
+        Layout::publish_each(self, how, source, images)
     }
 
     fn discard(self: Box<Self>) -> Result<()> {
@@ -67,8 +78,13 @@ impl Destination for StoreImages {
         StoreImages::store(self).root()
     }
 
-    fn publish_all(&self, source: &dyn Provider, images: &[(&Descriptor, &[String])]) -> Result<Vec<Notice>> {
-        StoreImages::publish_all(self, source, images)
+    fn publish_each(
+        &self,
+        how: Transfer,
+        source: &dyn Provider,
+        images: &[(&Descriptor, &[String])],
+    ) -> Result<Vec<Notice>> {
+        StoreImages::publish_each(self, how, source, images)
     }
 
     fn discard(self: Box<Self>) -> Result<()> {
@@ -78,8 +94,17 @@ impl Destination for StoreImages {
 }
 
 impl dyn Destination + '_ {
-    /// Publishes a single image.
+    /// Publishes a single image, verified.
     pub fn publish(&self, source: &dyn Provider, root: &Descriptor, names: &[String]) -> Result<Vec<Notice>> {
         self.publish_all(source, &[(root, names)])
+    }
+
+    /// Publishes images that belong together, verified.
+    pub fn publish_all(
+        &self,
+        source: &dyn Provider,
+        images: &[(&Descriptor, &[String])],
+    ) -> Result<Vec<Notice>> {
+        self.publish_each(Transfer::Copy, source, images)
     }
 }

@@ -67,17 +67,6 @@ impl Layout {
         self.publish_each(Transfer::Copy, source, &[(root, tags)])
     }
 
-    /// Publishes as [`publish`](Layout::publish) does, with blobs that come over as `how` says.
-    pub fn publish_by(
-        &self,
-        how: Transfer,
-        source: &dyn Provider,
-        root: &Descriptor,
-        tags: &[String],
-    ) -> Result<Vec<Notice>> {
-        self.publish_each(how, source, &[(root, tags)])
-    }
-
     /// Publishes images that belong together, each with its tags, at one moment.
     pub fn publish_all(
         &self,
@@ -87,7 +76,7 @@ impl Layout {
         self.publish_each(Transfer::Copy, source, images)
     }
 
-    fn publish_each(
+    pub(crate) fn publish_each(
         &self,
         how: Transfer,
         source: &dyn Provider,

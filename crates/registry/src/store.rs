@@ -100,31 +100,38 @@ impl StoreImages {
         Ok(found)
     }
 
-    /// Copies images that belong together, verified, and names each by its names. One without names is kept as long
-    /// as its subject, or the first of them.
-    pub fn publish_all(
+    /// Copies images that belong together, and names each by its names. One without names is kept as long as its
+    /// subject, or the first of them. Blobs come over as `how` says.
+    pub fn publish_each(
         &self,
+        how: Transfer,
         source: &dyn Provider,
         images: &[(&Descriptor, &[String])],
     ) -> Result<Vec<Notice>> {
         let mut notices = Vec::new();
         for (root, names) in images.iter().rev() {
             notices.extend(match (images.first(), names.is_empty()) {
-                (Some((first, _)), true) => self.attach(source, root, &first.digest)?,
-                _ => self.publish(source, root, names)?,
+                (Some((first, _)), true) => self.attach(how, source, root, &first.digest)?,
+                _ => self.publish_by(how, source, root, names)?,
             });
         }
         Ok(notices)
     }
 
     /// Copies a manifest, which collections keep as long as its subject or the image `with`.
-    fn attach(&self, source: &dyn Provider, root: &Descriptor, with: &Digest) -> Result<Vec<Notice>> {
+    fn attach(
+        &self,
+        how: Transfer,
+        source: &dyn Provider,
+        root: &Descriptor,
+        with: &Digest,
+    ) -> Result<Vec<Notice>> {
         let both = Overlay::new(&*self.store, [source]);
         let (_, subject) = about(&both, root, &self.limits)?;
         let Some(subject) = subject else {
             return Err(Error::NoName { place: self.store.root().to_owned() });
         };
-        let notices = transfer(Transfer::Copy, source, &*self.store, root, &self.limits)?;
+        let notices = transfer(how, source, &*self.store, root, &self.limits)?;
         let label = |digest: &Digest| (back_reference(digest), digest.to_string());
         let labels = Labels::from([label(&subject), label(with)]);
         let fields = Fields::Only(labels.keys().cloned().collect());
@@ -280,10 +287,11 @@ mod tests {
         let both = Overlay::new(&source, [&other as &dyn Provider, &all]);
         let (one, two) = (names(&["one"]), names(&["two"]));
         let first = [(&root, &one[..]), (&signature.root, &[]), (&of_signature.root, &[])];
-        images.publish_all(&both, &first).unwrap();
+        images.publish_each(Transfer::Copy, &both, &first).unwrap();
         // The image that this is about is not the one that it comes with.
-        images.publish_all(&both, &[(&result, &two[..]), (&of_source.root, &[])]).unwrap();
-        let error = images.publish_all(&both, &[(&result, &two[..]), (&root, &[])]).unwrap_err();
+        images.publish_each(Transfer::Copy, &both, &[(&result, &two[..]), (&of_source.root, &[])]).unwrap();
+        let error =
+            images.publish_each(Transfer::Copy, &both, &[(&result, &two[..]), (&root, &[])]).unwrap_err();
         assert!(matches!(error, Error::NoName { .. }), "{error}");
 
         let found = |digest: &Digest| -> std::collections::BTreeSet<Digest> {

@@ -33,6 +33,7 @@ use crate::Remote;
 use crate::Repository;
 use crate::Result;
 use crate::Scratch;
+use crate::Transfer;
 use crate::client::WORTH_A_HEAD;
 use crate::push::Provided;
 use crate::push::Push;
@@ -90,7 +91,12 @@ impl Destination for RemoteDestination {
         self.scratch.path()
     }
 
-    fn publish_all(&self, source: &dyn Provider, images: &[(&Descriptor, &[String])]) -> Result<Vec<Notice>> {
+    fn publish_each(
+        &self,
+        _: Transfer,
+        source: &dyn Provider,
+        images: &[(&Descriptor, &[String])],
+    ) -> Result<Vec<Notice>> {
         self.store.finish()?;
         let published = images.iter().rev().map(|(root, tags)| self.push(source, root, tags));
         Ok(published.collect::<Result<Vec<_>>>()?.concat())

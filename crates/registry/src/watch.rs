@@ -1,7 +1,9 @@
 //! Telling how far blobs have come.
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::sync::Once;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
@@ -10,9 +12,10 @@ use restow_content::Provider;
 use restow_oci::Descriptor;
 use restow_oci::Kind;
 
-/// Hears of blobs that are moved from one place to another, from several threads at once.
+/// Hears of blobs that are moved from one place to another, from several threads at once. One that is shared by two
+/// places and not read is not told of.
 pub trait Observer: Send + Sync {
-    /// A blob has been opened, to be read in full.
+    /// A blob is going to be read in full.
     fn started(&self, blob: &Descriptor);
 
     /// So many more of its bytes have been read.
@@ -42,9 +45,8 @@ impl Provider for Watched<'_> {
         if matches!(descriptor.media_type.kind(), Kind::Index | Kind::Manifest | Kind::Config) {
             return Ok(blob);
         }
-        self.observer.started(descriptor);
-        let observer = self.observer.clone();
-        Ok(Box::new(WatchedBlob { blob, descriptor: descriptor.clone(), observer, end: AtomicU64::new(0) }))
+        let (descriptor, observer) = (descriptor.clone(), self.observer.clone());
+        Ok(Box::new(WatchedBlob { blob, descriptor, observer, started: Once::new(), end: AtomicU64::new(0) }))
     }
 }
 
@@ -52,6 +54,7 @@ struct WatchedBlob {
     blob: Box<dyn Blob>,
     descriptor: Descriptor,
     observer: Arc<dyn Observer>,
+    started: Once,
     /// The end of the furthest read so far.
     end: AtomicU64,
 }
@@ -62,6 +65,7 @@ impl Blob for WatchedBlob {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.started.call_once(|| self.observer.started(&self.descriptor));
         let count = self.blob.read_at(buffer, offset)?;
         let end = offset + count as u64;
         // What is read again, after a connection broke, is not told again.
@@ -71,10 +75,17 @@ impl Blob for WatchedBlob {
         }
         Ok(count)
     }
+
+    fn file(&self) -> Option<&File> {
+        self.blob.file()
+    }
 }
 
 impl Drop for WatchedBlob {
     fn drop(&mut self) {
+        if !self.started.is_completed() {
+            return;
+        }
         let whole = self.end.load(Ordering::Relaxed) == self.descriptor.size;
         self.observer.finished(&self.descriptor, whole);
     }

@@ -1,7 +1,8 @@
 //! Programs that fail, or are killed, at a system call of one's choice.
 //!
-//! Counted are the calls that may change something outside of the program: what is written, created, renamed, removed,
-//! synced, locked. Linux on x86-64 alone, since a call is known by its number.
+//! Counted are the calls that may change something outside of the program (what is written, created, renamed, removed,
+//! synced, locked), or those that read files of its working directory. Linux on x86-64 alone, since a call is known by
+//! its number.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use std::fs::File;
 use std::io::Read;
 use std::io::Seek;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
 
@@ -31,6 +33,10 @@ pub enum Injection {
     Fail(i32),
     /// A write takes half of its bytes. Another call is left alone.
     Short,
+    /// A read does nothing and fails with this error. Another call is left alone.
+    FailRead(i32),
+    /// A read gives half of what was asked for. Another call is left alone.
+    ShortRead,
 }
 
 /// What became of a program.
@@ -40,6 +46,8 @@ pub struct Traced {
     pub steps: u64,
     /// Whether the chosen call was reached.
     pub reached: bool,
+    /// The file that the chosen call waited for to be on the disk, if that is what it did.
+    pub synced: Option<PathBuf>,
     /// The exit code, unless the program was killed.
     pub code: Option<i32>,
     /// What it wrote to stdout.
@@ -50,6 +58,8 @@ pub struct Traced {
 
 // <https://github.com/torvalds/linux/blob/v6.12/arch/x86/entry/syscalls/syscall_64.tbl>
 const WRITES: [u64; 4] = [1, 18, 20, 296];
+const READS: [u64; 5] = [0, 17, 19, 217, 295];
+const SYNCS: [u64; 2] = [74, 75];
 const OPENAT: u64 = 257;
 const CHANGES: [u64; 24] = [
     16, 73, 74, 75, 76, 77, 82, 83, 84, 86, 87, 88, 90, 91, 258, 263, 264, 265, 268, 277, 280, 285, 316, 326,
@@ -90,7 +100,8 @@ pub fn run(program: &mut Command, at: u64, injection: Injection, mut files: [Fil
     ptrace::interrupt(main).expect("what is traced can be stopped");
     child.stdin.take().expect("it is piped").write_all(b"go\n").expect("the shell reads");
 
-    let mut tracer = Tracer { main, at, injection, ..Tracer::default() };
+    let directory = program.get_current_dir().map(PathBuf::from);
+    let mut tracer = Tracer { main, directory, at, injection, ..Tracer::default() };
     let code = tracer.follow();
     // It was waited for above.
     drop(child);
@@ -100,14 +111,17 @@ pub fn run(program: &mut Command, at: u64, injection: Injection, mut files: [Fil
         text
     };
     let (stdout, stderr) = (text(0), text(1));
-    Traced { steps: tracer.steps, reached: tracer.steps >= at, code, stdout, stderr }
+    let Tracer { steps, synced, .. } = tracer;
+    Traced { steps, reached: steps >= at, synced, code, stdout, stderr }
 }
 
 struct Tracer {
     main: Pid,
+    directory: Option<PathBuf>,
     at: u64,
     injection: Injection,
     steps: u64,
+    synced: Option<PathBuf>,
     started: bool,
     /// The threads inside of a call, and the error it shall have.
     inside: BTreeMap<Pid, Option<i32>>,
@@ -117,9 +131,11 @@ impl Default for Tracer {
     fn default() -> Tracer {
         Tracer {
             main: Pid::from_raw(0),
+            directory: None,
             at: 0,
             injection: Injection::Kill,
             steps: 0,
+            synced: None,
             started: false,
             inside: BTreeMap::new(),
         }
@@ -177,18 +193,25 @@ impl Tracer {
         let (number, first, third) = (registers.orig_rax, registers.rdi, registers.rdx);
         let write = WRITES.contains(&number) && first > STREAMS;
         let change = write || CHANGES.contains(&number) || (number == OPENAT && third & CREATE != 0);
-        let counts = if self.injection == Injection::Short { write } else { change };
+        let counts = match self.injection {
+            Injection::Kill | Injection::Fail(_) => change,
+            Injection::Short => write,
+            Injection::FailRead(_) | Injection::ShortRead => {
+                READS.contains(&number) && self.is_ours(pid, first)
+            }
+        };
         if self.started && counts {
             self.steps += 1;
             if self.steps == self.at {
+                self.synced = if SYNCS.contains(&number) { file(pid, first) } else { None };
                 match self.injection {
                     Injection::Kill => drop(kill(self.main, Signal::SIGKILL)),
-                    Injection::Fail(wanted) => {
+                    Injection::Fail(wanted) | Injection::FailRead(wanted) => {
                         // A call that does not exist does nothing.
                         registers.orig_rax = u64::MAX;
                         error = ptrace::setregs(pid, registers).is_ok().then_some(wanted);
                     }
-                    Injection::Short => {
+                    Injection::Short | Injection::ShortRead => {
                         registers.rdx = third.div_ceil(2);
                         let _ = ptrace::setregs(pid, registers);
                     }
@@ -197,4 +220,15 @@ impl Tracer {
         }
         self.inside.insert(pid, error);
     }
+
+    /// Returns whether the descriptor is of a file below the working directory of the program.
+    fn is_ours(&self, pid: Pid, descriptor: u64) -> bool {
+        file(pid, descriptor)
+            .is_some_and(|file| self.directory.as_ref().is_some_and(|directory| file.starts_with(directory)))
+    }
+}
+
+/// Returns the file that a descriptor of a program is of.
+fn file(pid: Pid, descriptor: u64) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{pid}/fd/{descriptor}")).ok()
 }

@@ -7,12 +7,12 @@ use restow_oci::Limits;
 use restow_registry::Layout;
 use restow_registry::Place as Where;
 use restow_registry::Selector;
-use restow_registry::Transfer;
 
 use super::Place;
 use super::images;
 use crate::access::open_destination;
 use crate::access::open_source;
+use crate::args::LinkArguments;
 use crate::destination::Destination;
 use crate::output;
 use crate::reference;
@@ -29,7 +29,7 @@ pub(super) struct Import {
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     #[command(flatten)]
-    transfer: TransferArguments,
+    link: LinkArguments,
 }
 
 /// Write an image of the store to a layout
@@ -44,22 +44,7 @@ pub(super) struct Export {
     #[arg(value_name = "DST", required = true)]
     destinations: Vec<String>,
     #[command(flatten)]
-    transfer: TransferArguments,
-}
-
-#[derive(Debug, Args)]
-struct TransferArguments {
-    /// Share files with the other side where the file system can, without reading them
-    ///
-    /// Only sizes are compared then: for sides that are trusted. Otherwise every byte is verified.
-    #[arg(long)]
-    link: bool,
-}
-
-impl TransferArguments {
-    fn how(&self) -> Transfer {
-        if self.link { Transfer::Link } else { Transfer::Copy }
-    }
+    link: LinkArguments,
 }
 
 pub(super) fn import(command: &Import, place: &Place<'_>) -> anyhow::Result<()> {
@@ -67,7 +52,7 @@ pub(super) fn import(command: &Import, place: &Place<'_>) -> anyhow::Result<()> 
     images::check_side(&command.source, false)?;
     let source = reference::parse(&command.source)?;
     let images = place.images()?;
-    let how = command.transfer.how();
+    let how = command.link.how();
     let publish = |selector: Selector, names: &[String]| -> anyhow::Result<()> {
         let reference = restow_registry::Reference { place: source.place.clone(), selector };
         let source = open_source(&reference)?;
@@ -106,28 +91,18 @@ pub(super) fn export(command: &Export, place: &Place<'_>) -> anyhow::Result<()> 
     let selector = reference::parse(&format!("store:{}", command.name))?.selector;
     let root = images.resolve(&selector)?;
     let source = Overlay::new(images.store(), []);
-    let (names, how) = (&destination.tags, command.transfer.how());
-    let published = match &destination.place {
-        // Files can be shared with a layout; elsewhere they are copied.
-        Where::Layout(path) => {
-            let layout = Layout::create(path, &limits)?;
-            let published = layout.publish_by(how, &source, &root, names);
-            published.inspect_err(|_| discard(Box::new(layout)))
-        }
-        place => {
-            let place = open_destination(place, None)?;
-            let published = place.publish(&source, &root, names);
-            published.inspect_err(|_| discard(place))
+    let place = open_destination(&destination.place, None)?;
+    let images = [(&root, &*destination.tags)];
+    let notices = match place.publish_each(command.link.how(), &source, &images) {
+        Ok(notices) => notices,
+        Err(error) => {
+            // The error says more than what could not be cleaned up after it.
+            let _ = place.discard();
+            return Err(error).with_context(|| command.name.clone());
         }
     };
-    let notices = published.with_context(|| command.name.clone())?;
     for notice in notices {
         output::tell(&format!("warning: {notice}"));
     }
     Ok(output::print(root.digest.as_str())?)
-}
-
-/// Removes what a run that failed has left. Why it failed says more than what could not be cleaned up after it.
-fn discard(place: Box<dyn restow_registry::Destination>) {
-    let _ = place.discard();
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use restow_oci::Descriptor;
@@ -80,6 +81,9 @@ impl LocalStore {
 impl LocalIngest {
     /// Takes the bytes of `file` without reading them; `None` where that cannot be done here. Which error says so
     /// differs from one file system to the next, and whatever fails here is done, and fails, the long way too.
+    ///
+    /// In this order: a reflink, which shares the bytes and nothing else; a second name, for a file of our own that
+    /// nobody else may write to; a copy by the kernel.
     fn take(&self, file: &File, size: u64, check: Check) -> Result<Option<Taken>> {
         if rustix::fs::ioctl_ficlone(self.data(), file).is_ok() {
             return Ok(Some(Taken::Data));
@@ -91,11 +95,20 @@ impl LocalIngest {
         labels::remove(&link)?;
         // An open file has this name, whatever became of the one it was opened by.
         let name = format!("/proc/self/fd/{}", file.as_raw_fd());
-        if rustix::fs::linkat(CWD, name, CWD, &link, AtFlags::SYMLINK_FOLLOW).is_ok() {
+        if self.may_link(file)? && rustix::fs::linkat(CWD, name, CWD, &link, AtFlags::SYMLINK_FOLLOW).is_ok()
+        {
             file.sync_all().map_err(failed("sync", &link))?;
             return Ok(Some(Taken::Link(link)));
         }
         Ok(copy_range(file, self.data(), size).then_some(Taken::Data))
+    }
+
+    /// Returns whether `file` belongs to whom this store belongs to, and nobody else may write to it: what one writes
+    /// to a file, its other name shows too.
+    fn may_link(&self, file: &File) -> Result<bool> {
+        let stat = |file: &File| file.metadata().map_err(failed("stat a file for", &self.data_path()));
+        let found = stat(file)?;
+        Ok(found.uid() == stat(self.data())?.uid() && found.mode() & 0o022 == 0)
     }
 
     fn written_data(&self, size: u64) -> Result<crate::file::Section> {
@@ -130,7 +143,7 @@ mod tests {
     use crate::write;
     use restow_oci::MediaType;
     use std::fs;
-    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
     fn stores(directory: &Path) -> (LocalStore, LocalStore) {
@@ -157,6 +170,19 @@ mod tests {
         assert!(to.ingests().unwrap().is_empty() && !to.root().join("ingest").exists());
         from.remove(&descriptor.digest).unwrap();
         assert_eq!(read(&to, &descriptor, 3 << 20).unwrap(), bytes);
+    }
+
+    #[test]
+    fn a_file_that_others_may_write_to_gets_no_second_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = stores(directory.path());
+        let descriptor = write(&from, MediaType::OCI_LAYER, b"content").unwrap();
+        let path = from.path(&descriptor.digest);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        link(&from, &to, &descriptor).unwrap();
+        fs::write(&path, b"CONTENT").unwrap();
+        assert_eq!(read(&to, &descriptor, 7).unwrap(), b"content");
+        assert_eq!(fs::metadata(to.path(&descriptor.digest)).unwrap().mode() & 0o777, 0o444);
     }
 
     #[test]

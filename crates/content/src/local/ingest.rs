@@ -104,7 +104,8 @@ impl LocalIngest {
     /// Holds the ingest called `key` and takes up what an earlier writer left.
     pub(crate) fn begin(store: &LocalStore, key: &str, expected: &Expected) -> Result<LocalIngest> {
         let digester = digester_for(expected)?;
-        let mut ingest = LocalIngest { digester, ..LocalIngest::hold(store, key)? };
+        let mut ingest = LocalIngest::hold(store, key)?;
+        ingest.digester = digester;
         let earlier =
             status(&ingest.directory, Some(key))?.filter(|earlier| !differs(earlier.total, expected.size));
         if earlier.is_none() {
@@ -200,7 +201,7 @@ impl LocalIngest {
     /// nothing but the step that makes the blob visible is left to do, and what it returns lives until that
     /// is done.
     pub(crate) fn commit_with<T>(
-        self: Box<Self>,
+        mut self: Box<Self>,
         expected: Option<&Descriptor>,
         prepare: impl FnOnce(&Digest, u64) -> Result<T>,
     ) -> Result<Digest> {
@@ -209,13 +210,14 @@ impl LocalIngest {
             return Err(Error::Disturbed { key: self.key.clone(), expected: self.offset, actual });
         }
         let digest = settle(expected, self.digester.current(), &self.view(self.offset)?)?;
-        self.publish(&digest, self.offset, &self.data_path(), prepare)?;
+        let (size, data) = (self.offset, self.data_path());
+        self.publish(&digest, size, &data, prepare)?;
         Ok(digest)
     }
 
     /// Makes the file at `from` visible as the blob `digest`, which it is. If it is the data, it is completed first.
     pub(super) fn publish<T>(
-        &self,
+        &mut self,
         digest: &Digest,
         size: u64,
         from: &Path,
@@ -246,14 +248,29 @@ impl LocalIngest {
     }
 
     /// Makes the data what the blob will be, on the disk.
-    fn complete(&self) -> Result<()> {
+    fn complete(&mut self) -> Result<()> {
         let data = self.data_path();
         // Whatever the umask: anyone may read a blob and nobody change it. And it is as old as its commit.
         self.data
             .set_permissions(Permissions::from_mode(0o444))
             .map_err(failed("change the mode of", &data))?;
         self.data.set_modified(now()).map_err(failed("change the time of", &data))?;
-        self.data.sync_all().map_err(failed("sync", &data))
+        let synced = self.write_behind.finish().and_then(|()| self.data.sync_all());
+        synced.inspect_err(|_| self.forget()).map_err(failed("sync", &data))
+    }
+
+    /// Empties the data after a sync that failed. They can still be read, and the next sync may find nothing to do,
+    /// but they are not on the disk: whoever comes next must write them again.
+    fn forget(&self) {
+        let _ = self.data.set_len(0);
+    }
+}
+
+impl Drop for LocalIngest {
+    fn drop(&mut self) {
+        if self.write_behind.finish().is_err() {
+            self.forget();
+        }
     }
 }
 
@@ -321,6 +338,8 @@ impl Ingest for LocalIngest {
     }
 
     fn restart(&mut self) -> Result<()> {
+        // What was not brought to the disk is not wanted any more.
+        let _ = self.write_behind.finish();
         self.data.set_len(0).map_err(failed("truncate", &self.data_path()))?;
         self.offset = 0;
         self.digester.reset();

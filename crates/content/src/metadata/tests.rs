@@ -76,10 +76,16 @@ fn collect(store: &MetadataStore) -> BTreeSet<Digest> {
 #[test]
 fn passes_the_suite() {
     let directories = Mutex::new(Vec::new());
-    suite::run(|| {
+    let new = || {
         let (directory, store) = temporary();
         directories.lock().unwrap().push(directory);
         store
+    };
+    suite::run(new);
+    suite::run_directory(|| {
+        let store = new();
+        let root = store.root().to_owned();
+        (store, root)
     });
 }
 
@@ -95,9 +101,9 @@ fn passes_the_suite_of_namespaces() {
         }
         (first, store.namespace("second", sharing))
     };
-    suite::shared(|| pair(Sharing::Shared, false));
-    suite::shared(|| pair(Sharing::Isolated, true));
-    suite::isolated(|| pair(Sharing::Isolated, false));
+    suite::run_namespaces(suite::CROSS_NAMESPACE_SHARED, || pair(Sharing::Shared, false));
+    suite::run_namespaces(suite::CROSS_NAMESPACE_ISOLATED, || pair(Sharing::Isolated, false));
+    suite::run_namespaces(suite::SHARED_NAMESPACE_ISOLATED, || pair(Sharing::Isolated, true));
 }
 
 #[test]

@@ -26,6 +26,7 @@ use crate::Error;
 use crate::Notice;
 use crate::Result;
 use crate::Scratch;
+use crate::Transfer;
 use crate::access::STANDARD;
 use crate::catalogue::Catalogue;
 use crate::error::unusable;
@@ -109,7 +110,12 @@ impl Destination for ArchiveDestination {
         self.scratch.path()
     }
 
-    fn publish_all(&self, source: &dyn Provider, images: &[(&Descriptor, &[String])]) -> Result<Vec<Notice>> {
+    fn publish_each(
+        &self,
+        _: Transfer,
+        source: &dyn Provider,
+        images: &[(&Descriptor, &[String])],
+    ) -> Result<Vec<Notice>> {
         let mut tags = images.iter().flat_map(|(_, tags)| tags.iter());
         if let Some(tag) = tags.find(|tag| !is_tag(tag)) {
             let reference = self.path.display().to_string();

@@ -18,11 +18,17 @@ fn names(directory: &Path) -> Vec<String> {
 #[test]
 fn the_blobs_of_a_layout_pass_the_suite_of_stores() {
     let directories = std::sync::Mutex::new(Vec::new());
-    restow_content::suite::run(|| {
+    let new = || {
         let directory = tempfile::tempdir().unwrap();
         let layout = Layout::create(&directory.path().join("layout"), &Limits::default()).unwrap();
         directories.lock().unwrap().push(directory);
         layout.store().clone()
+    };
+    restow_content::suite::run(new);
+    restow_content::suite::run_directory(|| {
+        let store = new();
+        let root = store.root().to_owned();
+        (store, root)
     });
 }
 

@@ -146,10 +146,8 @@ impl<'a> Tables<'a> {
 
     fn named_after(&self) -> anyhow::Result<Option<Holder>> {
         let name = match (&self.reference.place, &self.reference.selector) {
-            // It cannot be read again.
-            (Place::Archive(path) | Place::DockerArchive(path), _) if path == Path::new("-") => {
-                return Ok(None);
-            }
+            // What comes through a pipe comes once, and docker's archives hold no such layers.
+            (Place::DockerArchive(path), _) if path == Path::new("-") => return Ok(None),
             (_, Selector::Tag(name)) => tag(name),
             (Place::Registry(_), Selector::Only) => tag("latest"),
             _ => return Ok(None),

@@ -133,6 +133,10 @@ fn tables_are_found_in_stores_archives_and_registries() {
         assert_eq!(bench.ok(&format!("cat {place} second {root}")).stdout, "amd64");
         assert_eq!(bench.json(&format!("inspect {place} --toc 0 {root}"))["version"], 1);
     }
+    let mut piped = bench.command(Path::new(env!("CARGO_BIN_EXE_restow")));
+    let archive = fs::File::open(bench.path("out.tar")).unwrap();
+    let run = finish(piped.args(["verify", "oci-archive:-:v1"]).stdin(archive));
+    assert!(run.code == Some(0) && run.stdout.contains("entries"), "{run:?}");
 }
 
 #[test]

@@ -47,9 +47,10 @@ pub(crate) struct OrderArguments {
     /// found again by their paths.
     #[arg(long, value_name = "FILE")]
     record_in: Option<PathBuf>,
-    /// Leave a recorded file where it is if more than this of it was not read, in bytes or as 64KiB, 4MiB
+    /// Leave a recorded file where it is if more than this of it was not needed, in bytes or as 64KiB, 4MiB
     ///
-    /// What comes first is fetched whole; of what keeps its place, the chunks that are read.
+    /// What comes first is fetched whole; of what keeps its place, the chunks that are read. Of chunks of 4 MiB, restow's
+    /// records say how many were.
     #[arg(long, value_name = "SIZE", default_value = DEFAULT_MAX_UNREAD, value_parser = parse_size)]
     max_unread: u64,
     /// Run the image's workload and move what it reads to the front, after the files of the list

@@ -173,7 +173,10 @@ impl Merged {
         for file in trace.files {
             // What the container made itself is in no layer.
             let Some(position) = tree.resolve(&file.path) else { continue };
-            let share = file.read.and_then(|read| Some(Share { size: tree.size(&file.path)?, read }));
+            let share = file.read.and_then(|(read, touched)| {
+                let size = tree.size(&file.path)?;
+                Some(Share { size, read, touched: touched.min(size) })
+            });
             match self.places.get(&file.path) {
                 // Which bytes is not known: at least as many as the one of them that read more.
                 Some(place) => {

@@ -40,6 +40,7 @@ fuzz_target!(|bytes: &[u8]| {
     let reading = Reading { provider: &store, limits: &Limits::default(), threads: 1, stop: &|| false };
     let args = command.iter().map(|word| (*word).to_owned()).collect();
     let launch = Launch { args, env: vec!["PATH=/usr/bin:/bin".into()], directory: "/app".into() };
-    let prediction = predict(&reading, &[layer], &launch).expect("a sound layer is read");
+    let tree = reading.tree_with_notes(&[layer]).expect("a sound layer is read");
+    let prediction = predict(&tree, &launch);
     assert!(prediction.files.iter().all(|file| !file.path.split('/').any(|part| part == "..")));
 });

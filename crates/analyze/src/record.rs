@@ -1,11 +1,11 @@
 //! Access records: JSON lines, as `ctr-remote image optimize --record-out` writes them.
 //!
 //! ```json
-//! {"path":"usr/bin/app","manifestDigest":"sha256:…","layerIndex":3,"size":8192,"read":4096}
+//! {"path":"usr/bin/app","manifestDigest":"sha256:…","layerIndex":3,"size":8192,"read":4096,"touched":8192}
 //! ```
 //!
-//! Only `path` must be there. The order of the lines is the order of the accesses. What ctr-remote does not know, `size`
-//! and `read`, it passes over.
+//! Only `path` must be there. The order of the lines is the order of the accesses. What ctr-remote does not know, from
+//! `size` on, it passes over.
 
 use std::path::Path;
 
@@ -39,12 +39,14 @@ pub struct Share {
     pub size: u64,
     /// How many of its bytes were read, each counted once.
     pub read: u64,
+    /// How many bytes there are in its chunks of which something was read.
+    pub touched: u64,
 }
 
 impl Share {
-    /// Returns how many bytes were not read.
-    pub fn unread(&self) -> u64 {
-        self.size.saturating_sub(self.read)
+    /// Returns how many bytes are in chunks of which nothing was read.
+    pub fn untouched(&self) -> u64 {
+        self.size.saturating_sub(self.touched)
     }
 }
 
@@ -57,6 +59,7 @@ struct Line {
     layer_index: Option<u16>,
     size: Option<u64>,
     read: Option<u64>,
+    touched: Option<u64>,
 }
 
 /// Reads a record from a file.
@@ -88,9 +91,10 @@ pub fn write(accesses: &[Access]) -> String {
         if let Some(position) = access.layer_index {
             line.insert("layerIndex".into(), position.into());
         }
-        if let Some(Share { size, read }) = access.share {
-            line.insert("size".into(), size.into());
-            line.insert("read".into(), read.into());
+        if let Some(Share { size, read, touched }) = access.share {
+            for (name, number) in [("size", size), ("read", read), ("touched", touched)] {
+                line.insert(name.into(), number.into());
+            }
         }
         text.push_str(&serde_json::Value::Object(line).to_string());
         text.push('\n');
@@ -98,11 +102,16 @@ pub fn write(accesses: &[Access]) -> String {
     text
 }
 
+fn share(line: &Line) -> Option<Share> {
+    Some(Share { size: line.size?, read: line.read?, touched: line.touched? })
+}
+
 fn parse_line(number: usize, text: &str) -> Result<Access> {
     let malformed = |reason: String| Error::Record { line: number, source: reason.into() };
     // The parser saw one line and calls it the first.
     let line: Line = serde_json::from_str(text)
         .map_err(|error| malformed(error.to_string().replace(" at line 1 column ", " at column ")))?;
+    let share = share(&line);
     // A Go writer leaves an unset digest out, but an empty one means the same.
     let manifest_digest = line
         .manifest_digest
@@ -114,7 +123,7 @@ fn parse_line(number: usize, text: &str) -> Result<Access> {
         path: path::parse(&line.path).map_err(|reason| refused(number, &line.path, reason))?,
         manifest_digest,
         layer_index: line.layer_index.map(usize::from),
-        share: line.size.zip(line.read).map(|(size, read)| Share { size, read }),
+        share,
     })
 }
 
@@ -139,10 +148,11 @@ mod tests {
             [access("usr/bin/app", Some(digest), Some(0)), access("a", None, None), access("", None, None)];
         assert_eq!(parse(&text).unwrap(), expected);
         assert_eq!(parse(&write(&expected)).unwrap(), expected);
-        let shared = [Access { share: Some(Share { size: 10, read: 3 }), ..access("a", None, None) }];
-        assert_eq!(write(&shared), "{\"path\":\"a\",\"size\":10,\"read\":3}\n");
+        let shared =
+            [Access { share: Some(Share { size: 10, read: 3, touched: 4 }), ..access("a", None, None) }];
+        assert_eq!(write(&shared), "{\"path\":\"a\",\"size\":10,\"read\":3,\"touched\":4}\n");
         assert_eq!(parse(&write(&shared)).unwrap(), shared);
-        assert_eq!(shared[0].share.unwrap().unread(), 7);
+        assert_eq!(shared[0].share.unwrap().untouched(), 6);
     }
 
     #[test]

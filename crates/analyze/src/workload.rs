@@ -21,8 +21,8 @@ pub struct Wishes {
     pub list: Vec<Pattern>,
     /// Recorded accesses.
     pub record: Vec<Access>,
-    /// The most bytes of a recorded file that may not have been read; one with more keeps its place, because what comes
-    /// first is fetched whole.
+    /// The most bytes that a recorded file may have in chunks of which nothing was read; one with more keeps its place,
+    /// because what comes first is fetched whole.
     pub most_unread: Option<u64>,
 }
 
@@ -217,7 +217,7 @@ impl Order<'_> {
         let (mut files, mut size, mut read) = (0, 0, 0);
         for access in record {
             if let (Some(share), Some(most)) = (access.share, most_unread)
-                && share.unread() > most
+                && share.untouched() > most
             {
                 (files, size, read) =
                     (files + 1, u64::saturating_add(size, share.size), u64::saturating_add(read, share.read));
@@ -388,13 +388,13 @@ mod tests {
             path: path.into(),
             manifest_digest: Some(digest("m")),
             layer_index: Some(1),
-            share: Some(Share { size, read }),
+            share: Some(Share { size, read: 1, touched: read }),
         };
         let record = vec![access("usr/bin/dash", 100, 90), access("m.so", 100, 89), access("lib/n.so", 9, 0)];
         let wishes = |most_unread| Wishes { record: record.clone(), most_unread, ..Wishes::default() };
         let (lines, workload) = order(&wishes(Some(10)), &[]);
         assert_eq!(lines[1], "usr/bin/dash lib/n.so");
-        let expected = Notice::LeftOut { manifest: digest("m"), files: 1, size: 100, read: 89 };
+        let expected = Notice::LeftOut { manifest: digest("m"), files: 1, size: 100, read: 1 };
         assert_eq!(workload.notices(), [expected]);
         let (lines, workload) = order(&wishes(None), &[]);
         assert_eq!((lines[1].as_str(), workload.notices().len()), ("usr/bin/dash m.so lib/n.so", 0));

@@ -165,10 +165,11 @@ impl Note {
     /// Takes the attachment away; every plugin is asked, whatever the others say.
     fn detach(&self, namespace: &str) -> io::Result<()> {
         let told = self.result.as_ref().filter(|_| self.network.tells_on_removal());
-        let plugins = self.network.plugins.iter().rev();
-        let calls =
-            plugins.map(|plugin| self.network.call(plugin, "DEL", &self.id, namespace, told).map(|_| ()));
-        calls.fold(Ok(()), |all, one| all.and(one))
+        let mut outcome = Ok(());
+        for plugin in self.network.plugins.iter().rev() {
+            outcome = outcome.and(self.network.call(plugin, "DEL", &self.id, namespace, told).map(|_| ()));
+        }
+        outcome
     }
 }
 

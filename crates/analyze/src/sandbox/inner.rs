@@ -192,8 +192,8 @@ impl Merged {
                 std::thread::sleep(TICK);
             }
         }
-        for (path, size) in reads.iter().flat_map(Reads::sizes) {
-            tell(output, &Report::Read(path, size))?;
+        for (path, read, touched) in reads.iter().flat_map(Reads::sizes) {
+            tell(output, &Report::Read(path, read, touched))?;
         }
         Ok(())
     }

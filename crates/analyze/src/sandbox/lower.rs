@@ -46,6 +46,7 @@ use fuser::ReplyXattr;
 use fuser::Request;
 use fuser::Session;
 use fuser::SessionACL;
+use restow_layer::DEFAULT_CHUNK_SIZE;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::ResolveFlags;
@@ -62,9 +63,10 @@ const MAX_READ: usize = 1 << 20;
 pub(super) struct Reads(Arc<Mutex<BTreeMap<String, Ranges>>>);
 
 impl Reads {
-    /// Returns how many bytes of each file were read.
-    pub(super) fn sizes(&self) -> Vec<(String, u64)> {
-        hold(&self.0).iter().map(|(path, ranges)| (path.clone(), ranges.len())).collect()
+    /// Returns of each file how many bytes were read, and how many are in chunks of which something was.
+    pub(super) fn sizes(&self) -> Vec<(String, u64, u64)> {
+        let sizes = |(path, ranges): (&String, &Ranges)| (path.clone(), ranges.len(), ranges.touched());
+        hold(&self.0).iter().map(sizes).collect()
     }
 }
 
@@ -90,6 +92,18 @@ impl Ranges {
     fn len(&self) -> u64 {
         self.0.iter().map(|(start, end)| end - start).sum()
     }
+
+    /// Returns how many bytes the chunks have that hold any of it, each as large as a chunk can be.
+    fn touched(&self) -> u64 {
+        let mut chunks = 0;
+        let mut next = 0;
+        for (start, end) in &self.0 {
+            let (first, last) = ((start / DEFAULT_CHUNK_SIZE).max(next), (end - 1) / DEFAULT_CHUNK_SIZE);
+            chunks += (last + 1).saturating_sub(first);
+            next = next.max(last + 1);
+        }
+        chunks * DEFAULT_CHUNK_SIZE
+    }
 }
 
 /// The file system.
@@ -111,8 +125,11 @@ struct Nodes {
 struct Open {
     next: u64,
     files: HashMap<u64, (Arc<File>, String)>,
-    directories: HashMap<u64, Arc<Vec<(u64, FileType, Vec<u8>)>>>,
+    directories: HashMap<u64, Arc<Vec<Entry>>>,
 }
+
+/// What a directory holds: number, kind and name.
+type Entry = (u64, FileType, Vec<u8>);
 
 /// Mounts a directory's content at `place`. What is opened is told to `opened`, what is read is in the result.
 ///
@@ -173,7 +190,7 @@ impl Lower {
         Ok(attributes(&metadata, self.number(path)))
     }
 
-    fn list(&self, path: &Path) -> Result<Vec<(u64, FileType, Vec<u8>)>, Errno> {
+    fn list(&self, path: &Path) -> Result<Vec<Entry>, Errno> {
         let directory = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut entries = Vec::new();
         for entry in rustix::fs::Dir::read_from(&directory).map_err(io::Error::from)? {
@@ -378,6 +395,22 @@ impl Filesystem for Lower {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_chunk_is_touched_by_a_byte_of_it() {
+        const CHUNK: u64 = DEFAULT_CHUNK_SIZE;
+        for (ranges, expected) in [
+            (&[][..], 0),
+            (&[(5, 6), (100, 200)], 1),
+            (&[(CHUNK - 1, CHUNK + 1)], 2),
+            (&[(0, CHUNK), (CHUNK + 5, CHUNK + 6)], 2),
+            (&[(0, 1), (9 * CHUNK, 9 * CHUNK + 1), (9 * CHUNK + 7, 11 * CHUNK)], 3),
+        ] {
+            let mut found = Ranges::default();
+            ranges.iter().for_each(|(start, end)| found.add(*start, *end));
+            assert_eq!(found.touched(), expected * CHUNK, "{ranges:?}");
+        }
+    }
 
     #[test]
     fn what_is_read_twice_counts_once() {

@@ -105,8 +105,9 @@ pub struct Trace {
 pub struct Opened {
     /// Its path, from the container's root on.
     pub path: String,
-    /// How many of its bytes were read, if that is known.
-    pub read: Option<u64>,
+    /// How many of its bytes were read, if that is known, and how many there are, at the most, in the chunks that a lazy
+    /// reader had to fetch for them.
+    pub read: Option<(u64, u64)>,
 }
 
 /// What the inner process tells, a line each.
@@ -115,7 +116,7 @@ enum Report {
     /// A file was opened.
     Opened(String),
     /// How much was read of it; of what is not told, nothing was.
-    Read(String, u64),
+    Read(String, u64, u64),
     /// From now on it is known how much is read.
     Counts,
     Exited(i32),
@@ -192,12 +193,12 @@ impl Told {
         match report {
             Report::Opened(path) if files.len() < MAX_PATHS && !self.places.contains_key(&path) => {
                 self.places.insert(path.clone(), files.len());
-                files.push(Opened { path, read: self.counts.then_some(0) });
+                files.push(Opened { path, read: self.counts.then_some((0, 0)) });
             }
             Report::Opened(_) => {}
-            Report::Read(path, size) => {
+            Report::Read(path, read, touched) => {
                 if let Some(place) = self.places.get(&path) {
-                    files[*place].read = Some(size);
+                    files[*place].read = Some((read, touched));
                 }
             }
             Report::Counts => self.counts = true,

@@ -179,7 +179,7 @@ fn what_comes_first_may_be_compressed_harder_and_nothing_else_changes() {
             depth: crate::Depth::Full,
             limits: Limits::default(),
         };
-        crate::verify(&blob[..], &verify_options, &TWO_WORKERS).unwrap();
+        crate::verify(&blob, &verify_options, &TWO_WORKERS).unwrap();
         // Where nothing moves, nothing comes first.
         let straight = EncodeOptions { prioritized: Vec::new(), ..options.clone() };
         let straight = |codec: &dyn Codec| run_codec(codec, &tar, &straight, 2).unwrap().1;

@@ -29,7 +29,7 @@ use crate::trees::Trees;
 use crate::workload::WorkloadArguments;
 
 /// Bytes of a recorded file that may be fetched for nothing.
-const DEFAULT_MAX_UNREAD: &str = "8MiB";
+const DEFAULT_MAX_UNREAD: &str = "16MiB";
 
 /// The flags by which files are put first. Without any, a prediction says which.
 #[derive(Debug, Args)]

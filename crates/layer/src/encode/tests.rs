@@ -168,7 +168,7 @@ fn what_comes_first_may_be_compressed_harder_and_nothing_else_changes() {
             (found.entries, found.chunks, found.moved),
             (expected.entries, expected.chunks, expected.moved)
         );
-        assert!(found.prefetch_size < expected.prefetch_size * 9 / 10, "{harder:?}");
+        assert!(found.prefetch_size < expected.prefetch_size, "{harder:?}: {}", found.prefetch_size);
         let rest = |encoded: &Encoded| encoded.size - encoded.prefetch_size;
         // The table differs, by the digits of where things are.
         assert!(rest(&found).abs_diff(rest(&expected)) < 500, "{harder:?}");

@@ -46,16 +46,17 @@ lint: ## checks format, clippy, documentation, dependencies' licences and source
 	then echo 'error: the lines above name a path of one machine or the host of a package registry'; exit 1; fi
 
 interop: build ## converts images of many shapes and lets skopeo, umoci, containerd and podman judge them (installs them; needs root)
-	@.ci/need skopeo docker-registry apache2-utils openssl umoci containerd stargz-snapshotter runc zstd gcc libc6-dev
+	@.ci/need skopeo docker-registry apache2-utils openssl umoci containernetworking-plugins iproute2 containerd stargz-snapshotter runc zstd gcc libc6-dev
 	@interop/lazyread/build.sh target/lazyread
 	@tools/peers.sh target/peers
 	python3 interop/run.py $(RESTOW) target/lazyread target/peers
 	python3 interop/store.py $(RESTOW) target/peers
-	@# The images whose records are compared are the benchmarks'; without them there is nothing to compare.
-	if [ -d target/image ]; then python3 interop/record.py $(RESTOW) target/image; fi
+	@# The images whose records are compared are the benchmarks'; without them only the rest is checked, and said so.
+	$(if $(wildcard target/image),,SKIP="bench nginx node") python3 interop/record.py $(RESTOW) $(wildcard target/image)
 
-image: ## builds the image for the benchmarks in target/image: 600 MB of Debian, python and an application (needs root)
+image: ## builds the images for the benchmarks in target/image: 600 MB of Debian, python, nginx and node (needs root)
 	bench/image.sh
+	python3 bench/variants.py target/image
 
 synthetic: ## builds layers of 10 000 to 1 000 000 files and one of 4 GB in target/synthetic
 	python3 bench/synthetic.py target/synthetic

@@ -236,7 +236,7 @@ impl Job<'_> {
         let place = open_destination(&destination.place, Some(&source))?;
         let names = Names { image: &destination.tags, tables: toc_tags.as_deref(), referrers: &referrers };
         let converted = run.convert_into(&*place, &images, &names);
-        let Converted { conversion, tables, misses, notices } = match converted {
+        let Converted { conversion, tables, first, misses, notices } = match converted {
             Ok(done) => done,
             Err(error) => {
                 // The error says more than what could not be cleaned up after it.
@@ -259,6 +259,7 @@ impl Job<'_> {
             images: &images,
             conversion: &conversion,
             tables: tables.as_ref().zip(toc_tags.as_deref()),
+            first: &first,
             misses: &misses,
             notices,
             elapsed: started.elapsed(),
@@ -287,6 +288,8 @@ struct Converted {
     conversion: Conversion,
     /// The image of the tables of contents.
     tables: Option<Descriptor>,
+    /// Manifest, layer and path of what comes first, a few of each image.
+    first: Vec<(Digest, usize, String)>,
     /// Paths to put first that no image has, with the manifest that lacks it.
     misses: Vec<(Digest, String)>,
     notices: Vec<String>,
@@ -340,7 +343,7 @@ impl Run<'_> {
         roots.extend(names.referrers.iter().chain(&provenance).map(|referrer| (referrer, unnamed)));
         let mut notices = plan.notices;
         notices.extend(place.publish_all(&store, &roots)?.iter().map(ToString::to_string));
-        Ok(Converted { conversion, tables, misses: plan.misses, notices })
+        Ok(Converted { conversion, tables, first: plan.first, misses: plan.misses, notices })
     }
 
     /// Returns who converts the layers of the images, and in what order.

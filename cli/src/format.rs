@@ -73,6 +73,11 @@ pub(crate) struct FormatArguments {
     /// Let the image of the tables of contents say which image it is about, as registries list referrers
     #[arg(long)]
     toc_referrer: bool,
+    /// How hard to compress the files that are moved to the front, if otherwise than the rest
+    ///
+    /// They are few and fetched first; a level costs no more time to read.
+    #[arg(long, value_name = "LEVEL")]
+    prioritized_compression_level: Option<i32>,
     /// Whether to mark the end of the files that were moved to the front by an entry of its own
     ///
     /// auto marks it where files were moved, and in eStargz says so where none were, as that format wants it. An entry
@@ -102,10 +107,14 @@ impl FormatArguments {
     /// Returns the format that is asked for, if one is.
     pub(crate) fn codec(&self) -> Option<Box<dyn Codec>> {
         if self.zstdchunked {
-            Some(Box::new(ZstdChunked::new(self.zstdchunked_compression_level)))
+            let codec = ZstdChunked::new(self.zstdchunked_compression_level);
+            let prioritized = self.prioritized_compression_level;
+            Some(Box::new(prioritized.map_or(codec, |level| codec.prioritized_level(level))))
         } else if self.estargz {
             let codec = Estargz::new(self.estargz_compression_level);
             let codec = codec.min_chunk_size(self.estargz_min_chunk_size);
+            let codec =
+                self.prioritized_compression_level.map_or(codec, |level| codec.prioritized_level(level));
             Some(Box::new(if self.external_toc() { codec.external_toc() } else { codec }))
         } else {
             None
@@ -143,6 +152,10 @@ impl FormatArguments {
     /// Refuses what contradicts itself, with `moving` telling whether files are to be moved.
     pub(crate) fn check(&self, moving: bool) -> Result<(), Usage> {
         let usage = |problem: &str| Err(Usage(problem.into()));
+        let most = if self.estargz { 12 } else { 22 };
+        if self.prioritized_compression_level.is_some_and(|level| !(1..=most).contains(&level)) {
+            return Err(Usage(format!("--prioritized-compression-level: expected 1 to {most}")));
+        }
         if self.estargz_keep_diff_id && (moving || self.landmark == Landmark::Always) {
             return usage(
                 "--estargz-keep-diff-id keeps the tar as it is: no file can move, no landmark be added",

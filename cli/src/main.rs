@@ -20,9 +20,11 @@ mod prediction;
 mod progress;
 mod readers;
 mod readership;
+mod recorder;
 mod reference;
 mod referrers;
 mod report;
+mod roots;
 mod seekable;
 mod toc_image;
 mod transfer;
@@ -35,6 +37,10 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = args::parse(command_line(std::env::args_os()));
+    // A part of a sandbox ends as the sandbox does, and may have no further threads.
+    if let args::Command::Sandbox(arguments) = &cli.command {
+        return commands::sandbox::run(arguments).unwrap_or_else(|error| fail(&error));
+    }
     reference::set_root(cli.root);
     let cancel = match interrupt::watch() {
         Ok(cancel) => cancel,

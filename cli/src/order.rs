@@ -17,15 +17,19 @@ use restow_oci::Kind;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::args::parse_size;
 use crate::failure::Usage;
 use crate::image::Image;
 use crate::memo::Slots;
 use crate::output;
 use crate::prediction::Predictor;
 use crate::progress::Progress;
+use crate::recorder::Recorder;
 use crate::trees::Trees;
-use crate::workload::Recorder;
 use crate::workload::WorkloadArguments;
+
+/// Bytes of a recorded file that may be fetched for nothing.
+const DEFAULT_MAX_UNREAD: &str = "16MiB";
 
 /// The flags by which files are put first. Without any, a prediction says which.
 #[derive(Debug, Args)]
@@ -43,6 +47,12 @@ pub(crate) struct OrderArguments {
     /// found again by their paths.
     #[arg(long, value_name = "FILE")]
     record_in: Option<PathBuf>,
+    /// Leave a recorded file where it is if more than this of it was not needed, in bytes or as 64KiB, 4MiB
+    ///
+    /// What comes first is fetched whole; of what keeps its place, the chunks that are read. Of chunks of 4 MiB, restow's
+    /// records say how many were.
+    #[arg(long, value_name = "SIZE", default_value = DEFAULT_MAX_UNREAD, value_parser = parse_size)]
+    max_unread: u64,
     /// Run the image's workload and move what it reads to the front, after the files of the list
     ///
     /// The workload's flags say how. That takes root, and runc.
@@ -97,7 +107,11 @@ impl OrderArguments {
         }
         let list = self.prefetch_list.as_deref().map(list::load).transpose()?;
         let record = self.record_in.as_deref().map(record::load).transpose()?;
-        let wishes = Wishes { list: list.unwrap_or_default(), record: record.unwrap_or_default() };
+        let wishes = Wishes {
+            list: list.unwrap_or_default(),
+            record: record.unwrap_or_default(),
+            most_unread: Some(self.max_unread),
+        };
         Ok(if self.run {
             Order::Run {
                 wishes,
@@ -117,6 +131,8 @@ impl OrderArguments {
 pub(crate) struct Plan {
     /// The paths, by manifest and position of the layer.
     pub(crate) paths: Prioritized,
+    /// Manifest, layer and path of the first few of each image, in the order of all its layers.
+    pub(crate) first: Vec<(Digest, usize, String)>,
     /// Wishes that no file fulfils, with the manifest that lacks it.
     pub(crate) misses: Vec<(Digest, String)>,
     /// What the user should know.
@@ -217,6 +233,7 @@ impl Planner<'_> {
         let plan = Plan {
             misses: workload.misses().iter().map(|miss| (miss.manifest.clone(), miss.path.clone())).collect(),
             notices: workload.notices().iter().map(ToString::to_string).collect(),
+            first: workload.first().to_vec(),
             paths: workload.into_paths(),
         };
         if let Some(memo) = memo {
@@ -227,7 +244,7 @@ impl Planner<'_> {
 }
 
 /// The version of the rules by which wishes become an order. Plans made by others are made anew.
-const RULES: u32 = 1;
+const RULES: u32 = 2;
 
 /// Names all that decides a plan.
 fn key(wishes: &Wishes, manifests: &[analyze::Manifest<'_>]) -> String {
@@ -240,6 +257,7 @@ fn key(wishes: &Wishes, manifests: &[analyze::Manifest<'_>]) -> String {
 #[derive(Serialize, Deserialize)]
 struct Remembered {
     paths: Vec<(String, usize, Vec<String>)>,
+    first: Vec<(String, usize, String)>,
     misses: Vec<(String, String)>,
     notices: Vec<String>,
 }
@@ -252,6 +270,11 @@ impl Remembered {
             paths: paths
                 .map(|((manifest, layer), paths)| (manifest.to_string(), *layer, paths.clone()))
                 .collect(),
+            first: plan
+                .first
+                .iter()
+                .map(|(manifest, layer, path)| (manifest.to_string(), *layer, path.clone()))
+                .collect(),
             misses: misses.map(|(manifest, path)| (manifest.to_string(), path.clone())).collect(),
             notices: plan.notices.clone(),
         }
@@ -262,7 +285,11 @@ impl Remembered {
         let digest = |text: &str| Digest::parse(text).ok();
         let paths = self.paths.into_iter();
         let misses = self.misses.into_iter();
+        let first = self.first.into_iter();
         Some(Plan {
+            first: first
+                .map(|(manifest, layer, path)| Some((digest(&manifest)?, layer, path)))
+                .collect::<Option<_>>()?,
             paths: paths
                 .map(|(manifest, layer, paths)| Some(((digest(&manifest)?, layer), paths)))
                 .collect::<Option<_>>()?,

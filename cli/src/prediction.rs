@@ -76,6 +76,7 @@ impl Predictor<'_> {
             path,
             manifest_digest: Some(manifest.digest.clone()),
             layer_index: Some(position),
+            share: None,
         };
         Ok((remembered.files.into_iter().map(access).collect(), remembered.notices))
     }

@@ -31,6 +31,8 @@ pub(crate) struct Summary<'a> {
     pub(crate) conversion: &'a Conversion,
     /// The image of the tables of contents and its tags, if there is one.
     pub(crate) tables: Option<(&'a Descriptor, &'a [String])>,
+    /// Manifest, layer and path of what comes first, a few of each image.
+    pub(crate) first: &'a [(Digest, usize, String)],
     /// Wishes that no file fulfilled.
     pub(crate) misses: &'a [(Digest, String)],
     /// What was told beside the conversion's own warnings.
@@ -58,6 +60,9 @@ impl Summary<'_> {
                 image.platform.as_ref().map(|platform| format!(" for {platform}")).unwrap_or_default();
             let oci = if self.became_oci(manifest) { ", Docker's before and OCI's now" } else { "" };
             progress.summary(&format!("image {}{platform}{oci}\n{}", output::short(manifest), table(layers)));
+            if let Some(first) = self.first_of(manifest) {
+                progress.summary(&first.told());
+            }
         }
         if let Some((root, tags)) = self.tables {
             let digest = output::short(&root.digest);
@@ -92,6 +97,7 @@ impl Summary<'_> {
             json!({
                 "manifest": manifest.as_str(),
                 "platform": platform,
+                "first": self.first_of(manifest).map(|first| first.document()),
                 "becameOci": self.became_oci(manifest),
             })
         });
@@ -111,6 +117,20 @@ impl Summary<'_> {
         })
     }
 
+    /// Returns what of an image comes first, if anything was moved.
+    fn first_of(&self, manifest: &Digest) -> Option<First<'_>> {
+        let layers = self.conversion.layers.iter().filter(|layer| layer.manifest == *manifest);
+        let sum = |count: fn(&LayerReport) -> u64| layers.clone().map(count).sum::<u64>();
+        let entries = sum(|layer| layer.statistics.prioritized);
+        let paths = self.first.iter().filter(|(one, ..)| one == manifest);
+        (entries > 0).then(|| First {
+            entries,
+            size: sum(|layer| layer.statistics.prefetch_size),
+            image_size: sum(|layer| layer.destination.size),
+            paths: paths.map(|(_, layer, path)| (*layer, path.as_str())).collect(),
+        })
+    }
+
     /// Returns the manifest and path of what was to come first and is not there, whoever noticed.
     fn misses(&self) -> Vec<(&str, &str)> {
         let unresolved = self.misses.iter().map(|(manifest, path)| (manifest.as_str(), path.as_str()));
@@ -119,6 +139,41 @@ impl Summary<'_> {
             layer.statistics.missing.iter().map(|path| (layer.manifest.as_str(), path.as_str()))
         });
         unresolved.chain(unmoved).collect()
+    }
+}
+
+/// What of an image is at the front of its layers.
+struct First<'a> {
+    entries: u64,
+    /// Bytes of the layers up to the landmarks.
+    size: u64,
+    image_size: u64,
+    /// Layer and path of the first few.
+    paths: Vec<(usize, &'a str)>,
+}
+
+impl First<'_> {
+    fn share(&self) -> f64 {
+        self.size as f64 / self.image_size.max(1) as f64
+    }
+
+    fn told(&self) -> String {
+        let mut table = Table::new(&[">layer", "first"]);
+        for (layer, path) in &self.paths {
+            table.row([layer.to_string(), path.escape_debug().to_string()]);
+        }
+        let (entries, size) = (output::count(self.entries as usize, "path"), output::size(self.size));
+        format!("{table}\nfirst come {entries}, {size}, {:.1} % of the image", self.share() * 100.0)
+    }
+
+    fn document(&self) -> Value {
+        let path = |(layer, path): &(usize, &str)| json!({ "layer": layer, "path": path });
+        json!({
+            "entries": self.entries,
+            "size": self.size,
+            "share": self.share(),
+            "paths": self.paths.iter().map(path).collect::<Vec<_>>(),
+        })
     }
 }
 
@@ -136,8 +191,9 @@ pub(crate) fn outcome(report: &LayerReport) -> String {
 
 /// Returns the table of an image's layers.
 pub(crate) fn table<'a>(reports: impl IntoIterator<Item = &'a LayerReport>) -> Table {
-    let headings =
-        [">layer", ">before", ">after", ">ratio", ">entries", ">chunks", ">moved", "DiffID", ">time"];
+    let headings = [
+        ">layer", ">before", ">after", ">ratio", ">entries", ">chunks", ">moved", ">first", "DiffID", ">time",
+    ];
     let mut table = Table::new(&headings);
     for report in reports {
         let statistics = &report.statistics;
@@ -151,6 +207,7 @@ pub(crate) fn table<'a>(reports: impl IntoIterator<Item = &'a LayerReport>) -> T
             counted(statistics.entries),
             counted(statistics.chunks),
             counted(statistics.prioritized),
+            if statistics.prefetch_size > 0 { output::size(statistics.prefetch_size) } else { "-".into() },
             if report.diff_id_kept { "kept" } else { "new" }.into(),
             match report.outcome {
                 Outcome::Kept => "kept".into(),

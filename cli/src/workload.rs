@@ -1,48 +1,46 @@
-//! Running an image's workload to see what it reads: its flags, which are ctr-remote's, and the run itself.
+//! What the flags, which are ctr-remote's, and a file of workloads say about running an image.
 
 use std::fs;
+use std::io::IsTerminal as _;
 use std::path::Path;
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::Context as _;
 use clap::Args;
-use restow_analyze::Access;
-use restow_analyze::Launch;
-use restow_analyze::Reading;
-use restow_analyze::Tree;
-use restow_analyze::sandbox;
 use restow_analyze::sandbox::Mount;
-use restow_analyze::sandbox::Sandbox;
-use restow_analyze::sandbox::Settings;
-use restow_content::Provider;
-use restow_content::publish;
-use restow_convert::Cancel;
-use restow_oci::Config;
-use restow_oci::Descriptor;
-use restow_oci::Digest;
-use restow_oci::Limits;
-use restow_oci::Manifest;
+use restow_analyze::sandbox::Network;
 use serde::Deserialize;
 
 use crate::failure::Usage;
-use crate::output;
 
 /// The longest file of settings that is read.
 const MAX_FILE: u64 = 1 << 20;
 /// Seconds to watch.
 const DEFAULT_PERIOD: u64 = 10;
 const DEFAULT_RUNTIME: &str = "runc";
+/// Where networks and their plugins are, as in ctr-remote.
+const CNI_CONFIGURATIONS: &str = "/etc/cni/net.d";
+const CNI_PLUGINS: &str = "/opt/cni/bin";
+/// Who is asked for names on a network, if nobody is named, as in ctr-remote.
+const DEFAULT_NAMESERVER: &str = "8.8.8.8";
+/// What all devices of a vendor are called (Container Device Interface).
+const GPUS: &str = "nvidia.com/gpu";
 
 /// How the workload is run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Workload")]
 pub(crate) struct WorkloadArguments {
+    /// Give the container a terminal, which takes -i and one at the standard input; its output goes to standard error
+    #[arg(short, long, requires = "input", conflicts_with_all = ["wait_on_signal", "workload"])]
+    pub(crate) terminal: bool,
+    /// Let the container read the standard input
+    #[arg(short = 'i', id = "input")]
+    pub(crate) input: bool,
     /// How many seconds to watch the container
     #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_PERIOD)]
-    period: u64,
-    /// Stop watching as soon as the container writes this line to its standard output
-    #[arg(long, value_name = "LINE")]
+    pub(crate) period: u64,
+    /// Stop watching as soon as the container writes a line that holds this to its standard output
+    #[arg(long, value_name = "TEXT")]
     wait_on_line: Option<String>,
     /// Watch until Ctrl-C instead of for a period
     #[arg(long)]
@@ -81,17 +79,31 @@ pub(crate) struct WorkloadArguments {
     #[arg(long, value_delimiter = ',', value_name = "HOST:ADDRESS")]
     add_hosts: Vec<String>,
     /// Use the host's network; without it the container has none
+    #[arg(long, conflicts_with = "cni")]
+    pub(crate) net_host: bool,
+    /// Attach the container to the first of the networks that CNI is configured for
     #[arg(long)]
-    net_host: bool,
+    cni: bool,
+    /// Where the networks' configurations are [default: /etc/cni/net.d]
+    #[arg(long, value_name = "DIR", requires = "cni")]
+    cni_plugin_conf_dir: Option<PathBuf>,
+    /// Where the networks' plugins are [default: /opt/cni/bin]
+    #[arg(long, value_name = "DIR", requires = "cni")]
+    cni_plugin_dir: Option<PathBuf>,
+    /// Give the container these GPUs of NVIDIA's: numbers between commas, or `all`
+    ///
+    /// /etc/cdi and /var/run/cdi have to describe them; `nvidia-ctk cdi generate` writes such a description.
+    #[arg(long, value_delimiter = ',', value_name = "NUMBERS", value_parser = parse_gpu)]
+    gpus: Vec<String>,
     /// A TOML file of workloads to run one after the other, the heavier first in the record
     ///
     /// Each is a table [[workload]] with name, and optionally args, entrypoint, env (arrays), cwd, user, period (seconds),
-    /// wait (a line), weight (a number, 1 if left out). What a table leaves out is as the other flags say.
+    /// wait (a part of a line), weight (a number, 1 if left out). What a table leaves out is as the other flags say.
     #[arg(long, value_name = "FILE")]
     workload: Option<PathBuf>,
     /// The program that runs containers
     #[arg(long, value_name = "PROGRAM", default_value = DEFAULT_RUNTIME)]
-    runtime: PathBuf,
+    pub(crate) runtime: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]
@@ -103,155 +115,17 @@ struct Workloads {
 /// One workload: what differs from the image and the flags.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Workload {
-    name: String,
-    args: Option<Vec<String>>,
-    entrypoint: Option<Vec<String>>,
+pub(crate) struct Workload {
+    pub(crate) name: String,
+    pub(crate) args: Option<Vec<String>>,
+    pub(crate) entrypoint: Option<Vec<String>>,
     #[serde(default)]
-    env: Vec<String>,
-    cwd: Option<String>,
-    user: Option<String>,
-    period: Option<u64>,
-    wait: Option<String>,
-    weight: Option<f64>,
-}
-
-/// What a recording needs besides the flags.
-pub(crate) struct Recorder<'a> {
-    pub(crate) arguments: &'a WorkloadArguments,
-    pub(crate) provider: &'a dyn Provider,
-    pub(crate) limits: &'a Limits,
-    pub(crate) threads: usize,
-    pub(crate) cancel: &'a Cancel,
-    /// Where unpacked images are kept between runs.
-    pub(crate) cache: Option<PathBuf>,
-}
-
-/// What the workloads of an image read.
-pub(crate) struct Recording {
-    pub(crate) accesses: Vec<Access>,
-    /// The image's names, to tell sizes by.
-    pub(crate) tree: Tree,
-}
-
-impl Recorder<'_> {
-    /// Runs the workloads of the image with this manifest.
-    pub(crate) fn record(&self, descriptor: &Descriptor) -> anyhow::Result<Recording> {
-        let workloads = self.arguments.workloads()?;
-        let bytes = restow_content::read(self.provider, descriptor, self.limits.manifest_size)?;
-        let manifest = Manifest::parse(bytes, self.limits)?;
-        let config = restow_content::read(self.provider, manifest.config(), self.limits.config_size)?;
-        let config = Config::parse(config, self.limits)?;
-        let reading = Reading {
-            provider: self.provider,
-            limits: self.limits,
-            threads: self.threads,
-            stop: &|| self.cancel.is_cancelled(),
-        };
-        let tree = reading.tree(manifest.layers())?;
-        let home = Home::open(self.cache.as_deref())?;
-        let root = home.root(&chain_id(config.diff_ids()), |directory| {
-            Ok(reading.unpack(manifest.layers(), &tree, directory)?)
-        })?;
-        let mut accesses: Vec<Access> = Vec::new();
-        for workload in &workloads {
-            let sandbox = self.sandbox(workload, &config, &root, &home.scratch)?;
-            let stop = || self.cancel.is_cancelled();
-            let trace = sandbox::record(helper("outer")?, &sandbox, &stop)?;
-            if let Some(code) = trace.exit {
-                output::tell(&format!("{}: the container's program ended with {code}", workload.name));
-            }
-            for path in trace.paths {
-                // What the container made itself is in no layer.
-                let Some(position) = tree.resolve(&path) else { continue };
-                let access = Access {
-                    path,
-                    manifest_digest: Some(descriptor.digest.clone()),
-                    layer_index: Some(position),
-                };
-                if !accesses.contains(&access) {
-                    accesses.push(access);
-                }
-            }
-            if self.cancel.is_cancelled() {
-                break;
-            }
-        }
-        if !self.arguments.wait_on_signal {
-            self.cancel.check()?;
-        }
-        Ok(Recording { accesses, tree })
-    }
-
-    fn sandbox(
-        &self,
-        workload: &Workload,
-        config: &Config,
-        root: &Path,
-        scratch: &Path,
-    ) -> anyhow::Result<Sandbox> {
-        let arguments = self.arguments;
-        let mut launch = Launch::of(config);
-        let field = |name: &str| config.get("config").and_then(|config| config.get(name));
-        if workload.args.is_some() || workload.entrypoint.is_some() {
-            let own = |name: &str| -> Vec<String> {
-                field(name).and_then(|words| serde_json::from_value(words.clone()).ok()).unwrap_or_default()
-            };
-            // Without its entrypoint, the image's command means nothing.
-            let command = workload.args.clone().unwrap_or_else(|| match workload.entrypoint {
-                Some(_) => Vec::new(),
-                None => own("Cmd"),
-            });
-            launch.args =
-                [workload.entrypoint.clone().unwrap_or_else(|| own("Entrypoint")), command].concat();
-        }
-        if launch.args.is_empty() {
-            return Err(Usage("the image's config names no command; --args gives one".into()).into());
-        }
-        for line in &workload.env {
-            let name = line.split_once('=').map_or(line.as_str(), |(name, _)| name);
-            launch.env.retain(|old| old.split_once('=').map_or(old.as_str(), |(name, _)| name) != name);
-            launch.env.push(line.clone());
-        }
-        if let Some(directory) = &workload.cwd {
-            launch.directory.clone_from(directory);
-        }
-        let user =
-            workload.user.clone().or_else(|| field("User")?.as_str().map(str::to_owned)).unwrap_or_default();
-        let mut settings = Settings {
-            user: sandbox::user(root, &user)?,
-            mounts: arguments.mount.iter().map(|text| parse_mount(text)).collect::<anyhow::Result<_>>()?,
-            host_network: arguments.net_host,
-        };
-        let mut files = Vec::new();
-        let mut mount_file = |name: &str, content: String| {
-            settings.mounts.push(bind(Sandbox::file(scratch, name), &format!("/etc/{name}")));
-            files.push((name.to_owned(), content));
-        };
-        let resolver = arguments.resolver();
-        if !resolver.is_empty() {
-            mount_file("resolv.conf", resolver);
-        }
-        if !arguments.add_hosts.is_empty() {
-            mount_file("hosts", arguments.hosts()?);
-        }
-        if arguments.net_host
-            && arguments.dns_nameservers.is_empty()
-            && Path::new("/etc/resolv.conf").exists()
-        {
-            settings.mounts.push(bind("/etc/resolv.conf".into(), "/etc/resolv.conf"));
-        }
-        Ok(Sandbox {
-            root: root.to_owned(),
-            scratch: scratch.to_owned(),
-            runtime: arguments.runtime.clone(),
-            bundle: sandbox::bundle(&launch, &settings),
-            files,
-            period: (!arguments.wait_on_signal)
-                .then(|| workload.period.unwrap_or(arguments.period).saturating_mul(1000)),
-            wait_on_line: workload.wait.clone(),
-        })
-    }
+    pub(crate) env: Vec<String>,
+    pub(crate) cwd: Option<String>,
+    pub(crate) user: Option<String>,
+    pub(crate) period: Option<u64>,
+    pub(crate) wait: Option<String>,
+    pub(crate) weight: Option<f64>,
 }
 
 impl WorkloadArguments {
@@ -261,7 +135,7 @@ impl WorkloadArguments {
     }
 
     /// Returns the workloads, the heaviest first.
-    fn workloads(&self) -> anyhow::Result<Vec<Workload>> {
+    pub(crate) fn workloads(&self) -> anyhow::Result<Vec<Workload>> {
         let words = |text: &Option<String>, flag: &str| -> anyhow::Result<Option<Vec<String>>> {
             let parse = |text: &String| serde_json::from_str(text);
             let parsed = text.as_ref().map(parse).transpose();
@@ -313,9 +187,12 @@ impl WorkloadArguments {
         Ok(workloads)
     }
 
-    fn resolver(&self) -> String {
-        let mut text: String =
-            self.dns_nameservers.iter().map(|address| format!("nameserver {address}\n")).collect();
+    /// Returns the content of resolv.conf, if there is to be one.
+    pub(crate) fn resolver(&self) -> String {
+        let default = [DEFAULT_NAMESERVER.to_owned()];
+        let servers =
+            if self.cni && self.dns_nameservers.is_empty() { &default[..] } else { &self.dns_nameservers };
+        let mut text: String = servers.iter().map(|address| format!("nameserver {address}\n")).collect();
         for (word, values) in [("search", &self.dns_search_domains), ("options", &self.dns_options)] {
             if !values.is_empty() {
                 text.push_str(&format!("{word} {}\n", values.join(" ")));
@@ -324,7 +201,11 @@ impl WorkloadArguments {
         text
     }
 
-    fn hosts(&self) -> anyhow::Result<String> {
+    /// Returns the content of the file of hosts, if there is to be one.
+    pub(crate) fn hosts(&self) -> anyhow::Result<String> {
+        if self.add_hosts.is_empty() {
+            return Ok(String::new());
+        }
         let mut text = "127.0.0.1 localhost\n::1 localhost\n".to_owned();
         for line in &self.add_hosts {
             let wrong = || Usage(format!("--add-hosts {line}: expected HOST:ADDRESS"));
@@ -333,9 +214,53 @@ impl WorkloadArguments {
         }
         Ok(text)
     }
+
+    /// Returns what of the host the container sees.
+    pub(crate) fn mounts(&self) -> anyhow::Result<Vec<Mount>> {
+        let mut mounts: Vec<_> =
+            self.mount.iter().map(|text| parse_mount(text)).collect::<anyhow::Result<_>>()?;
+        let host = "/etc/resolv.conf";
+        if self.net_host && self.dns_nameservers.is_empty() && Path::new(host).exists() {
+            mounts.push(bind(host.into(), host));
+        }
+        Ok(mounts)
+    }
+
+    /// Returns the network to attach the container to, if it is to be attached to one.
+    pub(crate) fn network(&self) -> anyhow::Result<Option<Network>> {
+        if !self.cni {
+            return Ok(None);
+        }
+        let directory =
+            |given: &Option<PathBuf>, default: &str| given.clone().unwrap_or_else(|| default.into());
+        let configurations = directory(&self.cni_plugin_conf_dir, CNI_CONFIGURATIONS);
+        Ok(Some(Network::load(&configurations, &directory(&self.cni_plugin_dir, CNI_PLUGINS))?))
+    }
+
+    /// Returns the names of the devices that the container gets.
+    pub(crate) fn devices(&self) -> Vec<String> {
+        self.gpus.iter().map(|gpu| format!("{GPUS}={gpu}")).collect()
+    }
+
+    /// Refuses a terminal where there is none.
+    pub(crate) fn check_terminal(&self) -> Result<(), Usage> {
+        if self.terminal && !std::io::stdin().is_terminal() {
+            return Err(Usage("--terminal: the standard input is no terminal".into()));
+        }
+        Ok(())
+    }
 }
 
-fn bind(source: PathBuf, destination: &str) -> Mount {
+fn parse_gpu(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text == "all" || text.parse::<u16>().is_ok() {
+        Ok(text.into())
+    } else {
+        Err("expected a number, or all".into())
+    }
+}
+
+pub(crate) fn bind(source: PathBuf, destination: &str) -> Mount {
     let options = ["rbind", "ro"].map(str::to_owned).to_vec();
     Mount { source, destination: destination.to_owned(), kind: "bind".into(), options }
 }
@@ -382,70 +307,6 @@ fn read(path: &Path) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// Returns the command that starts this program as a part of the sandbox.
-pub(crate) fn helper(role: &str) -> anyhow::Result<Command> {
-    let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
-    command.args(["sandbox", role]);
-    Ok(command)
-}
-
-/// Returns what names a stack of layers (OCI image specification, "Layer ChainID").
-fn chain_id(diff_ids: &[Digest]) -> Digest {
-    let mut ids = diff_ids.iter();
-    let first = ids.next().cloned().unwrap_or_else(|| Digest::sha256(b""));
-    ids.fold(first, |chain, next| Digest::sha256(format!("{chain} {next}").as_bytes()))
-}
-
-/// Where unpacked images lie and sandboxes mount.
-struct Home {
-    roots: PathBuf,
-    scratch: PathBuf,
-    /// Goes with this value, if nothing is to be kept.
-    _own: Option<tempfile::TempDir>,
-}
-
-impl Home {
-    fn open(cache: Option<&Path>) -> anyhow::Result<Self> {
-        let own = match cache {
-            Some(_) => None,
-            None => Some(tempfile::tempdir()?),
-        };
-        let place = cache.or_else(|| own.as_ref().map(tempfile::TempDir::path)).unwrap_or(Path::new("."));
-        let home = Self { roots: place.join("roots"), scratch: place.join("sandbox"), _own: own };
-        for directory in [&home.roots, &home.scratch] {
-            publish::create_directory(directory)?;
-        }
-        Ok(home)
-    }
-
-    /// Returns the unpacked image of this name, unpacking it if it is not there.
-    fn root(
-        &self,
-        chain: &Digest,
-        unpack: impl FnOnce(&Path) -> anyhow::Result<()>,
-    ) -> anyhow::Result<PathBuf> {
-        let root = self.roots.join(chain.encoded());
-        let lock = fs::File::create(self.roots.join("lock"))?;
-        lock.lock()?;
-        if root.is_dir() {
-            return Ok(root);
-        }
-        // Whoever holds the lock is alone: what was begun and not finished is left from a run that was killed.
-        let begun = self.roots.join("begun");
-        if begun.exists() {
-            fs::remove_dir_all(&begun)?;
-        }
-        fs::create_dir(&begun)?;
-        unpack(&begun)?;
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "a cache need not be durable; half of it is never under its name"
-        )]
-        fs::rename(&begun, &root)?;
-        Ok(root)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -486,12 +347,5 @@ mod tests {
         assert!(arguments.workloads().is_err());
         let wrong = WorkloadArguments { args: Some("b".into()), ..WorkloadArguments::default() };
         assert!(wrong.workloads().is_err());
-    }
-
-    #[test]
-    fn a_chain_of_layers_has_one_name() {
-        let ids: Vec<_> = [b"a", b"b"].map(|id| Digest::sha256(id)).to_vec();
-        assert_eq!(chain_id(&ids[..1]), ids[0]);
-        assert_eq!(chain_id(&ids), Digest::sha256(format!("{} {}", ids[0], ids[1]).as_bytes()));
     }
 }

@@ -19,9 +19,10 @@ use crate::failure::Usage;
 use crate::memo;
 use crate::output;
 use crate::output::Table;
+use crate::recorder::Recorder;
+use crate::recorder::Recording;
+use crate::recorder::total;
 use crate::reference;
-use crate::workload::Recorder;
-use crate::workload::Recording;
 use crate::workload::WorkloadArguments;
 
 const EXAMPLES: &str = "\
@@ -106,14 +107,6 @@ fn layers(recording: &Recording) -> Vec<(usize, usize, u64)> {
     layers
 }
 
-/// All bytes of files that a container sees.
-fn total(recording: &Recording) -> u64 {
-    let seen = recording.tree.visible(|_| true);
-    seen.filter(|(_, path)| matches!(recording.tree.kind(path), Some(restow_analyze::Kind::File { .. })))
-        .filter_map(|(_, path)| recording.tree.size(path))
-        .sum()
-}
-
 fn told(recording: &Recording) -> String {
     let mut first = Table::new(&[">layer", ">size", "first read"]);
     for access in recording.accesses.iter().take(SHOWN) {
@@ -128,7 +121,7 @@ fn told(recording: &Recording) -> String {
         bytes += size;
         all.row([position.to_string(), count.to_string(), output::size(size)]);
     }
-    let share = bytes as f64 * 100.0 / total(recording).max(1) as f64;
+    let share = bytes as f64 * 100.0 / total(&recording.tree).max(1) as f64;
     format!(
         "{first}\n\n{all}\n{}, {}, {share:.1} % of the image",
         output::count(files, "file"),
@@ -143,7 +136,7 @@ fn document(recording: &Recording) -> serde_json::Value {
     json!({
         "files": recording.accesses.iter().map(file).collect::<Vec<_>>(),
         "size": layers.iter().map(|(_, _, bytes)| bytes).sum::<u64>(),
-        "imageSize": total(recording),
+        "imageSize": total(&recording.tree),
         "layers": layers.iter().map(layer).collect::<Vec<_>>(),
     })
 }

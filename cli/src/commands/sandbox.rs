@@ -1,13 +1,14 @@
 //! `restow sandbox`: this program as a part of the sandbox that it makes; not for people.
 
 use std::io;
+use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 
 use clap::Args;
 use clap::ValueEnum;
 use restow_analyze::sandbox;
 
-use crate::workload;
+use crate::recorder;
 
 /// Be a part of a sandbox
 #[derive(Debug, Args)]
@@ -26,11 +27,12 @@ enum Role {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     match arguments.role {
         Role::Outer => {
-            let code = sandbox::outer(workload::helper("inner")?)?;
+            let code = sandbox::outer(recorder::helper("inner")?)?;
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
         }
         Role::Inner => {
-            sandbox::inner(io::stdin(), io::stdout().lock())?;
+            // A socket: it speaks both ways.
+            sandbox::inner(io::stdout().as_fd().try_clone_to_owned()?)?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -34,6 +34,7 @@ pub use predict::Prediction;
 pub use predict::predict;
 pub use read::Reading;
 pub use record::Access;
+pub use record::Share;
 pub use tree::Entry;
 pub use tree::Kind;
 pub use tree::Tree;

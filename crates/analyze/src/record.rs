@@ -1,10 +1,11 @@
 //! Access records: JSON lines, as `ctr-remote image optimize --record-out` writes them.
 //!
 //! ```json
-//! {"path":"usr/bin/app","manifestDigest":"sha256:…","layerIndex":3}
+//! {"path":"usr/bin/app","manifestDigest":"sha256:…","layerIndex":3,"size":8192,"read":4096,"touched":8192}
 //! ```
 //!
-//! Only `path` must be there. The order of the lines is the order of the accesses.
+//! Only `path` must be there. The order of the lines is the order of the accesses. What ctr-remote does not know, from
+//! `size` on, it passes over.
 
 use std::path::Path;
 
@@ -27,6 +28,26 @@ pub struct Access {
     pub manifest_digest: Option<Digest>,
     /// The position in that manifest of the layer that provided the path, from 0.
     pub layer_index: Option<usize>,
+    /// How much of it was read, if that is known.
+    pub share: Option<Share>,
+}
+
+/// How much of a file was read, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// The size of the file.
+    pub size: u64,
+    /// How many of its bytes were read, each counted once.
+    pub read: u64,
+    /// How many bytes there are in its chunks of which something was read.
+    pub touched: u64,
+}
+
+impl Share {
+    /// Returns how many bytes are in chunks of which nothing was read.
+    pub fn untouched(&self) -> u64 {
+        self.size.saturating_sub(self.touched)
+    }
 }
 
 #[derive(serde::Deserialize)]
@@ -36,6 +57,9 @@ struct Line {
     manifest_digest: Option<String>,
     // Far above any real number of layers; a larger index is damage, not an image.
     layer_index: Option<u16>,
+    size: Option<u64>,
+    read: Option<u64>,
+    touched: Option<u64>,
 }
 
 /// Reads a record from a file.
@@ -67,10 +91,19 @@ pub fn write(accesses: &[Access]) -> String {
         if let Some(position) = access.layer_index {
             line.insert("layerIndex".into(), position.into());
         }
+        if let Some(Share { size, read, touched }) = access.share {
+            for (name, number) in [("size", size), ("read", read), ("touched", touched)] {
+                line.insert(name.into(), number.into());
+            }
+        }
         text.push_str(&serde_json::Value::Object(line).to_string());
         text.push('\n');
     }
     text
+}
+
+fn share(line: &Line) -> Option<Share> {
+    Some(Share { size: line.size?, read: line.read?, touched: line.touched? })
 }
 
 fn parse_line(number: usize, text: &str) -> Result<Access> {
@@ -78,6 +111,7 @@ fn parse_line(number: usize, text: &str) -> Result<Access> {
     // The parser saw one line and calls it the first.
     let line: Line = serde_json::from_str(text)
         .map_err(|error| malformed(error.to_string().replace(" at line 1 column ", " at column ")))?;
+    let share = share(&line);
     // A Go writer leaves an unset digest out, but an empty one means the same.
     let manifest_digest = line
         .manifest_digest
@@ -89,6 +123,7 @@ fn parse_line(number: usize, text: &str) -> Result<Access> {
         path: path::parse(&line.path).map_err(|reason| refused(number, &line.path, reason))?,
         manifest_digest,
         layer_index: line.layer_index.map(usize::from),
+        share,
     })
 }
 
@@ -107,11 +142,17 @@ mod tests {
             path: path.into(),
             manifest_digest,
             layer_index,
+            share: None,
         };
         let expected =
             [access("usr/bin/app", Some(digest), Some(0)), access("a", None, None), access("", None, None)];
         assert_eq!(parse(&text).unwrap(), expected);
         assert_eq!(parse(&write(&expected)).unwrap(), expected);
+        let shared =
+            [Access { share: Some(Share { size: 10, read: 3, touched: 4 }), ..access("a", None, None) }];
+        assert_eq!(write(&shared), "{\"path\":\"a\",\"size\":10,\"read\":3,\"touched\":4}\n");
+        assert_eq!(parse(&write(&shared)).unwrap(), shared);
+        assert_eq!(shared[0].share.unwrap().untouched(), 6);
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub struct Wishes {
     pub list: Vec<Pattern>,
     /// Recorded accesses.
     pub record: Vec<Access>,
+    /// The most bytes that a recorded file may have in chunks of which nothing was read; one with more keeps its place,
+    /// because what comes first is fetched whole.
+    pub most_unread: Option<u64>,
 }
 
 impl Wishes {
@@ -39,10 +42,14 @@ pub struct Manifest<'a> {
     pub layers: &'a [Descriptor],
 }
 
+/// How many of the first paths of a manifest are told in the order of all its layers.
+const FIRST: usize = 20;
+
 /// The paths to put first in each layer, and what of the wishes came to nothing.
 #[derive(Debug, Default)]
 pub struct Workload {
     paths: BTreeMap<(Digest, usize), Vec<String>>,
+    first: Vec<(Digest, usize, String)>,
     misses: Vec<Miss>,
     notices: Vec<Notice>,
 }
@@ -69,15 +76,31 @@ pub enum Notice {
         /// How many there were.
         of: usize,
     },
+    /// Large files of which little was read keep their places.
+    LeftOut {
+        /// The manifest they are in.
+        manifest: Digest,
+        /// How many there are.
+        files: usize,
+        /// Their size, in bytes.
+        size: u64,
+        /// How much of them was read, in bytes.
+        read: u64,
+    },
 }
 
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Rematched { manifest, found, of } = self;
-        write!(
-            f,
-            "the record was made on another build of {manifest}; {found} of {of} paths re-matched by path"
-        )
+        match self {
+            Self::Rematched { manifest, found, of } => write!(
+                f,
+                "the record was made on another build of {manifest}; {found} of {of} paths re-matched by path"
+            ),
+            Self::LeftOut { manifest, files, size, read } => write!(
+                f,
+                "{files} of the recorded files of {manifest} keep their places: of {size} bytes, {read} were read"
+            ),
+        }
     }
 }
 
@@ -100,6 +123,11 @@ impl Workload {
     /// Returns the paths to put first in each layer that has any.
     pub fn into_paths(self) -> BTreeMap<(Digest, usize), Vec<String>> {
         self.paths
+    }
+
+    /// Returns manifest, layer and path of the first few paths of each manifest, in order.
+    pub fn first(&self) -> &[(Digest, usize, String)] {
+        &self.first
     }
 
     /// Returns the wishes that no file fulfils, in the order they were made.
@@ -132,7 +160,7 @@ pub fn plan(
         let mut order =
             Order { manifest: manifest.digest, tree: &tree, seen: HashSet::new(), workload: &mut workload };
         order.add_list(&wishes.list);
-        order.add_record(&record, manifest);
+        order.add_record(&record, manifest, wishes.most_unread);
     }
     Ok(workload)
 }
@@ -184,9 +212,17 @@ impl Order<'_> {
         }
     }
 
-    fn add_record(&mut self, record: &[&Access], manifest: &Manifest<'_>) {
+    fn add_record(&mut self, record: &[&Access], manifest: &Manifest<'_>, most_unread: Option<u64>) {
         let (mut found, mut of, mut moved) = (0, 0, false);
+        let (mut files, mut size, mut read) = (0, 0, 0);
         for access in record {
+            if let (Some(share), Some(most)) = (access.share, most_unread)
+                && share.untouched() > most
+            {
+                (files, size, read) =
+                    (files + 1, u64::saturating_add(size, share.size), u64::saturating_add(read, share.read));
+                continue;
+            }
             if let Some(position) = place(access, manifest) {
                 self.add(position, access.path.clone());
                 continue;
@@ -208,6 +244,10 @@ impl Order<'_> {
         if moved {
             self.workload.notices.push(Notice::Rematched { manifest: self.manifest.clone(), found, of });
         }
+        if files > 0 {
+            let manifest = self.manifest.clone();
+            self.workload.notices.push(Notice::LeftOut { manifest, files, size, read });
+        }
     }
 
     /// Adds what opening the path touches, or a miss.
@@ -223,6 +263,9 @@ impl Order<'_> {
 
     fn add(&mut self, position: usize, path: String) {
         if self.seen.insert((position, path.clone())) {
+            if self.seen.len() <= FIRST {
+                self.workload.first.push((self.manifest.clone(), position, path.clone()));
+            }
             self.workload.paths.entry((self.manifest.clone(), position)).or_default().push(path);
         }
     }
@@ -239,6 +282,7 @@ mod tests {
     use super::*;
     use crate::Entry;
     use crate::Kind;
+    use crate::Share;
     use crate::list;
     use crate::record;
 
@@ -277,10 +321,13 @@ mod tests {
     #[test]
     fn a_list_is_ordered_by_line_then_layer_then_tar_and_the_first_mention_wins() {
         let list = list::parse("bin/sh\nm.so\n*.so\nusr/bin/dash\nold\nnone/*\n").unwrap();
-        let (lines, workload) = order(&Wishes { list, record: Vec::new() }, &[]);
+        let (lines, workload) = order(&Wishes { list, ..Wishes::default() }, &[]);
         assert_eq!(lines, ["bin usr/bin/sh z.so", "usr/bin/dash m.so", "a.so"]);
         assert_eq!(misses(&workload), ["old", "none/*"]);
         assert_eq!(workload.len(), 6);
+        let first: Vec<_> =
+            workload.first().iter().map(|(_, layer, path)| format!("{layer} {path}")).collect();
+        assert_eq!(first, ["0 bin", "0 usr/bin/sh", "1 usr/bin/dash", "1 m.so", "0 z.so", "2 a.so"]);
         assert!(workload.notices().is_empty());
     }
 
@@ -297,7 +344,7 @@ mod tests {
         let layers = layers(3);
         let digest = digest("m");
         let manifests = [Manifest { digest: &digest, layers: &layers }];
-        let wishes = Wishes { list: Vec::new(), record };
+        let wishes = Wishes { record, ..Wishes::default() };
         let workload = plan(&wishes, &manifests, |_| panic!("a layer was read")).unwrap();
         let lines: Vec<_> = (0..3).map(|position| workload.paths(&digest, position).join(" ")).collect();
         assert_eq!(lines, ["old", "old", "x"]);
@@ -310,6 +357,7 @@ mod tests {
             path: path.into(),
             manifest_digest: manifest.map(digest),
             layer_index,
+            share: None,
         };
         let record = vec![
             access("usr/bin/dash", Some("before"), Some(0)),
@@ -317,7 +365,7 @@ mod tests {
             access("usr/bin/sh", Some("before"), None),
             access("old", Some("before"), Some(0)),
         ];
-        let (lines, workload) = order(&Wishes { list: Vec::new(), record }, &[]);
+        let (lines, workload) = order(&Wishes { record, ..Wishes::default() }, &[]);
         assert_eq!(lines, ["bin usr/bin/sh", "usr/bin/dash", ""]);
         assert_eq!(misses(&workload), ["old"]);
         let expected = Notice::Rematched { manifest: digest("m"), found: 3, of: 4 };
@@ -325,13 +373,31 @@ mod tests {
 
         // The right manifest with a layer it does not have was damaged or made by another tool.
         let (lines, workload) =
-            order(&Wishes { list: Vec::new(), record: vec![access("m.so", Some("m"), Some(3))] }, &[]);
+            order(&Wishes { record: vec![access("m.so", Some("m"), Some(3))], ..Wishes::default() }, &[]);
         assert_eq!((lines[1].as_str(), workload.notices().len()), ("m.so", 1));
 
         // Bare paths, as lists of other tools hold them, were never bound to a build.
         let (lines, workload) =
-            order(&Wishes { list: Vec::new(), record: vec![access("m.so", None, None)] }, &[]);
+            order(&Wishes { record: vec![access("m.so", None, None)], ..Wishes::default() }, &[]);
         assert_eq!((lines[1].as_str(), workload.notices().len()), ("m.so", 0));
+    }
+
+    #[test]
+    fn a_large_file_of_which_little_was_read_keeps_its_place() {
+        let access = |path: &str, size, read| Access {
+            path: path.into(),
+            manifest_digest: Some(digest("m")),
+            layer_index: Some(1),
+            share: Some(Share { size, read: 1, touched: read }),
+        };
+        let record = vec![access("usr/bin/dash", 100, 90), access("m.so", 100, 89), access("lib/n.so", 9, 0)];
+        let wishes = |most_unread| Wishes { record: record.clone(), most_unread, ..Wishes::default() };
+        let (lines, workload) = order(&wishes(Some(10)), &[]);
+        assert_eq!(lines[1], "usr/bin/dash lib/n.so");
+        let expected = Notice::LeftOut { manifest: digest("m"), files: 1, size: 100, read: 1 };
+        assert_eq!(workload.notices(), [expected]);
+        let (lines, workload) = order(&wishes(None), &[]);
+        assert_eq!((lines[1].as_str(), workload.notices().len()), ("usr/bin/dash m.so lib/n.so", 0));
     }
 
     #[test]
@@ -340,9 +406,10 @@ mod tests {
             path: path.into(),
             manifest_digest: Some(digest(manifest)),
             layer_index: Some(1),
+            share: None,
         };
         let record = vec![access("m.so", "m"), access("lib/n.so", "arm")];
-        let wishes = Wishes { list: Vec::new(), record };
+        let wishes = Wishes { record, ..Wishes::default() };
         let (lines, workload) = order(&wishes, &["arm"]);
         assert_eq!(lines[1], "m.so");
         assert_eq!(workload.paths(&digest("arm"), 1), ["lib/n.so"]);

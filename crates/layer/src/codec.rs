@@ -35,6 +35,12 @@ pub trait Codec: Debug + Send + Sync {
     /// Decodes a frame that [`compress`](Self::compress) made of as many bytes as `out` has.
     fn decompress(&self, frame: &[u8], out: &mut [u8]) -> Result<()>;
 
+    /// Returns the codec that makes the frames of the files that come first, if it is another one. Its frames are decoded
+    /// by this one, too.
+    fn prioritized(&self) -> Option<Box<dyn Codec>> {
+        None
+    }
+
     /// Writes what follows the frames, which end at `position` of the blob.
     fn seal(&self, contents: &mut Contents, position: u64, out: &mut dyn Write) -> Result<Seal>;
 }

@@ -39,18 +39,24 @@ pub struct Estargz {
     level: i32,
     least: u64,
     table: TocPlace,
+    prioritized: Option<i32>,
 }
 
 impl Estargz {
     /// Compresses at `level`, 1 to 12; every chunk begins a member.
     pub const fn new(level: i32) -> Self {
-        Self { level, least: 0, table: TocPlace::InTar }
+        Self { level, least: 0, table: TocPlace::InTar, prioritized: None }
     }
 
     /// Lets a chunk begin a member only if the one before has `bytes` bytes of the tar. Fewer members are smaller; a
     /// reader has to fetch and decode what comes before a chunk in its member.
     pub const fn min_chunk_size(self, bytes: u64) -> Self {
         Self { least: bytes, ..self }
+    }
+
+    /// Compresses the files that come first at a level of their own.
+    pub const fn prioritized_level(self, level: i32) -> Self {
+        Self { prioritized: Some(level), ..self }
     }
 
     /// Puts the table into a blob of its own: [`Encoded::toc_blob`](crate::Encoded::toc_blob).
@@ -76,8 +82,9 @@ impl Codec for Estargz {
     }
 
     fn identity(&self) -> String {
-        let Self { level, least, table } = self;
-        format!("eStargz format={FORMAT_VERSION} level={level} least={least} table={table:?}")
+        let Self { level, least, table, prioritized } = self;
+        let prioritized = prioritized.map(|level| format!(" prioritized={level}")).unwrap_or_default();
+        format!("eStargz format={FORMAT_VERSION} level={level} least={least} table={table:?}{prioritized}")
     }
 
     fn layout(&self) -> Layout {
@@ -96,6 +103,10 @@ impl Codec for Estargz {
 
     fn decompress(&self, frame: &[u8], out: &mut [u8]) -> Result<()> {
         gzip::decompress(frame, out)
+    }
+
+    fn prioritized(&self) -> Option<Box<dyn Codec>> {
+        self.prioritized.map(|level| Box::new(Self { level, prioritized: None, ..*self }) as _)
     }
 
     fn seal(&self, contents: &mut Contents, position: u64, out: &mut dyn Write) -> Result<Seal> {

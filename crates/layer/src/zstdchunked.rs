@@ -49,12 +49,18 @@ thread_local! {
 #[derive(Debug, Clone, Copy)]
 pub struct ZstdChunked {
     level: i32,
+    prioritized: Option<i32>,
 }
 
 impl ZstdChunked {
     /// Compresses at `level`, 1 to 22.
     pub const fn new(level: i32) -> Self {
-        Self { level }
+        Self { level, prioritized: None }
+    }
+
+    /// Compresses the files that come first at a level of their own.
+    pub const fn prioritized_level(self, level: i32) -> Self {
+        Self { prioritized: Some(level), ..self }
     }
 
     /// Returns the row of the tuning that applies.
@@ -85,8 +91,9 @@ impl Codec for ZstdChunked {
     }
 
     fn identity(&self) -> String {
+        let prioritized = self.prioritized.map(|level| format!(" prioritized={level}")).unwrap_or_default();
         format!(
-            "zstd:chunked format={FORMAT_VERSION} zstd={} level={}",
+            "zstd:chunked format={FORMAT_VERSION} zstd={} level={}{prioritized}",
             zstd::zstd_safe::version_number(),
             self.level
         )
@@ -126,6 +133,10 @@ impl Codec for ZstdChunked {
             return Err(Error::Compressor { format: "zstd", problem });
         }
         Ok(())
+    }
+
+    fn prioritized(&self) -> Option<Box<dyn Codec>> {
+        self.prioritized.map(|level| Box::new(Self::new(level)) as _)
     }
 
     fn seal(&self, contents: &mut Contents, position: u64, out: &mut dyn Write) -> Result<Seal> {

@@ -9,6 +9,7 @@ use std::sync::PoisonError;
 
 use bytes::Bytes;
 use restow_content::Blob;
+use restow_content::Manager;
 use restow_content::Provider;
 use restow_content::read;
 use restow_oci::Descriptor;
@@ -40,11 +41,18 @@ pub(crate) trait Parts: Sync {
 
     /// Returns the repositories from which a registry may take a blob itself.
     fn repositories(&self, descriptor: &Descriptor) -> Vec<Repository>;
+
+    /// Tells whether a blob was just made, and so hardly is where it goes.
+    fn is_new(&self, _blob: &Descriptor) -> bool {
+        false
+    }
 }
 
 /// The parts of an image that lie in one provider, and repositories that may have them too.
 pub(crate) struct Provided<'a> {
     pub(crate) provider: &'a dyn Provider,
+    /// Those of them that were just made.
+    pub(crate) new: &'a dyn Manager,
     pub(crate) repositories: &'a [Repository],
 }
 
@@ -59,6 +67,10 @@ impl Parts for Provided<'_> {
 
     fn repositories(&self, _: &Descriptor) -> Vec<Repository> {
         self.repositories.to_vec()
+    }
+
+    fn is_new(&self, blob: &Descriptor) -> bool {
+        self.new.info(&blob.digest).is_ok()
     }
 }
 
@@ -116,7 +128,7 @@ impl<'a> Push<'a> {
                     Some(_) => self.client.core().looks_for_blobs(repository),
                     // A registry need not look for the blobs, and some take whatever they are sent.
                     None if self.client.core().is_careful(repository) => return Ok(()),
-                    None if self.client.holds(repository, &manifest.config().digest)? => return Ok(()),
+                    None if self.is_whole(repository, &manifest)? => return Ok(()),
                     None => {}
                 }
                 parallel::each(&distinct(manifest.layers()), PARTS, |blob| self.blob(repository, blob))?;
@@ -134,6 +146,18 @@ impl<'a> Push<'a> {
             Err(error) if lacks_parts(&error) && !missing.is_empty() => Err(lacking()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Tells whether a repository has the config of an image, which is put last, and the least of its new layers: a
+    /// conversion may leave the config as it was. Large ones are sent before the others.
+    fn is_whole(&self, repository: &Repository, manifest: &Manifest) -> Result<bool> {
+        let new = manifest.layers().iter().filter(|layer| self.parts.is_new(layer));
+        for blob in new.min_by_key(|layer| layer.size).into_iter().chain([manifest.config()]) {
+            if !self.client.holds(repository, &blob.digest)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Pushes an entry of an index.

@@ -117,7 +117,7 @@ impl RemoteDestination {
         let source = Overlay::new(&self.store, [source]);
         let limit = self.client.settings().limits.manifest_size;
         let bytes = read(&source, root, limit)?.into();
-        let parts = Provided { provider: &source, repositories: &self.others };
+        let parts = Provided { provider: &source, new: &self.store, repositories: &self.others };
         Push::new(&self.client, &parts).image(&names, &root.media_type, &bytes)
     }
 }

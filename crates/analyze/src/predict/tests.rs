@@ -435,6 +435,22 @@ fn what_is_hostile_ends_and_stays_inside() {
 }
 
 #[test]
+fn a_hundred_thousand_libraries_are_looked_for_and_that_is_all() {
+    let names: Vec<String> = (0..100_000).map(|number| format!("lib{number}.so")).collect();
+    let needed: Vec<_> = names.iter().map(|name| (NEEDED, name.as_str())).collect();
+    // All at once: no linker writes such a table, and it is not read.
+    assert_eq!(paths(&[elf("bin/a", "/bin/a", &needed)], &["/bin/a"]), ["bin/a"]);
+    // A hundred each, for a thousand libraries, none of which is there.
+    let holders: Vec<String> = (0..1000).map(|number| format!("holder{number}.so")).collect();
+    let held: Vec<_> = holders.iter().map(|name| (NEEDED, name.as_str())).collect();
+    let places: Vec<String> = holders.iter().map(|name| format!("lib/{name}")).collect();
+    let mut files = vec![elf("bin/a", "/bin/a", &held)];
+    files.extend(places.iter().zip(needed.chunks(100)).map(|(place, needed)| elf(place, "", needed)));
+    let found = paths(&files, &["/bin/a"]);
+    assert_eq!((found.len(), found.last().unwrap().as_str()), (1001, "lib/holder999.so"));
+}
+
+#[test]
 fn a_config_of_odd_types_starts_what_can_be_read_of_it() {
     let parse = |config: &str| {
         let text = format!(

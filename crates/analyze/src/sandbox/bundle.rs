@@ -45,8 +45,11 @@ pub struct Settings {
     pub user: (u32, u32, Vec<u32>),
     /// What of the host the container sees.
     pub mounts: Vec<Mount>,
-    /// Whether it uses the host's network; otherwise it has none.
+    /// Whether it uses the host's network; otherwise it has one of its own, which leads nowhere unless a
+    /// [`Network`](super::Network) is attached.
     pub host_network: bool,
+    /// Whether its standard streams are a terminal.
+    pub terminal: bool,
 }
 
 /// Describes a container that runs the command on an overlay.
@@ -91,7 +94,7 @@ pub fn bundle(launch: &Launch, settings: &Settings) -> Value {
     json!({
         "ociVersion": "1.0.2",
         "process": {
-            "terminal": false,
+            "terminal": settings.terminal,
             "user": { "uid": user, "gid": group, "additionalGids": groups },
             "args": launch.args,
             "env": env,

@@ -4,16 +4,22 @@ use std::fs;
 use std::io;
 use std::io::BufRead as _;
 use std::io::BufReader;
+use std::io::Read as _;
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
 use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -25,27 +31,41 @@ use nix::sys::fanotify::Fanotify;
 use nix::sys::fanotify::InitFlags;
 use nix::sys::fanotify::MarkFlags;
 use nix::sys::fanotify::MaskFlags;
+use serde_json::Value;
+use serde_json::json;
 
 use super::Report;
 use super::Sandbox;
+use super::cni::Attachment;
+use super::lower;
+use super::lower::Reads;
 
 /// How often the end of the container and of the time are looked for, and new events when there were none.
 const TICK: Duration = Duration::from_millis(5);
 /// The longest description of a sandbox.
 const MAX_DESCRIPTION: u64 = 16 << 20;
+/// As much of the container's output as is passed on at once.
+const OUTPUT: usize = 16 << 10;
+/// What a program that a signal ended is said to have ended with.
+const KILLED: i32 = 128;
 
-/// Runs the sandbox that `input` describes in its first line, and tells `output` what is read in it.
+/// Runs the sandbox that comes through `caller`, a socket, in one line, and tells it what is read.
 ///
 /// Returns when the container or the time is over; the process must end then, and takes all with it. It ends by itself
-/// if `input` does.
-pub fn inner(input: impl io::Read + Send + 'static, mut output: impl io::Write) -> io::Result<()> {
+/// if the socket does.
+pub fn inner(caller: OwnedFd) -> io::Result<()> {
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
-    let mut input = BufReader::new(input.take(MAX_DESCRIPTION));
+    let mut output = UnixStream::from(caller);
+    let mut input = BufReader::new(output.try_clone()?.take(MAX_DESCRIPTION));
     let mut line = String::new();
     input.read_line(&mut line)?;
     let sandbox: Sandbox = serde_json::from_str(&line)?;
-    let done = run(&sandbox, input, &mut output);
-    if let Err(error) = &done {
+    let ended: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
+    std::thread::spawn(move || {
+        let _ = io::copy(&mut input.into_inner().into_inner(), &mut io::sink());
+        ended.store(true, Ordering::Relaxed);
+    });
+    if let Err(error) = run(&sandbox, ended, &mut output) {
         tell(&mut output, &Report::Failed(error.to_string()))?;
     }
     output.flush()
@@ -57,88 +77,153 @@ fn tell(output: &mut impl io::Write, report: &Report) -> io::Result<()> {
     output.write_all(&line)
 }
 
-fn run(
-    sandbox: &Sandbox,
-    mut input: impl io::Read + Send + 'static,
-    output: &mut impl io::Write,
-) -> io::Result<()> {
-    let merged = prepare(sandbox)?;
-    // Before the container, so that nothing is missed.
-    let watch = watch(&merged).map_err(|error| named("watching the container's files", error))?;
-    let (child, line_seen) = start(sandbox)?;
-    let ended: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
-    std::thread::spawn(move || {
-        let _ = io::copy(&mut input, &mut io::sink());
-        ended.store(true, Ordering::Relaxed);
-    });
-    let deadline = sandbox.period.map(|period| Instant::now() + Duration::from_millis(period));
-    let mut child = Some(child);
-    loop {
-        // Asked first: what was opened before the end is read after it.
-        let exit = match &mut child {
-            Some(running) => running.try_wait()?,
-            None => None,
-        };
-        let over = exit.is_some()
-            || ended.load(Ordering::Relaxed)
-            || line_seen.load(Ordering::Relaxed)
-            || deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        let mut any = false;
-        while report(&watch, &merged, output)? {
-            any = true;
-        }
-        if let Some(status) = exit {
-            child = None;
-            tell(output, &Report::Exited(status.code().unwrap_or(128)))?;
-        }
-        if over {
-            return Ok(());
-        }
-        if !any {
-            std::thread::sleep(TICK);
-        }
-    }
+/// Runs the container, on its network if it has one.
+fn run(sandbox: &Sandbox, ended: &AtomicBool, output: &mut impl io::Write) -> io::Result<()> {
+    let merged = Merged::mount(sandbox)?;
+    let Some((network, notes)) = &sandbox.network else { return merged.watch(sandbox, None, ended, output) };
+    let attachment = Attachment::attach(network, notes)?;
+    let watched = merged.watch(sandbox, Some(&attachment.path()), ended, output);
+    watched.and(attachment.detach())
 }
 
 fn named(what: &str, error: impl std::fmt::Display) -> io::Error {
     io::Error::other(format!("{what}: {error}"))
 }
 
-/// Mounts the container's root and writes its bundle; returns the root's path.
-fn prepare(sandbox: &Sandbox) -> io::Result<std::path::PathBuf> {
-    const NONE: Option<&str> = None;
-    let mounted = |what: &str| {
-        let what = format!("mounting {what}");
-        move |error: Errno| named(&what, error)
-    };
-    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
-        .map_err(mounted("nothing of it outside"))?;
-    let hardened = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("proc"), "/proc", Some("proc"), hardened, NONE).map_err(mounted("/proc"))?;
-    let scratch = &sandbox.scratch;
-    mount(Some("tmpfs"), scratch, Some("tmpfs"), MsFlags::MS_NOSUID, Some("mode=700"))
-        .map_err(mounted("a memory file system"))?;
-    let merged = scratch.join("bundle/rootfs");
-    for directory in ["upper", "work", "state", "files", "bundle", "bundle/rootfs", "lower"] {
-        fs::create_dir(scratch.join(directory))?;
+/// The container's root, and what tells what happens in it.
+struct Merged {
+    path: PathBuf,
+    /// What was opened in our file system, and how much was read; or why there is none.
+    lower: Result<(Receiver<String>, Reads), io::Error>,
+}
+
+impl Merged {
+    /// Mounts the container's root.
+    fn mount(sandbox: &Sandbox) -> io::Result<Self> {
+        const NONE: Option<&str> = None;
+        let mounted = |what: &str| {
+            let what = format!("mounting {what}");
+            move |error: Errno| named(&what, error)
+        };
+        mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
+            .map_err(mounted("nothing of it outside"))?;
+        let hardened = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(Some("proc"), "/proc", Some("proc"), hardened, NONE).map_err(mounted("/proc"))?;
+        let scratch = &sandbox.scratch;
+        mount(Some("tmpfs"), scratch, Some("tmpfs"), MsFlags::MS_NOSUID, Some("mode=700"))
+            .map_err(mounted("a memory file system"))?;
+        let path = scratch.join("bundle/rootfs");
+        for directory in ["upper", "work", "state", "files", "bundle", "bundle/rootfs", "lower"] {
+            fs::create_dir(scratch.join(directory))?;
+        }
+        // The root's path may hold what separates options; a mount point of our own does not.
+        let place = scratch.join("lower");
+        let (opened, receiver) = mpsc::channel();
+        let lower = lower::mount(&sandbox.root, &place, opened).map(|reads| (receiver, reads));
+        if lower.is_err() {
+            mount(Some(&sandbox.root), &place, NONE, MsFlags::MS_BIND, NONE).map_err(mounted("the root"))?;
+        }
+        // The container's user must be able to pass.
+        for directory in ["upper", "."] {
+            use std::os::unix::fs::PermissionsExt as _;
+            fs::set_permissions(scratch.join(directory), fs::Permissions::from_mode(0o755))?;
+        }
+        std::env::set_current_dir(scratch)?;
+        // In a user namespace, an overlay notes what it has to in attributes that users may set.
+        let attributes = if is_user_namespace()? { ",userxattr" } else { "" };
+        let options = format!("lowerdir=lower,upperdir=upper,workdir=work{attributes}");
+        mount(Some("overlay"), &path, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+            .map_err(mounted("an overlay"))?;
+        for (name, content) in &sandbox.files {
+            fs::write(Sandbox::file(scratch, name), content)?;
+        }
+        Ok(Self { path, lower })
     }
-    // The root's path may hold what separates options; a mount point of our own does not.
-    let lower = scratch.join("lower");
-    mount(Some(&sandbox.root), &lower, NONE, MsFlags::MS_BIND, NONE).map_err(mounted("the root"))?;
-    // The container's user must be able to pass.
-    for directory in ["upper", "."] {
-        use std::os::unix::fs::PermissionsExt as _;
-        fs::set_permissions(scratch.join(directory), fs::Permissions::from_mode(0o755))?;
+
+    /// Runs the container and tells what it opens and reads.
+    fn watch(
+        self,
+        sandbox: &Sandbox,
+        network: Option<&str>,
+        ended: &AtomicBool,
+        output: &mut impl io::Write,
+    ) -> io::Result<()> {
+        let Self { path: merged, lower } = self;
+        // Before the container, so that nothing is missed.
+        let (opened, reads) = match (watch(&merged), lower) {
+            (Ok(watch), lower) => (Opened::Watched(watch), lower.map(|(_, reads)| reads)),
+            (Err(_), Ok((opened, reads))) => (Opened::Told(opened), Ok(reads)),
+            (Err(error), Err(other)) => {
+                return Err(named(
+                    "nothing can tell what the container reads",
+                    format!("fanotify: {error}; FUSE: {other}"),
+                ));
+            }
+        };
+        match &reads {
+            Ok(_) => tell(output, &Report::Counts)?,
+            Err(error) => {
+                let text = format!("how much of a file is read cannot be told: {error}");
+                tell(output, &Report::Notice(text))?;
+            }
+        }
+        let bundle = described(sandbox, network, output)?;
+        fs::write(sandbox.scratch.join("bundle/config.json"), serde_json::to_vec(&bundle)?)?;
+        let (mut child, line_seen) = start(sandbox)?;
+        let deadline = sandbox.period.map(|period| Instant::now() + Duration::from_millis(period));
+        loop {
+            // Asked first: what was opened before the end is read after it.
+            let exit = child.try_wait()?;
+            let over = exit.is_some()
+                || ended.load(Ordering::Relaxed)
+                || line_seen.load(Ordering::Relaxed)
+                || deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            let mut any = false;
+            while opened.tell(&merged, output)? {
+                any = true;
+            }
+            if let Some(status) = exit {
+                tell(output, &Report::Exited(status.code().unwrap_or(KILLED)))?;
+            }
+            if over {
+                break;
+            }
+            if !any {
+                std::thread::sleep(TICK);
+            }
+        }
+        for (path, read, touched) in reads.iter().flat_map(Reads::sizes) {
+            tell(output, &Report::Read(path, read, touched))?;
+        }
+        Ok(())
     }
-    std::env::set_current_dir(scratch)?;
-    let options = "lowerdir=lower,upperdir=upper,workdir=work";
-    mount(Some("overlay"), &merged, Some("overlay"), MsFlags::empty(), Some(options))
-        .map_err(mounted("an overlay"))?;
-    for (name, content) in &sandbox.files {
-        fs::write(Sandbox::file(scratch, name), content)?;
+}
+
+/// Says whether only some users exist here.
+fn is_user_namespace() -> io::Result<bool> {
+    // user_namespaces(7): where all exist, the map says so in one line.
+    let map = fs::read_to_string("/proc/self/uid_map")?;
+    Ok(map.split_whitespace().nth(2).is_none_or(|count| count != u32::MAX.to_string()))
+}
+
+/// Returns the container's description as it can be here.
+fn described(sandbox: &Sandbox, network: Option<&str>, output: &mut impl io::Write) -> io::Result<Value> {
+    let mut bundle = sandbox.bundle.clone();
+    let namespaces = bundle["linux"]["namespaces"].as_array_mut();
+    for namespace in namespaces.into_iter().flatten() {
+        if let Some(path) = network.filter(|_| namespace["type"] == "network") {
+            namespace["path"] = path.into();
+        }
     }
-    fs::write(scratch.join("bundle/config.json"), serde_json::to_vec(&sandbox.bundle)?)?;
-    Ok(merged)
+    let user = &mut bundle["process"]["user"];
+    if is_user_namespace()? {
+        if user["uid"] != 0 || user["gid"] != 0 {
+            let text = "without root there is one user: the container runs as its root".into();
+            tell(output, &Report::Notice(text))?;
+        }
+        *user = json!({ "uid": 0, "gid": 0, "additionalGids": [] });
+    }
+    Ok(bundle)
 }
 
 /// Starts the container; the flag is set once it has written the line that ends the watching.
@@ -152,22 +237,74 @@ fn start(sandbox: &Sandbox) -> io::Result<(Child, &'static AtomicBool)> {
         .args(["run", "--bundle"])
         .arg(sandbox.scratch.join("bundle"))
         .arg("restow")
-        .stdin(Stdio::null())
+        .stdin(if sandbox.input { Stdio::inherit() } else { Stdio::null() })
         .stdout(if sandbox.wait_on_line.is_some() { Stdio::piped() } else { standard_error()? })
         .stderr(standard_error()?)
         .spawn()
         .map_err(|error| named(&format!("starting {}", sandbox.runtime.display()), error))?;
-    if let (Some(line), Some(output)) = (sandbox.wait_on_line.clone(), child.stdout.take()) {
+    if let (Some(wanted), Some(mut output)) = (sandbox.wait_on_line.clone(), child.stdout.take()) {
         std::thread::spawn(move || {
-            for found in BufReader::new(output).split(b'\n').map_while(io::Result::ok) {
-                let _ = io::stderr().lock().write_all(&[&found[..], b"\n"].concat());
-                if found == line.as_bytes() {
+            let mut lines = Lines::new(wanted.into_bytes());
+            let mut bytes = [0; OUTPUT];
+            // Passed on as it comes: what asks a question ends no line.
+            while let Ok(count @ 1..) = output.read(&mut bytes) {
+                let _ = io::stderr().lock().write_all(&bytes[..count]);
+                if lines.add(&bytes[..count]) {
                     seen.store(true, Ordering::Relaxed);
                 }
             }
         });
     }
     Ok((child, seen))
+}
+
+/// Looks for a line that holds some bytes.
+struct Lines {
+    wanted: Vec<u8>,
+    /// The end of the line that has begun, as long as the bytes may begin in it.
+    line: Vec<u8>,
+}
+
+impl Lines {
+    fn new(wanted: Vec<u8>) -> Self {
+        Self { wanted, line: Vec::new() }
+    }
+
+    /// Says whether a line holds the bytes, now that these were added.
+    fn add(&mut self, bytes: &[u8]) -> bool {
+        let mut found = false;
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.line.extend_from_slice(part);
+            let length = self.wanted.len();
+            found |= length == 0 || self.line.windows(length).any(|window| window == self.wanted);
+            let keep = if part.ends_with(b"\n") { 0 } else { length.saturating_sub(1) };
+            self.line.drain(..self.line.len().saturating_sub(keep));
+        }
+        found
+    }
+}
+
+/// Who tells what is opened.
+enum Opened {
+    Watched(Fanotify),
+    Told(Receiver<String>),
+}
+
+impl Opened {
+    /// Passes on what waits to be told; says whether there was anything.
+    fn tell(&self, merged: &Path, output: &mut impl io::Write) -> io::Result<bool> {
+        match self {
+            Self::Watched(watch) => report(watch, merged, output),
+            Self::Told(opened) => {
+                let mut any = false;
+                for path in opened.try_iter() {
+                    tell(output, &Report::Opened(path))?;
+                    any = true;
+                }
+                Ok(any)
+            }
+        }
+    }
 }
 
 /// Starts to watch the overlay that is mounted at the path, wherever else it is mounted.
@@ -205,4 +342,25 @@ fn path(descriptor: BorrowedFd<'_>, merged: &Path) -> Option<String> {
     // As the container sees it once it has changed its root, as we do before.
     let path = path.strip_prefix(merged).or_else(|_| path.strip_prefix("/")).ok()?;
     path.to_str().filter(|path| !path.is_empty()).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_found_by_a_part_of_it_however_it_comes() {
+        for (pieces, expected) in [
+            (&["ser", "ver is rea", "dy\n"][..], true),
+            (&["is ready"], true),
+            (&["is rea\ndy"], false),
+            (&["is rea", "\n", "dy"], false),
+            (&["not yet\nis ready\n"], true),
+            (&[""], false),
+        ] {
+            let mut lines = Lines::new(b"is ready".to_vec());
+            let found = pieces.iter().fold(false, |found, piece| lines.add(piece.as_bytes()) | found);
+            assert_eq!(found, expected, "{pieces:?}");
+        }
+    }
 }

@@ -3,30 +3,44 @@
 //! Three processes, so that nothing is left behind however they end:
 //!
 //! ```text
-//! caller ──▶ outer: a new mount and process namespace ──▶ inner: the first process in it ──▶ runc ──▶ the container
+//! caller ◀──▶ outer: new namespaces of mounts and processes ──▶ inner: the first process in them ──▶ runc ──▶ the container
 //! ```
 //!
 //! All mounts are made in the namespace of the inner process, everything the container writes goes to memory, and the
-//! kernel kills all that runs in a process namespace when its first process ends. The inner process ends when the pipe
-//! from the caller does, so `kill -9` of the caller takes all of it down. Control groups are not made.
+//! kernel kills all that runs in a process namespace when its first process ends. The inner process ends when the socket
+//! from the caller does, so `kill -9` of the caller takes all of it down. Control groups are not made. What a network
+//! leaves outside of the namespaces is written down, and [`clean_networks`] takes it away.
 //!
 //! [`record`] is for the caller; a program that calls it must call [`outer`] and [`inner`] when it is started with what
-//! the helper's command line says. What is read is told by fanotify on the overlay's own file system, on which nothing
-//! else happens.
+//! the helper's command line says; the outer process must have one thread only then.
+//!
+//! What is opened is told by fanotify on the overlay's own file system, on which nothing else happens. Below the overlay is
+//! a file system of our own, if the kernel lets us have one, which tells how much of each file is read. Who may not make
+//! namespaces makes them in a user namespace; fanotify means nothing there, and our file system tells both.
 
 mod bundle;
+mod cdi;
+mod cni;
 mod inner;
+mod lower;
 mod user;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::io;
 use std::io::BufRead as _;
 use std::io::BufReader;
 use std::io::Write as _;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
 
+use nix::errno::Errno;
+use nix::sched::CloneFlags;
 use serde::Deserialize;
 use serde::Serialize;
 use serde_json::Value;
@@ -34,6 +48,9 @@ use serde_json::Value;
 pub use self::bundle::Mount;
 pub use self::bundle::Settings;
 pub use self::bundle::bundle;
+pub use self::cdi::add_devices;
+pub use self::cni::Network;
+pub use self::cni::clean as clean_networks;
 pub use self::inner::inner;
 pub use self::user::user;
 use crate::Error;
@@ -55,9 +72,13 @@ pub struct Sandbox {
     pub bundle: Value,
     /// Files the configuration may mount, by name, from [`Sandbox::file`].
     pub files: Vec<(String, String)>,
+    /// The network to attach the container to, and the directory for [`clean_networks`] to look into.
+    pub network: Option<(Network, PathBuf)>,
+    /// Whether the container reads this process's standard input; otherwise it has none.
+    pub input: bool,
     /// How long to watch, in milliseconds; to the end if there is no limit.
     pub period: Option<u64>,
-    /// Stop as soon as the container writes this line.
+    /// Stop as soon as the container writes a line that holds this.
     pub wait_on_line: Option<String>,
 }
 
@@ -71,17 +92,35 @@ impl Sandbox {
 /// What a run has shown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trace {
-    /// The paths that were opened, from the container's root on, in the order of their first opening.
-    pub paths: Vec<String>,
+    /// The files that were opened, in the order of their first opening.
+    pub files: Vec<Opened>,
     /// How the container's program ended, if it did before the watching.
     pub exit: Option<i32>,
+    /// What the user should know of how it was run.
+    pub notices: Vec<String>,
+}
+
+/// A file that was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opened {
+    /// Its path, from the container's root on.
+    pub path: String,
+    /// How many of its bytes were read, if that is known, and how many there are, at the most, in the chunks that a lazy
+    /// reader had to fetch for them.
+    pub read: Option<(u64, u64)>,
 }
 
 /// What the inner process tells, a line each.
 #[derive(Debug, Serialize, Deserialize)]
 enum Report {
+    /// A file was opened.
     Opened(String),
+    /// How much was read of it; of what is not told, nothing was.
+    Read(String, u64, u64),
+    /// From now on it is known how much is read.
+    Counts,
     Exited(i32),
+    Notice(String),
     Failed(String),
 }
 
@@ -91,57 +130,105 @@ enum Report {
 /// a few times a second.
 pub fn record(mut helper: Command, sandbox: &Sandbox, stop: &(dyn Fn() -> bool + Sync)) -> Result<Trace> {
     let failed = |problem: String| Error::Sandbox { problem };
-    let mut child = helper
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|error| failed(format!("the helper cannot be started: {error}")))?;
-    let mut trace = Trace::default();
-    let mut problem = None;
-    if let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) {
-        let mut line = serde_json::to_vec(sandbox).map_err(|error| failed(error.to_string()))?;
-        line.push(b'\n');
-        let sent = input.write_all(&line);
-        let done = std::sync::atomic::AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            // As long as the pipe is open, the sandbox runs.
-            scope.spawn(|| {
-                let _open = input;
-                while !done.load(std::sync::atomic::Ordering::Relaxed) && !stop() {
-                    std::thread::sleep(std::time::Duration::from_millis(50));
-                }
-            });
-            let mut seen = HashSet::new();
-            for line in BufReader::new(output).lines().map_while(std::io::Result::ok) {
-                match serde_json::from_str(&line) {
-                    Ok(Report::Opened(path)) if seen.len() < MAX_PATHS && seen.insert(path.clone()) => {
-                        trace.paths.push(path)
-                    }
-                    Ok(Report::Opened(_)) | Err(_) => {}
-                    Ok(Report::Exited(code)) => trace.exit = Some(code),
-                    Ok(Report::Failed(text)) => problem = Some(text),
-                }
+    let unstarted = |error: io::Error| failed(format!("the helper cannot be started: {error}"));
+    let (mut ours, theirs) = UnixStream::pair().map_err(unstarted)?;
+    helper.stdout(OwnedFd::from(theirs));
+    if sandbox.input {
+        helper.stdin(Stdio::inherit());
+    } else {
+        // A terminal's Ctrl-C is for the caller, who ends the sandbox in good order. Who reads the terminal has to be in
+        // the caller's group.
+        helper.stdin(Stdio::null()).process_group(0);
+    }
+    let mut child = helper.spawn().map_err(unstarted)?;
+    // Its copy of the helper's end would keep the socket open.
+    drop(helper);
+    let mut line = serde_json::to_vec(sandbox).map_err(|error| failed(error.to_string()))?;
+    line.push(b'\n');
+    let sent = ours.write_all(&line);
+    let mut told = Told::default();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let cloned = ours.try_clone().map_err(unstarted)?;
+    std::thread::scope(|scope| {
+        // As long as the socket is open, the sandbox runs.
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) && !stop() {
+                std::thread::sleep(std::time::Duration::from_millis(50));
             }
-            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            let _ = ours.shutdown(Shutdown::Write);
         });
-        if let Err(error) = sent {
-            problem.get_or_insert(format!("the helper does not listen: {error}"));
+        for line in BufReader::new(cloned).lines().map_while(io::Result::ok) {
+            if let Ok(report) = serde_json::from_str(&line) {
+                told.hear(report);
+            }
         }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    if let Err(error) = sent {
+        told.problem.get_or_insert(format!("the helper does not listen: {error}"));
     }
     let status = child.wait().map_err(|error| failed(error.to_string()))?;
-    match problem {
+    match told.problem {
         Some(problem) => Err(failed(problem)),
-        None if !status.success() && trace.paths.is_empty() => {
+        None if !status.success() && told.trace.files.is_empty() => {
             Err(failed(format!("the helper ended with {status}")))
         }
-        None => Ok(trace),
+        None => Ok(told.trace),
     }
 }
 
+/// What the inner process has told so far.
+#[derive(Default)]
+struct Told {
+    trace: Trace,
+    /// Where each path is in the trace.
+    places: HashMap<String, usize>,
+    counts: bool,
+    problem: Option<String>,
+}
+
+impl Told {
+    fn hear(&mut self, report: Report) {
+        let files = &mut self.trace.files;
+        match report {
+            Report::Opened(path) if files.len() < MAX_PATHS && !self.places.contains_key(&path) => {
+                self.places.insert(path.clone(), files.len());
+                files.push(Opened { path, read: self.counts.then_some((0, 0)) });
+            }
+            Report::Opened(_) => {}
+            Report::Read(path, read, touched) => {
+                if let Some(place) = self.places.get(&path) {
+                    files[*place].read = Some((read, touched));
+                }
+            }
+            Report::Counts => self.counts = true,
+            Report::Exited(code) => self.trace.exit = Some(code),
+            Report::Notice(text) => self.trace.notices.push(text),
+            Report::Failed(text) => self.problem = Some(text),
+        }
+    }
+}
+
+/// Says whether this process is root's.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 /// The outer process: makes the namespaces and starts `helper`, which ends in [`inner`]. Returns its exit code.
-pub fn outer(mut helper: Command) -> std::io::Result<i32> {
-    use nix::sched::CloneFlags;
+pub fn outer(mut helper: Command) -> io::Result<i32> {
+    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+    let spaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
+    match nix::sched::unshare(spaces) {
+        // In a user namespace, everyone may.
+        Err(Errno::EPERM) => {
+            nix::sched::unshare(spaces | CloneFlags::CLONE_NEWUSER)?;
+            // user_namespaces(7): who may not set groups outside must give that up inside to map his own.
+            std::fs::write("/proc/self/setgroups", "deny")?;
+            std::fs::write("/proc/self/gid_map", format!("0 {} 1", group.as_raw()))?;
+            std::fs::write("/proc/self/uid_map", format!("0 {} 1", user.as_raw()))?;
+        }
+        made => made?,
+    }
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
-    nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID)?;
     Ok(helper.status()?.code().unwrap_or(1))
 }

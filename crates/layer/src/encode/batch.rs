@@ -41,6 +41,8 @@ pub(super) struct Batch {
     pub(super) dropped: Vec<(usize, Vec<u8>)>,
     /// Which of `bytes` the source does not have.
     pub(super) inserted: Vec<Range<usize>>,
+    /// Whether it is part of the files that come first.
+    pub(super) prioritized: bool,
 }
 
 /// Part of a batch; the ranges of its items follow each other without gaps.
@@ -114,6 +116,8 @@ pub(super) struct Framed {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Press<'a> {
     pub(super) codec: &'a dyn Codec,
+    /// The codec of the files that come first, if it is another one.
+    pub(super) prioritized: Option<&'a dyn Codec>,
     /// Where memory to decode into comes from.
     pub(super) workers: &'a Workers,
     pub(super) headers: Headers,
@@ -162,8 +166,10 @@ impl Batch {
 
     /// Makes the frames of the batch.
     pub(super) fn compress(mut self, press: Press<'_>) -> Result<Frames> {
+        let prioritized = press.prioritized.filter(|_| self.prioritized);
         let mut frames = NewFrames {
-            press,
+            press: Press { codec: prioritized.unwrap_or(press.codec), ..press },
+            remake: prioritized.is_some(),
             compressed: std::mem::take(&mut self.compressed),
             decoded: press.check.then(|| press.workers.memory()),
             open: 0..0,
@@ -196,6 +202,8 @@ impl Batch {
 /// The frames of a batch, growing.
 struct NewFrames<'a> {
     press: Press<'a>,
+    /// Whether frames that wait are made anew even where they could be taken.
+    remake: bool,
     compressed: Vec<u8>,
     /// Where new frames are decoded to, if they are checked.
     decoded: Option<Memory>,
@@ -221,7 +229,7 @@ impl NewFrames<'_> {
             Some(stored) => {
                 let start = self.compressed.len();
                 self.fetch(stored, place, &mut bytes.filled_mut()[range.clone()])?;
-                if place == Place::Alone {
+                if place == Place::Alone && !self.remake {
                     let frame = start..self.compressed.len();
                     self.chunks.push(Framed { frame, inner_offset, facts: stored.facts.clone() });
                     self.finish();

@@ -74,6 +74,17 @@ impl<'a> Cutter<'a> {
         &mut self.batch.bytes
     }
 
+    /// Says that what follows is, or is not, part of the files that come first. What comes before is a batch of its own.
+    pub(super) fn set_prioritized(&mut self, prioritized: bool) -> Result<()> {
+        if prioritized != self.batch.prioritized {
+            if self.named > 0 {
+                self.send()?;
+            }
+            self.batch.prioritized = prioritized;
+        }
+        Ok(())
+    }
+
     /// Names the padding and the header blocks that were appended.
     pub(super) fn entry(&mut self, header: Header, digest: Option<Digest>) -> Result<()> {
         let listing = listing::list(&header, self.limits)?;
@@ -189,6 +200,7 @@ impl<'a> Cutter<'a> {
     /// Sends the batch. What was appended and has no name yet begins the next one.
     fn send(&mut self) -> Result<()> {
         let mut batch = std::mem::replace(&mut self.batch, Batch::new(self.workers.memory()));
+        self.batch.prioritized = batch.prioritized;
         self.batch.bytes.append(&batch.bytes.filled()[self.named..]);
         batch.bytes.truncate(self.named);
         // Frames may be as large as what they are made of.

@@ -202,7 +202,7 @@ impl<'e> Encoder<'e> {
             Placement::Apart => Headers::Runs,
             Placement::Along { .. } => Headers::Along,
         };
-        Press { codec, workers, headers, check: options.check_frames, stored }
+        Press { codec, prioritized: None, workers, headers, check: options.check_frames, stored }
     }
 
     /// Returns the codec of the chunks that wait between two passes.
@@ -290,19 +290,21 @@ impl<'e> Encoder<'e> {
         let [source_diff_id, diff_id] = [&collected.source_diff_id, &collected.diff_id].map(Digest::clone);
 
         let file = &collected.frames.try_clone().map_err(Error::Spool)?;
+        let first = self.codec.prioritized();
         let moved = order.len() as u64;
         // The frames of a tar that stays as it is need not be decoded: its digest is known.
         let decode = self.layout.toc == TocPlace::InTar || collected.changes(&order, self.landmark);
         let diff = if decode { Diff::of_result() } else { Diff::known() };
         let stored = FrameFile { file, codec: self.waiting(), decode };
+        let press = Press { prioritized: first.as_deref(), ..self.press(Some(stored)) };
         let mut assembler = Assembler::new(&mut *output, self.spelling(), spool_directory, moved, diff)?;
         self.workers.run(
             |send| {
                 let mut cutter = Cutter::new(self.layout, limits, self.workers, send);
-                collected.replay(&order, self.landmark, limits, &mut cutter)?;
+                collected.replay(&order, self.landmark, limits, first.is_some(), &mut cutter)?;
                 cutter.finish()
             },
-            |batch| batch.compress(self.press(Some(stored))),
+            |batch| batch.compress(press),
             |frames| assembler.add(frames).map(|memory| self.workers.recycle(memory)),
         )?;
         let assembled = assembler.finish()?;

@@ -212,12 +212,14 @@ impl Collected {
         leaving
     }
 
-    /// The second pass: sends the entries in their new order, those of `order` first.
+    /// The second pass: sends the entries in their new order, those of `order` first, and `apart` from the others if they
+    /// are compressed otherwise.
     pub(super) fn replay(
         mut self,
         order: &[u32],
         landmark: Landmark,
         limits: &Limits,
+        apart: bool,
         cutter: &mut Cutter<'_>,
     ) -> Result<()> {
         let changed = self.changes(order, landmark);
@@ -226,11 +228,13 @@ impl Collected {
         let mut writer = Replay { cutter, limits, owed: Vec::new(), expected: 0 };
 
         let mut moved = self.moved(order)?;
+        writer.cutter.set_prioritized(apart)?;
         for position in order {
             if let Some(record) = moved.remove(position) {
                 writer.record(record)?;
             }
         }
+        writer.cutter.set_prioritized(false)?;
         match landmark {
             Landmark::Auto | Landmark::Always if !order.is_empty() => writer.landmark(landmark::PREFETCH)?,
             Landmark::Always => writer.landmark(landmark::NO_PREFETCH)?,

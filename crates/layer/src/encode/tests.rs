@@ -16,7 +16,7 @@ use restow_testkit::compress::{gzip, zstd};
 
 use self::inspect::{Layer, inspect};
 use super::*;
-use crate::{PREFETCH_LANDMARK, ZstdChunked, landmark};
+use crate::{Estargz, PREFETCH_LANDMARK, ZstdChunked, landmark};
 
 fn options() -> EncodeOptions {
     EncodeOptions { chunk_size: 1000, ..EncodeOptions::new(tempfile::env::temp_dir()) }
@@ -143,4 +143,47 @@ fn moving_files_gives_what_encoding_the_moved_tar_gives() {
     let (again, again_blob) = run(&blob, &wanted);
     assert_eq!(again_blob, blob);
     assert_eq!(again.diff_id, encoded.diff_id);
+}
+
+#[test]
+fn what_comes_first_may_be_compressed_harder_and_nothing_else_changes() {
+    let line = |n: u64| format!("the {} of {} is {}\n", n % 977, n * n % 1009, n * n * n % 499);
+    let words: String = (0..10_000).map(line).collect();
+    let tar = sample().file("first", &words).file("last", &words).finish();
+    let options = EncodeOptions { chunk_size: 100_000, ..prioritized(&["first", "usr/bin/alias"]) };
+    let codecs: [(Box<dyn Codec>, Box<dyn Codec>); 3] = [
+        (Box::new(ZstdChunked::new(1)), Box::new(ZstdChunked::new(1).prioritized_level(19))),
+        (Box::new(Estargz::new(1)), Box::new(Estargz::new(1).prioritized_level(9))),
+        (
+            Box::new(Estargz::new(1).min_chunk_size(5000)),
+            Box::new(Estargz::new(1).min_chunk_size(5000).prioritized_level(9)),
+        ),
+    ];
+    for (plainly, harder) in codecs {
+        let run = |codec: &dyn Codec, threads| run_codec(codec, &tar, &options, threads).unwrap();
+        let ((expected, _), (found, blob)) = (run(&*plainly, 2), run(&*harder, 2));
+        assert_eq!(run(&*harder, 1).1, blob);
+        assert_eq!(run(&*harder, 8).1, blob);
+        assert_ne!(plainly.identity(), harder.identity());
+        assert_eq!(
+            (found.entries, found.chunks, found.moved),
+            (expected.entries, expected.chunks, expected.moved)
+        );
+        assert!(found.prefetch_size < expected.prefetch_size, "{harder:?}: {}", found.prefetch_size);
+        let rest = |encoded: &Encoded| encoded.size - encoded.prefetch_size;
+        // The table differs, by the digits of where things are.
+        assert!(rest(&found).abs_diff(rest(&expected)) < 500, "{harder:?}");
+        let hints = crate::Hints::from_annotations(&found.lazy_annotations).unwrap();
+        let verify_options = crate::VerifyOptions {
+            hints,
+            diff_id: Some(found.diff_id.clone()),
+            depth: crate::Depth::Full,
+            limits: Limits::default(),
+        };
+        crate::verify(&blob, &verify_options, &TWO_WORKERS).unwrap();
+        // Where nothing moves, nothing comes first.
+        let straight = EncodeOptions { prioritized: Vec::new(), ..options.clone() };
+        let straight = |codec: &dyn Codec| run_codec(codec, &tar, &straight, 2).unwrap().1;
+        assert_eq!(straight(&*harder), straight(&*plainly));
+    }
 }

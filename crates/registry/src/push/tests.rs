@@ -103,6 +103,22 @@ fn a_registry_that_looks_for_no_blobs_gets_them_all_the_same() {
     let index = IndexBuilder::new().image(&one).image(&two).build();
     push(&registry, &index, &["v2"]).unwrap();
     assert!(holds(&two));
+    // A conversion that leaves the config as it was, and has been put there before.
+    let tar = restow_testkit::Random::new(3).bytes(3000);
+    let (before, after) = (Layer::plain(&tar), Layer::gzip(&tar));
+    let [before, after] = [before, after].map(|layer| ImageBuilder::new().layer(layer).build());
+    assert_eq!(before.document()["config"], after.document()["config"]);
+    push(&registry, &before, &["v1"]).unwrap();
+    let client = Client::new(Settings::default()).unwrap();
+    let repository = Name::parse(&registry.name("a")).unwrap().repository;
+    let scratch = tempfile::tempdir().unwrap();
+    let place = RemoteDestination::new(&client, &repository, &[], &Scratch::new(scratch.path())).unwrap();
+    let place: &dyn Destination = &place;
+    for (_, bytes) in &after.blobs {
+        restow_content::write(place.store(), MediaType::OCI_LAYER, bytes).unwrap();
+    }
+    place.publish(&MemoryStore::new(), &after.root, &["v1".to_owned()]).unwrap();
+    assert!(holds(&after));
     // What is nowhere is not passed over in silence.
     let broken = ImageBuilder::new().layer(Layer::plain("gone").missing()).build();
     let error = push(&registry, &broken, &["v3"]).unwrap_err();

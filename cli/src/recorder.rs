@@ -1,0 +1,250 @@
+//! Running the workloads of an image to see what they read.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Context as _;
+use restow_analyze::Access;
+use restow_analyze::Kind;
+use restow_analyze::Launch;
+use restow_analyze::Reading;
+use restow_analyze::Share;
+use restow_analyze::Tree;
+use restow_analyze::sandbox;
+use restow_analyze::sandbox::Sandbox;
+use restow_analyze::sandbox::Settings;
+use restow_analyze::sandbox::Trace;
+use restow_content::Provider;
+use restow_convert::Cancel;
+use restow_oci::Config;
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+use restow_oci::Limits;
+use restow_oci::Manifest;
+
+use crate::failure::Usage;
+use crate::output;
+use crate::roots::Home;
+use crate::workload::Workload;
+use crate::workload::WorkloadArguments;
+use crate::workload::bind;
+
+/// Where devices are described (Container Device Interface, "CDI spec files").
+const DEVICES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
+
+/// What a recording needs besides the flags.
+pub(crate) struct Recorder<'a> {
+    pub(crate) arguments: &'a WorkloadArguments,
+    pub(crate) provider: &'a dyn Provider,
+    pub(crate) limits: &'a Limits,
+    pub(crate) threads: usize,
+    pub(crate) cancel: &'a Cancel,
+    /// Where unpacked images are kept between runs.
+    pub(crate) cache: Option<PathBuf>,
+}
+
+/// What the workloads of an image read.
+pub(crate) struct Recording {
+    pub(crate) accesses: Vec<Access>,
+    /// The image's names, to tell sizes by.
+    pub(crate) tree: Tree,
+}
+
+impl Recorder<'_> {
+    /// Runs the workloads of the image with this manifest.
+    pub(crate) fn record(&self, descriptor: &Descriptor) -> anyhow::Result<Recording> {
+        let workloads = self.arguments.workloads()?;
+        self.arguments.check_terminal()?;
+        let bytes = restow_content::read(self.provider, descriptor, self.limits.manifest_size)?;
+        let manifest = Manifest::parse(bytes, self.limits)?;
+        let config = restow_content::read(self.provider, manifest.config(), self.limits.config_size)?;
+        let config = Config::parse(config, self.limits)?;
+        let reading = Reading {
+            provider: self.provider,
+            limits: self.limits,
+            threads: self.threads,
+            stop: &|| self.cancel.is_cancelled(),
+        };
+        let tree = reading.tree(manifest.layers())?;
+        let home = Home::open(self.cache.as_deref())?;
+        sandbox::clean_networks(&home.networks)?;
+        let root = home.root(&chain_id(config.diff_ids()), total(&tree), |directory| {
+            Ok(reading.unpack(manifest.layers(), &tree, directory)?)
+        })?;
+        let mut merged = Merged::default();
+        for workload in &workloads {
+            let sandbox = self.sandbox(workload, &config, root.path(), &home)?;
+            let stop = || self.cancel.is_cancelled();
+            let saved = Terminal::save(self.arguments.terminal);
+            let trace = sandbox::record(helper("outer")?, &sandbox, &stop)?;
+            drop(saved);
+            for notice in &trace.notices {
+                output::tell(&format!("notice: {notice}"));
+            }
+            if let Some(code) = trace.exit {
+                output::tell(&format!("{}: the container's program ended with {code}", workload.name));
+            }
+            merged.add(trace, &tree, &descriptor.digest);
+            if self.cancel.is_cancelled() {
+                break;
+            }
+        }
+        if !self.arguments.wait_on_signal {
+            self.cancel.check()?;
+        }
+        Ok(Recording { accesses: merged.accesses, tree })
+    }
+
+    fn sandbox(
+        &self,
+        workload: &Workload,
+        config: &Config,
+        root: &Path,
+        home: &Home,
+    ) -> anyhow::Result<Sandbox> {
+        let arguments = self.arguments;
+        let mut launch = Launch::of(config);
+        let field = |name: &str| config.get("config").and_then(|config| config.get(name));
+        if workload.args.is_some() || workload.entrypoint.is_some() {
+            let own = |name: &str| -> Vec<String> {
+                field(name).and_then(|words| serde_json::from_value(words.clone()).ok()).unwrap_or_default()
+            };
+            let given = |words: &Option<Vec<String>>| words.clone().filter(|words| !words.is_empty());
+            let entrypoint = given(&workload.entrypoint).unwrap_or_else(|| own("Entrypoint"));
+            launch.args = [entrypoint, given(&workload.args).unwrap_or_else(|| own("Cmd"))].concat();
+        }
+        if launch.args.is_empty() {
+            return Err(Usage("the image's config names no command; --args gives one".into()).into());
+        }
+        for line in &workload.env {
+            let name = line.split_once('=').map_or(line.as_str(), |(name, _)| name);
+            launch.env.retain(|old| old.split_once('=').map_or(old.as_str(), |(name, _)| name) != name);
+            launch.env.push(line.clone());
+        }
+        if let Some(directory) = &workload.cwd {
+            launch.directory.clone_from(directory);
+        }
+        let user =
+            workload.user.clone().or_else(|| field("User")?.as_str().map(str::to_owned)).unwrap_or_default();
+        let mut settings = Settings {
+            user: sandbox::user(root, &user)?,
+            mounts: arguments.mounts()?,
+            host_network: arguments.net_host,
+            terminal: arguments.terminal,
+        };
+        let mut files = Vec::new();
+        for (name, content) in [("resolv.conf", arguments.resolver()), ("hosts", arguments.hosts()?)] {
+            if !content.is_empty() {
+                settings.mounts.push(bind(Sandbox::file(&home.scratch, name), &format!("/etc/{name}")));
+                files.push((name.to_owned(), content));
+            }
+        }
+        let mut bundle = sandbox::bundle(&launch, &settings);
+        let devices = arguments.devices();
+        if !devices.is_empty() {
+            sandbox::add_devices(&mut bundle, &DEVICES.map(PathBuf::from), &devices)?;
+        }
+        Ok(Sandbox {
+            root: root.to_owned(),
+            scratch: home.scratch.clone(),
+            runtime: arguments.runtime.clone(),
+            bundle,
+            files,
+            network: arguments.network()?.map(|network| (network, home.networks.clone())),
+            input: arguments.input,
+            period: (!arguments.wait_on_signal)
+                .then(|| workload.period.unwrap_or(arguments.period).saturating_mul(1000)),
+            wait_on_line: workload.wait.clone(),
+        })
+    }
+}
+
+/// What several workloads read, each file once.
+#[derive(Default)]
+struct Merged {
+    accesses: Vec<Access>,
+    places: HashMap<String, usize>,
+}
+
+impl Merged {
+    fn add(&mut self, trace: Trace, tree: &Tree, manifest: &Digest) {
+        for file in trace.files {
+            // What the container made itself is in no layer.
+            let Some(position) = tree.resolve(&file.path) else { continue };
+            let share = file.read.and_then(|(read, touched)| {
+                let size = tree.size(&file.path)?;
+                Some(Share { size, read, touched: touched.min(size) })
+            });
+            match self.places.get(&file.path) {
+                // Which bytes is not known: at least as many as the one of them that read more.
+                Some(place) => {
+                    let known = &mut self.accesses[*place].share;
+                    *known =
+                        known.zip(share).map(|(one, other)| if one.read < other.read { other } else { one });
+                }
+                None => {
+                    self.places.insert(file.path.clone(), self.accesses.len());
+                    self.accesses.push(Access {
+                        path: file.path,
+                        manifest_digest: Some(manifest.clone()),
+                        layer_index: Some(position),
+                        share,
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Returns the bytes of all files that a container sees.
+pub(crate) fn total(tree: &Tree) -> u64 {
+    let files = tree.visible(|_| true).filter(|(_, path)| matches!(tree.kind(path), Some(Kind::File { .. })));
+    files.filter_map(|(_, path)| tree.size(path)).sum()
+}
+
+/// The state of the terminal, which comes back when this goes.
+struct Terminal(Option<rustix::termios::Termios>);
+
+impl Terminal {
+    fn save(wanted: bool) -> Self {
+        Self(wanted.then(|| rustix::termios::tcgetattr(std::io::stdin()).ok()).flatten())
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if let Some(state) = &self.0 {
+            // The runtime made it raw, and has no time to undo that.
+            let _ =
+                rustix::termios::tcsetattr(std::io::stdin(), rustix::termios::OptionalActions::Now, state);
+        }
+    }
+}
+
+/// Returns the command that starts this program as a part of the sandbox.
+pub(crate) fn helper(role: &str) -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
+    command.args(["sandbox", role]);
+    Ok(command)
+}
+
+/// Returns what names a stack of layers (OCI image specification, "Layer ChainID").
+fn chain_id(diff_ids: &[Digest]) -> Digest {
+    let mut ids = diff_ids.iter();
+    let first = ids.next().cloned().unwrap_or_else(|| Digest::sha256(b""));
+    ids.fold(first, |chain, next| Digest::sha256(format!("{chain} {next}").as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_of_layers_has_one_name() {
+        let ids: Vec<_> = [b"a", b"b"].map(|id| Digest::sha256(id)).to_vec();
+        assert_eq!(chain_id(&ids[..1]), ids[0]);
+        assert_eq!(chain_id(&ids), Digest::sha256(format!("{} {}", ids[0], ids[1]).as_bytes()));
+    }
+}

@@ -130,6 +130,11 @@ def network(restow, work):
         require(taken(), "the network knows nothing of the container")
         process.kill()
         process.wait()
+        # What is left of it ends with it, in a moment; until then the address is in use.
+        for _ in range(200):
+            if not any(running()):
+                break
+            time.sleep(0.05)
         record(restow, work, *flags, *BUSYBOX, "--args", '["true"]')
         require(not taken(), f"after a kill and another run the network still knows {taken()}")
         require(not list((work / "net-cache" / "networks").iterdir()), "a note of a network is left")

@@ -8,7 +8,7 @@ use restow_oci::{Digest, Digester, Limits};
 
 use super::batch::{Framed, Frames, Item, Start};
 use super::diff::Diff;
-use super::names::Names;
+use super::names::{NameIndex, Names};
 use crate::codec::Tar;
 use crate::error::{Error, Result};
 use crate::listing::Role;
@@ -48,7 +48,7 @@ pub(super) struct Assembled {
     pub(super) source_diff_id: Digest,
     pub(super) tar: Tar,
     pub(super) table: Table,
-    pub(super) names: Names,
+    pub(super) names: NameIndex,
     pub(super) tar_split: Option<Packed>,
     pub(super) listed: Listed,
 }
@@ -141,7 +141,7 @@ impl<'a> Assembler<'a> {
             source_diff_id,
             tar,
             table: self.toc,
-            names: self.names,
+            names: self.names.finish(),
             tar_split: tar_split.map(|tar_split| tar_split.packed),
             listed: self.listed,
         })

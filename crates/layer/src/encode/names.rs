@@ -1,29 +1,55 @@
 //! Which names a layer holds, in a few bytes each: enough to find duplicates, link targets and what is to be moved.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-
-use restow_oci::Digest;
+use std::hash::{BuildHasher, RandomState};
 
 use crate::error::{Error, Result};
 use crate::listing::Listing;
 use crate::path;
 use crate::toc::EntryKind;
 
-/// A name's first 128 bits of SHA-256: a million of them take 16 MB, and nobody can make two collide.
-type Key = u128;
+/// What stands for a name. In words, so that a million of them with their positions take 20 MB.
+type Key = [u32; 4];
 
-/// The names of a layer's entries, by their position in the tar.
+/// Makes keys of names. It is another one in each run, so nobody can make two names collide.
+#[derive(Debug, Clone, Default)]
+struct Keys([RandomState; 2]);
+
+impl Keys {
+    fn of(&self, path: &str) -> Key {
+        let [one, other] = self.0.each_ref().map(|state| state.hash_one(path));
+        [(one >> 32) as u32, one as u32, (other >> 32) as u32, other as u32]
+    }
+}
+
+/// Collects the names of a layer's entries, in the order of the tar. [`finish`](Self::finish) makes them ready to be
+/// found.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    /// The last entry of each name.
-    last: HashMap<Key, u32>,
+    keys: Keys,
+    /// The name of each entry, with its position.
+    entries: Vec<(Key, u32)>,
     /// Whether an entry is a directory, by position.
     directories: Vec<bool>,
-    /// Entries that a later one of the same name replaces.
-    replaced: BTreeSet<u32>,
     links: BTreeMap<u32, Link>,
     /// Directories that entries lie in.
     parents: HashMap<Key, Parent>,
+    /// The last of them that was met: the next entry lies in it more often than not.
+    parent: String,
+}
+
+/// The names of a layer's entries, by their position in the tar.
+#[derive(Debug, Default)]
+pub(super) struct NameIndex {
+    keys: Keys,
+    /// The last entry of each name, in the order of the keys.
+    last: Vec<(Key, u32)>,
+    directories: Vec<bool>,
+    /// Entries that a later one of the same name replaces.
+    replaced: BTreeSet<u32>,
+    /// Hard links that none replaces.
+    links: BTreeMap<u32, Link>,
+    parents: Vec<Parent>,
 }
 
 #[derive(Debug)]
@@ -40,12 +66,6 @@ struct Parent {
     offset: u64,
 }
 
-fn key(path: &str) -> Key {
-    let digest = Digest::sha256(path.as_bytes());
-    // The grammar of a digest guarantees 64 hexadecimal digits.
-    u128::from_str_radix(&digest.encoded()[..32], 16).unwrap_or_default()
-}
-
 impl Names {
     /// Adds the next entry of the tar, which starts at tar byte `offset`.
     pub(super) fn add(&mut self, listing: &Listing, offset: u64) {
@@ -57,24 +77,45 @@ impl Names {
     fn add_path(&mut self, path: &str, kind: EntryKind, link: Option<String>, offset: u64) {
         let position = self.directories.len() as u32;
         self.directories.push(kind == EntryKind::Dir);
-        if let Some(previous) = self.last.insert(key(path), position) {
-            self.replaced.insert(previous);
-            self.links.remove(&previous);
-        }
+        self.entries.push((self.keys.of(path), position));
         if let Some(target) = link {
             self.links.insert(position, Link { name: path.to_string(), target, offset });
         }
-        let mut child = path;
-        while let Some(parent) = path::parent(child) {
-            let parent_key = key(parent);
-            if self.parents.contains_key(&parent_key) {
-                break;
-            }
-            self.parents.insert(parent_key, Parent { path: parent.to_string(), offset });
-            child = parent;
-        }
+        self.add_parents(path, offset);
     }
 
+    fn add_parents(&mut self, path: &str, offset: u64) {
+        let Some(nearest) = path::parent(path) else { return };
+        if nearest == self.parent && !self.parents.is_empty() {
+            return;
+        }
+        let mut next = Some(nearest);
+        while let Some(parent) = next {
+            let key = self.keys.of(parent);
+            if self.parents.contains_key(&key) {
+                break;
+            }
+            self.parents.insert(key, Parent { path: parent.to_string(), offset });
+            next = path::parent(parent);
+        }
+        nearest.clone_into(&mut self.parent);
+    }
+
+    /// Makes the names ready to be found.
+    pub(super) fn finish(self) -> NameIndex {
+        let Self { keys, entries: mut last, directories, mut links, parents, .. } = self;
+        last.sort_unstable();
+        let replaced: BTreeSet<u32> =
+            last.windows(2).filter(|pair| pair[0].0 == pair[1].0).map(|pair| pair[0].1).collect();
+        if !replaced.is_empty() {
+            last.retain(|(_, position)| !replaced.contains(position));
+            links.retain(|position, _| !replaced.contains(position));
+        }
+        NameIndex { keys, last, directories, replaced, links, parents: parents.into_values().collect() }
+    }
+}
+
+impl NameIndex {
     /// Returns the entries that later ones of the same name replace.
     pub(super) fn replaced(&self) -> &BTreeSet<u32> {
         &self.replaced
@@ -82,7 +123,7 @@ impl Names {
 
     /// Returns the first directory, by its path, that entries lie in and that no entry names, the root aside.
     pub(super) fn unlisted(&self) -> Option<&str> {
-        let parents = self.parents.values().filter(|parent| !parent.path.is_empty());
+        let parents = self.parents.iter().filter(|parent| !parent.path.is_empty());
         let unlisted = parents.filter(|parent| self.find(&parent.path).is_none());
         unlisted.map(|parent| &*parent.path).min()
     }
@@ -105,7 +146,7 @@ impl Names {
             });
         }
         // In the order of the tar, so that the error is the same each time.
-        let mut parents: Vec<_> = self.parents.values().collect();
+        let mut parents: Vec<_> = self.parents.iter().collect();
         parents.sort_by(|one, other| (one.offset, &one.path).cmp(&(other.offset, &other.path)));
         for parent in parents {
             if self.find(&parent.path).is_some_and(|position| !self.directories[position as usize]) {
@@ -120,7 +161,9 @@ impl Names {
     }
 
     fn find(&self, path: &str) -> Option<u32> {
-        self.last.get(&key(path)).copied()
+        let key = self.keys.of(path);
+        let found = self.last.binary_search_by_key(&key, |(key, _)| *key);
+        found.ok().map(|at| self.last[at].1)
     }
 
     /// Returns the entries to move to the front, in their new order, and the paths that are not there.
@@ -152,7 +195,7 @@ impl Names {
 
     /// Enters a path for the sake of the entry at `moved`, which is the path itself or lies below it.
     fn enter(&self, path: &str, moved: u32, entered: &mut BTreeSet<Key>, steps: &mut Vec<Step>) {
-        if !entered.insert(key(path)) {
+        if !entered.insert(self.keys.of(path)) {
             return;
         }
         if let Some(position) = self.find(path) {
@@ -184,13 +227,13 @@ enum Step {
 mod tests {
     use super::*;
 
-    fn names(entries: &[(&str, EntryKind, &str)]) -> Names {
+    fn names(entries: &[(&str, EntryKind, &str)]) -> NameIndex {
         let mut names = Names::default();
         for (index, (path, kind, target)) in entries.iter().enumerate() {
             let link = (*kind == EntryKind::Hardlink).then(|| target.to_string());
             names.add_path(path, *kind, link, index as u64 * 512);
         }
-        names
+        names.finish()
     }
 
     use EntryKind::{Dir, Hardlink, Regular, Symlink};
@@ -233,7 +276,7 @@ mod tests {
         for index in 1..100_000u64 {
             names.add_path(&index.to_string(), Hardlink, Some((index - 1).to_string()), index * 512);
         }
-        let (order, missing) = names.order(&["99999".to_string()]);
+        let (order, missing) = names.finish().order(&["99999".to_string()]);
         assert!(missing.is_empty());
         assert!(order.iter().copied().eq(0..100_000));
     }

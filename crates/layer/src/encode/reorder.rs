@@ -18,7 +18,7 @@ use super::batch::{Facts, Framed, Frames, Item, Stored};
 use super::cut::Cutter;
 use super::diff::Diff;
 use super::gather::ChunkIndex;
-use super::names::Names;
+use super::names::{NameIndex, Names};
 use crate::buffer::Buffer;
 use crate::codec::TocPlace;
 use crate::error::{Error, Result};
@@ -51,7 +51,7 @@ pub(super) struct Collector<'a> {
     size: u64,
     /// Hashes it, if it comes in several chunks.
     whole: Option<Digester>,
-    pub(super) names: Names,
+    names: Names,
     landmarks: BTreeMap<u32, Role>,
     entries: u32,
 }
@@ -65,7 +65,7 @@ pub(super) struct Collected {
     pub(super) source_diff_id: Digest,
     /// The digest of the tar as it was collected: the source without a table of contents.
     pub(super) diff_id: Digest,
-    pub(super) names: Names,
+    pub(super) names: NameIndex,
     landmarks: BTreeMap<u32, Role>,
 }
 
@@ -180,7 +180,7 @@ impl<'a> Collector<'a> {
             trailing: self.trailing.finish()?,
             source_diff_id,
             diff_id: tar.digester.finish(),
-            names: self.names,
+            names: self.names.finish(),
             landmarks: self.landmarks,
         })
     }
@@ -224,7 +224,7 @@ impl Collected {
     ) -> Result<()> {
         let changed = self.changes(order, landmark);
         let mut leave = self.leaving(order, landmark);
-        self.names = Names::default();
+        self.names = NameIndex::default();
         let mut writer = Replay { cutter, limits, owed: Vec::new(), expected: 0 };
 
         let mut moved = self.moved(order)?;

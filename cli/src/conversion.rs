@@ -56,6 +56,8 @@ use crate::reference;
 use crate::referrers;
 use crate::report::Summary;
 use crate::toc_image::Tables;
+use crate::trees::Gathering;
+use crate::trees::Repeated;
 use crate::trees::Trees;
 
 /// Which image is read, and what it is called where it is written.
@@ -416,16 +418,18 @@ impl Run<'_> {
             return Ok(Plan::default());
         }
         let ConversionArguments { reuse, jobs, .. } = self.job.arguments;
+        let images = Image::of(self.source, images, self.limits)?;
+        let repeated = Repeated::among(&images);
+        let gathering = Gathering { seekable: converter, observer: self.progress, repeated: &repeated };
         let trees = Trees {
             provider: &*self.source.provider,
             limits: self.limits,
             threads: jobs.count(),
             cancel: self.job.cancel,
             // What may stay as it is need not be compressed.
-            conversion: (!reuse).then_some((converter, self.progress)),
+            conversion: (!reuse).then_some(gathering),
         };
         let planner = Planner { trees, progress: self.progress, cache: self.job.arguments.cache() };
-        let images = Image::of(self.source, images, self.limits)?;
         planner.plan(&images, order).with_context(|| self.source.name.clone())
     }
 

@@ -1,7 +1,10 @@
 //! The names in the layers of images: read for their own sake, or on the way to a conversion.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::OnceLock;
 
 use restow_analyze as analyze;
 use restow_analyze::Reading;
@@ -11,6 +14,7 @@ use restow_convert::Cancel;
 use restow_convert::Layer;
 use restow_convert::Observer;
 use restow_convert::Seekable;
+use restow_oci::Digest;
 use restow_oci::Kind;
 use restow_oci::Limits;
 
@@ -24,8 +28,42 @@ pub(crate) struct Trees<'a> {
     pub(crate) limits: &'a Limits,
     pub(crate) threads: NonZeroUsize,
     pub(crate) cancel: &'a Cancel,
-    /// Who converts the layers afterwards, and who watches: files are then compressed in the same reading.
-    pub(crate) conversion: Option<(&'a Seekable, &'a dyn Observer)>,
+    /// What becomes of the layers afterwards, if they are converted: files are then compressed in the same reading.
+    pub(crate) conversion: Option<Gathering<'a>>,
+}
+
+/// How layers are read that are converted afterwards.
+#[derive(Clone, Copy)]
+pub(crate) struct Gathering<'a> {
+    pub(crate) seekable: &'a Seekable,
+    pub(crate) observer: &'a dyn Observer,
+    pub(crate) repeated: &'a Repeated,
+}
+
+/// Layers that stand in several places of the images of a run, and are read for the first only.
+pub(crate) struct Repeated(BTreeMap<Digest, OnceLock<Option<Arc<analyze::Layer>>>>);
+
+impl Repeated {
+    /// Finds those of `images`.
+    pub(crate) fn among(images: &[Image]) -> Self {
+        let mut places: BTreeMap<&Digest, usize> = BTreeMap::new();
+        for layer in images.iter().flat_map(|image| image.manifest.layers()) {
+            *places.entry(&layer.digest).or_default() += 1;
+        }
+        let repeated = places.into_iter().filter(|(_, count)| *count > 1);
+        Self(repeated.map(|(digest, _)| (digest.clone(), OnceLock::new())).collect())
+    }
+
+    fn once(
+        &self,
+        digest: &Digest,
+        read: impl FnOnce() -> Option<analyze::Layer>,
+    ) -> Option<Arc<analyze::Layer>> {
+        match self.0.get(digest) {
+            Some(layer) => layer.get_or_init(|| read().map(Arc::new)).clone(),
+            None => read().map(Arc::new),
+        }
+    }
 }
 
 impl Trees<'_> {
@@ -55,7 +93,7 @@ impl Trees<'_> {
 
     /// Returns nothing where a layer cannot be gathered: it may still be read, and whoever converts it tells why.
     fn gather(&self, image: &Image, predicting: bool) -> Option<Tree> {
-        let (seekable, observer) = self.conversion?;
+        let Gathering { seekable, observer, repeated } = self.conversion?;
         let layers = image.manifest.layers();
         let mut places: Vec<usize> = (0..layers.len()).collect();
         // The largest first, so that no thread is left with it at the end.
@@ -63,21 +101,23 @@ impl Trees<'_> {
         let gathered = parallel::map(&places, self.threads, |&position| {
             let descriptor = &layers[position];
             let Kind::Layer { distributable, .. } = descriptor.media_type.kind() else {
-                return Some(analyze::Layer::default());
+                return Some(Arc::default());
             };
             if !distributable && self.provider.open(descriptor).is_err_and(|error| error.is_not_found()) {
-                return Some(analyze::Layer::default());
+                return Some(Arc::default());
             }
             let (manifest, diff_id) = (&image.descriptor.digest, image.diff_ids.get(position)?);
             let layer = Layer { manifest, position, descriptor, diff_id, observer, cancel: self.cancel };
-            if !predicting {
-                let mut names = analyze::Layer::default();
-                seekable.gather(self.provider, &layer, &mut |header| names.add(header)).ok()?;
-                return Some(names.finish(None));
-            }
-            let mut names = analyze::Layer::gathering();
-            let files = seekable.gather_files(self.provider, &layer, &mut |header| names.add(header));
-            Some(names.finish(Some(files.ok()?)))
+            repeated.once(&descriptor.digest, || {
+                if !predicting {
+                    let mut names = analyze::Layer::default();
+                    seekable.gather(self.provider, &layer, &mut |header| names.add(header)).ok()?;
+                    return Some(names.finish(None));
+                }
+                let mut names = analyze::Layer::gathering();
+                let files = seekable.gather_files(self.provider, &layer, &mut |header| names.add(header));
+                Some(names.finish(Some(files.ok()?)))
+            })
         });
         let mut gathered: Vec<_> = places.into_iter().zip(gathered).collect();
         gathered.sort_by_key(|(position, _)| *position);

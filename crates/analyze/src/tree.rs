@@ -1,6 +1,7 @@
 //! The names of an image's layers, and which layer provides a path.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
@@ -65,7 +66,7 @@ struct Walk {
 /// The names of the layers of one manifest, bottom layer first.
 #[derive(Debug, Default)]
 pub struct Tree {
-    layers: Vec<Layer>,
+    layers: Vec<Arc<Layer>>,
     /// Bytes of notes that were written on demand, those that were not kept among them.
     noted: AtomicUsize,
 }
@@ -76,12 +77,12 @@ impl Tree {
     where
         L: IntoIterator<Item = Entry>,
     {
-        Self::from_layers(layers.into_iter().map(Layer::from_iter).collect())
+        Self::from_layers(layers.into_iter().map(Layer::from_iter))
     }
 
-    /// Builds the tree of the given layers, bottom layer first.
-    pub fn from_layers(layers: Vec<Layer>) -> Self {
-        Self { layers, noted: AtomicUsize::new(0) }
+    /// Builds the tree of the given layers, bottom layer first. A layer may be part of several trees.
+    pub fn from_layers(layers: impl IntoIterator<Item: Into<Arc<Layer>>>) -> Self {
+        Self { layers: layers.into_iter().map(Into::into).collect(), noted: AtomicUsize::new(0) }
     }
 
     /// Returns the position of the layer whose entry a container sees at the clean path.
@@ -183,7 +184,7 @@ impl Tree {
 
     /// Tells whether there was more to note than there was room for.
     pub(crate) fn lost_notes(&self) -> bool {
-        self.noted.load(Ordering::Relaxed) > NOTES || self.layers.iter().any(Layer::lost_notes)
+        self.noted.load(Ordering::Relaxed) > NOTES || self.layers.iter().any(|layer| layer.lost_notes())
     }
 
     /// Yields what a container sees, with the providing layer: bottom layer first, then in tar order.

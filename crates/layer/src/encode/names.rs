@@ -36,7 +36,8 @@ struct Link {
 #[derive(Debug)]
 struct Parent {
     path: String,
-    /// Where the first entry below it starts.
+    /// The first entry below it, and where that starts.
+    entry: String,
     offset: u64,
 }
 
@@ -70,7 +71,8 @@ impl Names {
             if self.parents.contains_key(&parent_key) {
                 break;
             }
-            self.parents.insert(parent_key, Parent { path: parent.to_string(), offset });
+            self.parents
+                .insert(parent_key, Parent { path: parent.to_string(), entry: path.to_string(), offset });
             child = parent;
         }
     }
@@ -111,7 +113,7 @@ impl Names {
             if self.find(&parent.path).is_some_and(|position| !self.directories[position as usize]) {
                 return Err(Error::Unlistable {
                     offset: parent.offset,
-                    entry: None,
+                    entry: Some(parent.entry.clone()),
                     problem: format!("it lies below {:?}, which is not a directory", parent.path),
                 });
             }

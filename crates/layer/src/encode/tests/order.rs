@@ -525,3 +525,32 @@ fn the_end_of_the_archive_is_kept_and_completed_only_where_the_tar_changes() {
         assert!(tar[1024..].len() >= source.len());
     }
 }
+
+#[test]
+fn a_hard_link_to_a_symbolic_link_comes_after_it_and_the_whiteout_of_a_landmark_is_no_landmark() {
+    let tar = TarBuilder::new()
+        .file("a", "a")
+        .symlink("s", "a")
+        .hardlink("l", "s")
+        .file(".wh..prefetch.landmark", "")
+        .file("d/.prefetch.landmark", "x")
+        .finish();
+    let rest = [".wh..prefetch.landmark", "d/.prefetch.landmark"];
+    let (encoded, blob) = run(&tar, &prioritized(&["l"]));
+    let layer = inspect(&encoded, &blob, 1000);
+    assert_eq!(layer.names(), [&["s", "l", PREFETCH, "a"][..], &rest].concat());
+    assert_eq!((layer.entry("l").kind, layer.entry("l").link_name.as_str()), (EntryKind::Hardlink, "s"));
+    let (encoded, blob) = run(&tar, &options());
+    assert!(inspect(&encoded, &blob, 1000).tar == tar);
+}
+
+#[test]
+fn of_a_hundred_thousand_entries_of_one_name_the_last_one_counts() {
+    let many = TarBuilder::new().file("f", "old").finish_with(restow_testkit::End::None).repeat(100_000);
+    let tar = TarBuilder::new().raw(many).file("f", "new").file("g", "").finish();
+    let (encoded, blob) = run(&tar, &options());
+    assert_eq!(encoded.entries, 100_002);
+    let (moved, moved_blob) = run(&tar, &prioritized(&["f"]));
+    assert_eq!(inspect(&moved, &moved_blob, 1000).names(), ["f", PREFETCH, "g"]);
+    assert!(plain(&blob) == tar);
+}

@@ -443,11 +443,11 @@ fn the_last_of_equal_names_is_listed_and_the_tar_keeps_all_until_files_move() {
 
 #[test]
 fn many_duplicates_cost_no_more_than_many_names() {
-    let tar = TarBuilder::new().entries((0..20_000).map(|index| Entry::file("f", [index as u8]))).finish();
+    let tar = TarBuilder::new().entries((0..100_000).map(|index| Entry::file("f", [index as u8]))).finish();
     for options in [options(), prioritized(&["f"])] {
         let (encoded, blob) = run(&tar, &options);
         let moved = encoded.moved > 0;
-        assert_eq!(encoded.entries, if moved { 2 } else { 20_000 });
+        assert_eq!(encoded.entries, if moved { 2 } else { 100_000 });
         assert!(blob.len() > encoded.size as usize / 2);
     }
 }
@@ -542,15 +542,4 @@ fn a_hard_link_to_a_symbolic_link_comes_after_it_and_the_whiteout_of_a_landmark_
     assert_eq!((layer.entry("l").kind, layer.entry("l").link_name.as_str()), (EntryKind::Hardlink, "s"));
     let (encoded, blob) = run(&tar, &options());
     assert!(inspect(&encoded, &blob, 1000).tar == tar);
-}
-
-#[test]
-fn of_a_hundred_thousand_entries_of_one_name_the_last_one_counts() {
-    let many = TarBuilder::new().file("f", "old").finish_with(restow_testkit::End::None).repeat(100_000);
-    let tar = TarBuilder::new().raw(many).file("f", "new").file("g", "").finish();
-    let (encoded, blob) = run(&tar, &options());
-    assert_eq!(encoded.entries, 100_002);
-    let (moved, moved_blob) = run(&tar, &prioritized(&["f"]));
-    assert_eq!(inspect(&moved, &moved_blob, 1000).names(), ["f", PREFETCH, "g"]);
-    assert!(plain(&blob) == tar);
 }

@@ -4,13 +4,13 @@ use super::*;
 
 /// What each codec makes of the lower layer of the busybox image, two of its files in front.
 const PINS: [(&str, &str); 7] = [
-    ("zstd:chunked 1", "sha256:"),
-    ("zstd:chunked 3", "sha256:"),
-    ("zstd:chunked 9", "sha256:"),
-    ("zstd:chunked 19", "sha256:"),
-    ("eStargz 1", "sha256:"),
-    ("eStargz 5", "sha256:"),
-    ("eStargz 12", "sha256:"),
+    ("zstd:chunked 1", "sha256:4e980d825de78dc104427296819bb4db0f653e251589bfff4140130dc61badbc"),
+    ("zstd:chunked 3", "sha256:c681c6c0d73261ceb6d9e7872f066abd3a8b1c1f56d36431f5c093c3c3cd2945"),
+    ("zstd:chunked 9", "sha256:8d8e59f5282d3b14d0ab4578564b7f57aad18944bf9d8fac29b4aa2e661ddd8c"),
+    ("zstd:chunked 19", "sha256:80521b068b2fe33508cdac788758712cea0634d700b9079d2d38d81208de8692"),
+    ("eStargz 1", "sha256:ea5db70d713314fb4b6e63dc380bfdb6c5b83716a487501849bcf62e210526f4"),
+    ("eStargz 5", "sha256:fe9514740f22fa72091ce487c669b6b06506afadf9fa666568cb237a30ea0b09"),
+    ("eStargz 12", "sha256:d2990f6221d6bd113d892b4d0dd5ba2812266267463f172aec855ee40479959e"),
 ];
 
 #[test]

@@ -92,10 +92,10 @@ pub(crate) fn open_destination(
     Ok(Box::new(images))
 }
 
-/// Removes temporary directories, though they are in use: for the moment before the process ends.
+/// Removes what is unfinished, though it is in use: for the moment before the process ends.
 pub(crate) fn clean_up() {
     if let Some(access) = ACCESS.get() {
-        access.scratch().remove_all();
+        access.abandon();
     }
 }
 

@@ -56,12 +56,12 @@ pub(crate) struct OrderArguments {
     /// Run the image's workload and move what it reads to the front, after the files of the list
     ///
     /// The workload's flags say how. That takes root, and runc.
-    #[arg(long, conflicts_with_all = ["record_in", "no_optimize"])]
+    #[arg(long, conflicts_with = "record_in")]
     run: bool,
     /// Write what the workload reads to this file, as --record-in takes it
-    #[arg(long, value_name = "FILE", requires = "run")]
+    #[arg(long, value_name = "FILE", requires = "run", conflicts_with = "no_optimize")]
     record_out: Option<PathBuf>,
-    /// Keep the order of the source, whatever else is given
+    /// Keep the order of the source, whatever else is given; nothing is run then
     #[arg(long)]
     no_optimize: bool,
     #[command(flatten)]
@@ -94,6 +94,9 @@ impl Order {
 
 impl OrderArguments {
     pub(crate) fn order(&self) -> anyhow::Result<Order> {
+        if self.no_optimize {
+            return Ok(Order::default());
+        }
         if self.workload.wait_on_signal {
             // The signal would end the conversion, too.
             let text = "--wait-on-signal is for `restow record`, whose record --record-in takes";
@@ -101,9 +104,6 @@ impl OrderArguments {
         }
         if self.workload.given() && !self.run {
             return Err(Usage("the workload's flags mean nothing without --run".into()).into());
-        }
-        if self.no_optimize {
-            return Ok(Order::default());
         }
         let list = self.prefetch_list.as_deref().map(list::load).transpose()?;
         let record = self.record_in.as_deref().map(record::load).transpose()?;

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::fs;
+use std::io::Read as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,6 +13,13 @@ use restow_testkit::ImageBuilder;
 use restow_testkit::IndexBuilder;
 use restow_testkit::Layer;
 use restow_testkit::TarBuilder;
+use restow_testkit::TarOptions;
+use restow_testkit::random_tar;
+use rustix::pty::OpenptFlags;
+use rustix::pty::grantpt;
+use rustix::pty::openpt;
+use rustix::pty::ptsname;
+use rustix::pty::unlockpt;
 use serde_json::Value;
 
 use crate::support::Bench;
@@ -58,8 +66,28 @@ fn the_readme_shows_what_its_first_command_prints() {
     let line = readme.lines().find_map(|line| line.strip_prefix("$ restow ")).unwrap();
     let bench = Bench::new();
     std::os::unix::fs::symlink(root.join("testdata"), bench.path("testdata")).unwrap();
-    let digest = bench.ok(line).stdout;
-    assert!(readme.contains(&format!("\n{digest}```")), "{line} prints {digest}");
+    let run = bench.ok(line);
+    let shown = readme.lines().skip_while(|shown| !shown.ends_with(line)).skip(1);
+    let shown: Vec<_> = shown.take_while(|shown| *shown != "```").collect();
+    assert_eq!(timeless(&format!("{}{}", run.stderr, run.stdout)), timeless(&shown.join("\n")), "{run:?}");
+}
+
+/// Returns the lines of a report without its times, and without the order in which layers were done.
+fn timeless(text: &str) -> Vec<String> {
+    let line = |line: &str| {
+        let mut words: Vec<_> = line.split_whitespace().collect();
+        for position in 1..words.len() {
+            if words[position] == "s" && words[position - 1].parse::<f64>().is_ok() {
+                words[position - 1] = "?";
+            }
+        }
+        words.join(" ")
+    };
+    let mut lines: Vec<_> = text.lines().map(line).collect();
+    lines.sort_by_key(|line| {
+        if line.starts_with("layer ") && line.contains(" -> ") { line.clone() } else { String::new() }
+    });
+    lines
 }
 
 const OPTIMIZE: &str = "optimize oci:src:v1 oci:out:v1 --zstdchunked --platform linux/amd64";
@@ -212,6 +240,29 @@ fn listed_files_come_first_through_links_and_misses_are_named() {
     // The source's order is kept whatever else is given, and with it the config.
     let document = bench.json(&format!("{OPTIMIZE} --prefetch-list list --no-optimize --format json"));
     assert!(document["layers"].as_array().unwrap().iter().all(|layer| layer["diffIdKept"] == true));
+    let digest = bench.ok(&format!("{OPTIMIZE} --no-optimize")).stdout;
+    for line in ["--run --no-optimize", "--run --period 1 --args [] --record-in none --no-optimize"] {
+        assert_eq!(bench.ok(&format!("{OPTIMIZE} {line}")).stdout, digest, "{line}");
+    }
+    let run = bench.run(&format!("{OPTIMIZE} --run --record-out none --no-optimize"));
+    assert_eq!(run.code, Some(2), "what is not run cannot be recorded: {run:?}");
+}
+
+#[test]
+fn what_a_failed_run_has_finished_need_not_be_made_again() {
+    let unlistable = TarBuilder::new().hardlink("link", "nothing").finish();
+    let bench = Bench::with(&ImageBuilder::new().layer(base()).layer(Layer::gzip(unlistable)).build());
+    image().write_layout(&bench.path("out"), "v1").unwrap();
+    let before = bench.index("out");
+    let line = format!("{OPTIMIZE} --no-optimize --jobs 1");
+    assert_eq!(bench.run(&line).code, Some(1));
+    assert_eq!(bench.index("out"), before);
+    assert!(!bench.path("out/ingest").exists());
+    let document = bench.json(&format!("{line} --unsupported keep --format json"));
+    assert_eq!(
+        (&document["layers"][0]["outcome"], &document["layers"][1]["outcome"]),
+        (&"cached".into(), &"kept".into())
+    );
 }
 
 /// An image whose command can be followed: a script, its interpreter, what it runs.
@@ -281,6 +332,38 @@ fn what_is_predicted_comes_first_unless_something_else_is_asked_for() {
     }
     // Nothing can move in what keeps its DiffIDs.
     bench.ok("optimize oci:src:v1 oci:dst:kept --estargz --estargz-keep-diff-id");
+}
+
+#[test]
+fn the_result_of_a_prediction_is_what_it_becomes_again() {
+    let again = |bench: &Bench, source: &str, format: &str| {
+        let run = |line: &str| bench.json(&format!("optimize {line} {format} --no-cache --format json"));
+        let (first, second) = (run(&format!("{source} oci:out:1")), run("oci:out:1 oci:out:2"));
+        let moved = |run: &Value| -> Vec<Value> {
+            run["layers"].as_array().unwrap().iter().map(|layer| layer["prioritized"].clone()).collect()
+        };
+        assert!(moved(&first).iter().any(|moved| *moved != 0), "{first}");
+        assert_eq!(moved(&second), moved(&first));
+        assert_eq!(second["digest"], first["digest"], "{source} {format}");
+    };
+    let bench = Bench::new();
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata");
+    std::os::unix::fs::symlink(data, bench.path("testdata")).unwrap();
+    for format in ["--zstdchunked", "--estargz"] {
+        again(&bench, "oci:testdata/layouts/busybox:demo", format);
+    }
+    for seed in 0..3 {
+        let tar = random_tar(seed, &TarOptions { largest_file: 5000, ..TarOptions::default() });
+        // Without its end.
+        let some = TarBuilder::new().raw(&tar[..tar.len() - 1024]);
+        let tar = some.file("shell", "an interpreter").file("program", "#!/shell\n").finish();
+        let image = ImageBuilder::new().layer(Layer::gzip(tar)).layer(base());
+        let command = serde_json::json!({ "Cmd": ["/program"] });
+        let bench = Bench::with(&image.config_field("config", command).build());
+        for format in ["--zstdchunked", "--estargz"] {
+            again(&bench, "oci:src:v1", format);
+        }
+    }
 }
 
 #[test]
@@ -501,24 +584,55 @@ fn an_interrupted_run_ends_within_a_second_and_leaves_the_destination() {
         &ImageBuilder::new().layer(Layer::plain(TarBuilder::new().file("big", bytes).finish())).build(),
     );
     image().write_layout(&bench.path("out"), "v1").unwrap();
-    let before = bench.index("out");
-    let slow = format!("{OPTIMIZE} --zstdchunked-compression-level 22 --jobs 1 --progress json");
+    let before = (bench.index("out"), files_below(&bench.path("out")));
+    // A chunk takes longer than there is time to stop in good order.
+    let slow = format!("{OPTIMIZE} --no-optimize --zstdchunked-compression-level 22 --jobs 1");
+    for (line, ingest) in [(slow.clone(), "out/ingest"), (slow.replace("oci:out", "oci:new"), "new/ingest")] {
+        let mut command = bench.command(Path::new(env!("CARGO_BIN_EXE_restow")));
+        let mut child = command
+            .args(line.split_whitespace())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        // Once it has begun with the layer.
+        while !bench.path(ingest).exists() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        let started = std::time::Instant::now();
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        // A second, and some for a busy machine; the work would take a minute.
+        assert!(started.elapsed() < std::time::Duration::from_secs(5), "{:?}", started.elapsed());
+        assert_eq!((bench.index("out"), files_below(&bench.path("out"))), before);
+        assert!(!bench.path("out/ingest").exists() && !bench.path("new").exists());
+    }
+}
+
+#[test]
+fn a_terminal_shows_a_bar_for_each_layer() {
+    let bench = Bench::with(&image());
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
     let mut command = bench.command(Path::new(env!("CARGO_BIN_EXE_restow")));
-    let mut child = command
-        .args(slow.split_whitespace())
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    // Once it has begun with the layer.
-    let mut stderr = std::io::BufReader::new(child.stderr.take().unwrap());
-    std::io::BufRead::read_line(&mut stderr, &mut String::new()).unwrap();
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    let started = std::time::Instant::now();
-    assert_eq!(child.wait().unwrap().code(), Some(130));
-    // A second, and some for a busy machine; the work would take a minute.
-    assert!(started.elapsed() < std::time::Duration::from_secs(5), "{:?}", started.elapsed());
-    assert_eq!(bench.index("out"), before);
+    command.args(OPTIMIZE.split_whitespace()).env("TERM", "xterm").stdout(std::process::Stdio::null());
+    let mut child =
+        command.stderr(fs::OpenOptions::new().read(true).write(true).open(name).unwrap()).spawn().unwrap();
+    // Only the child has the other end now, and reading ends with it.
+    drop(command);
+    let mut shown = Vec::new();
+    let _ = fs::File::from(terminal).read_to_end(&mut shown);
+    assert!(child.wait().unwrap().success());
+    let shown = String::from_utf8(shown).unwrap();
+    for (position, layer) in image().document()["layers"].as_array().unwrap().iter().enumerate() {
+        let name = &layer["digest"].as_str().unwrap()[..19];
+        let bar = shown.split(['\r', '\n']).find(|line| line.contains(&format!("layer {position} {name} [")));
+        let bar = bar.unwrap_or_else(|| panic!("no bar for layer {position}: {shown:?}"));
+        assert!(bar.contains(" of ") && bar.contains("/s") && bar.contains("left"), "{bar:?}");
+    }
+    assert!(shown.contains("DiffID"), "{shown:?}");
 }
 
 #[test]

@@ -15,11 +15,15 @@ mod adopt;
 mod ingest;
 mod write_behind;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::SystemTime;
 
@@ -54,6 +58,8 @@ pub(crate) use self::ingest::LocalIngest;
 #[derive(Clone, Debug)]
 pub struct LocalStore {
     root: PathBuf,
+    /// The directories of the ingests that are being written, by this store and its clones.
+    open: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 impl LocalStore {
@@ -67,7 +73,7 @@ impl LocalStore {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(failed("open directory", root)(error))
             }
-            _ => Ok(LocalStore { root: root.to_owned() }),
+            _ => Ok(LocalStore { root: root.to_owned(), open: Arc::default() }),
         }
     }
 
@@ -136,6 +142,21 @@ impl LocalStore {
             }
         }
         Ok(())
+    }
+
+    /// Removes the ingests that are being written by this store and its clones, under their writers: for the moment before
+    /// the program ends without waiting for them.
+    pub fn remove_open_ingests(&self) {
+        for directory in self.open_ingests().iter() {
+            // What cannot be removed is taken up by the next writer of the key.
+            let _ = std::fs::remove_dir_all(directory);
+        }
+        // Others may be at work there.
+        let _ = std::fs::remove_dir(self.root.join("ingest"));
+    }
+
+    fn open_ingests(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens the blob as it is.

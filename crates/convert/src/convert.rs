@@ -183,6 +183,12 @@ fn place_layers(
                     |reason| format!("layer {position} of manifest {manifest} stays as it is: {reason}");
                 report.warn(done.reason.map(why));
                 report.warn(mislabelled(&layer));
+                report.warn(layer.statistics.order_refused.then(|| {
+                    format!(
+                        "layer {position} of manifest {manifest} keeps its order: what its global extended header says \
+                         holds for the files after it"
+                    )
+                }));
                 if let Some(blob) = done.changed {
                     if options.readers != Readers::Containerd {
                         check_partial(&layer, &blob, options.strict, report)?;

@@ -242,6 +242,9 @@ pub struct Statistics {
     pub prefetch_size: u64,
     /// Paths that were to be moved to the front and are not there.
     pub missing: Vec<String>,
+    /// Whether nothing was moved since a global extended header holds for the files after it; there is a warning then.
+    #[serde(default)]
+    pub order_refused: bool,
     /// The compression that the source's first bytes announce: `plain`, `gzip` or `zstd`. Where the media type says
     /// another one, there is a warning.
     #[serde(default)]

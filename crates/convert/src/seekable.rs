@@ -288,6 +288,7 @@ impl LayerConverter for Seekable {
             prioritized: encoded.moved,
             prefetch_size: encoded.prefetch_size,
             missing: encoded.missing,
+            order_refused: encoded.order_refused,
             source_compression: encoded.source_format.to_string(),
             unlisted_directory: encoded.unlisted_directory,
         };

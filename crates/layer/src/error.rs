@@ -104,6 +104,21 @@ pub enum Error {
         limit: u64,
     },
 
+    /// Something in the tar is beyond what [`restow_oci::Limits`] allows.
+    #[error("tar entry at byte {offset}{}: {what} is {found}, more than the limit of {limit}", named(.entry))]
+    TarLimit {
+        /// Where the entry, or the extended header that is too large, starts, in tar bytes.
+        offset: u64,
+        /// The entry's name, where it is known.
+        entry: Option<String>,
+        /// What was measured, with its unit.
+        what: &'static str,
+        /// The size found.
+        found: u64,
+        /// The size allowed.
+        limit: u64,
+    },
+
     /// The layer's table of contents would be larger than readers accept.
     ///
     /// Larger chunks make it smaller; such a layer is fine as a plain one too.

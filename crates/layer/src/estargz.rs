@@ -24,7 +24,7 @@ use crate::toc::Dialect;
 
 /// The version of the bytes this codec writes for given content and options. It changes whenever they do: with the
 /// rules that place members, the spelling of the table, or the libraries that compress.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 
 /// The level used when none is asked for: the fastest whose layers are no larger than those of Go's level 9, which
 /// ctr-remote writes (205.3 MB against 208.4 MB of a 625 MB Debian image; level 4 gives 209.1 MB).
@@ -84,7 +84,10 @@ impl Codec for Estargz {
     fn identity(&self) -> String {
         let Self { level, least, table, prioritized } = self;
         let prioritized = prioritized.map(|level| format!(" prioritized={level}")).unwrap_or_default();
-        format!("eStargz format={FORMAT_VERSION} level={level} least={least} table={table:?}{prioritized}")
+        format!(
+            "eStargz format={FORMAT_VERSION} {} level={level} least={least} table={table:?}{prioritized}",
+            gzip::LIBRARY
+        )
     }
 
     fn layout(&self) -> Layout {

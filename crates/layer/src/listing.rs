@@ -68,6 +68,12 @@ pub(crate) fn list(header: &Header, limits: &Limits) -> Result<Listing> {
         )));
     }
     let role = role(&path, kind).map_err(unlistable)?;
+    if role != Role::Content && header.opens_scope {
+        // It may have to go, and would take the header with it.
+        return Err(unlistable(
+            "it has a reserved name and comes with a header that is for others too".into(),
+        ));
+    }
     let time = |time: Time, what: &str| {
         Timestamp::new(time.seconds, time.nanoseconds)
             .ok_or_else(|| unlistable(format!("its {what} time lies outside the years 0 to 9999")))

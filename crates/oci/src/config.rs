@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(config.diff_ids()[1], digest("foo:c"));
         let error = config.set_diff_id(3, &digest("foo:c")).unwrap_err();
         assert_eq!(error.to_string(), "config: expected a position below 3 in rootfs.diff_ids, found 3");
-        let expected = TEXT.replace(r#""foo:a","foo:b""#, r#""foo:c","foo:b""#).replace("1.50", "1.5");
+        let expected = TEXT.replace(r#""foo:a","foo:b""#, r#""foo:c","foo:b""#);
         assert_eq!(String::from_utf8(config.into_bytes()).unwrap(), expected);
     }
 
@@ -241,8 +241,7 @@ mod tests {
     fn what_docker_says_it_was_built_from_is_forgotten_and_nothing_else() {
         let mut config = parse(TEXT).unwrap();
         config.forget_docker_image();
-        let expected =
-            TEXT.replace(r#""Image":"sha256:a","#, "").replace(r#""Image":"","#, "").replace("1.50", "1.5");
+        let expected = TEXT.replace(r#""Image":"sha256:a","#, "").replace(r#""Image":"","#, "");
         assert_eq!(String::from_utf8(config.into_bytes()).unwrap(), expected);
 
         let text = r#"{ "config": {"Cmd": []}, "container_config": null, "Image": "x" }"#;

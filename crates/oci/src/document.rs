@@ -15,22 +15,24 @@ use crate::Result;
 use crate::json;
 use crate::json::Object;
 
-/// A document and, until something in it changes, its bytes.
+/// A document, and the bytes it came as.
 #[derive(Clone)]
 pub(crate) struct Document {
-    /// The bytes the document was parsed from; nothing once it has been edited, or where it is new.
-    original: Option<Vec<u8>>,
+    /// The bytes the document was parsed from; nothing where it is new. Once it has been edited they say how what is
+    /// still there is spelled.
+    text: Vec<u8>,
+    changed: bool,
     map: Map<String, Value>,
 }
 
 impl Document {
     pub(crate) fn new(map: Map<String, Value>) -> Document {
-        Document { original: None, map }
+        Document { text: Vec::new(), changed: true, map }
     }
 
     pub(crate) fn parse(name: &'static str, bytes: Vec<u8>, size: u64, limits: &Limits) -> Result<Document> {
         let map = json::parse(name, &bytes, size, limits)?;
-        Ok(Document { original: Some(bytes), map })
+        Ok(Document { text: bytes, changed: false, map })
     }
 
     /// Makes the `null` that `find` finds the empty list Go means by it. Only an edit writes that.
@@ -46,25 +48,37 @@ impl Document {
 
     /// Returns the JSON for an edit, after which the original bytes are no longer the document's.
     pub(crate) fn edit(&mut self) -> &mut Map<String, Value> {
-        self.original = None;
+        self.changed = true;
         &mut self.map
     }
 
+    /// Removes the values of the list at `key` that are not to be kept.
+    fn retain(&mut self, key: &str, kept: &[bool]) {
+        if let Some(Value::Array(list)) = self.edit().get_mut(key) {
+            retain(list, kept);
+        }
+        // From the text as well, so that what stands at a position there is still what is spelled there.
+        if let Some(text) = json::retained(&self.text, key, |list| retain(list, kept)) {
+            self.text = text;
+        }
+    }
+
     pub(crate) fn is_changed(&self) -> bool {
-        self.original.is_none()
+        self.changed
     }
 
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        self.original.clone().unwrap_or_else(|| serialize(&self.map))
+        if self.changed { json::write(&self.map, &self.text) } else { self.text.clone() }
     }
 
     pub(crate) fn into_bytes(self) -> Vec<u8> {
-        self.original.unwrap_or_else(|| serialize(&self.map))
+        if self.changed { json::write(&self.map, &self.text) } else { self.text }
     }
 }
 
-fn serialize(map: &Map<String, Value>) -> Vec<u8> {
-    serde_json::to_vec(map).expect("a JSON value has string keys only, and a vector takes every byte")
+fn retain<T>(list: &mut Vec<T>, kept: &[bool]) {
+    let mut answers = kept.iter();
+    list.retain(|_| answers.next() != Some(&false));
 }
 
 impl fmt::Debug for Document {
@@ -157,6 +171,12 @@ impl Head {
     pub(crate) fn edit_list(&mut self, shape: &Shape) -> &mut Vec<Value> {
         let list = self.document.edit().get_mut(shape.list).and_then(Value::as_array_mut);
         list.expect("a document without its list is refused when it is parsed")
+    }
+
+    /// Removes the descriptors that are not to be kept from the list, of which `descriptors` is the reading.
+    pub(crate) fn retain(&mut self, shape: &Shape, descriptors: &mut Vec<Descriptor>, kept: &[bool]) {
+        self.document.retain(shape.list, kept);
+        retain(descriptors, kept);
     }
 
     /// Replaces the descriptor at `position` of the list, of which `descriptors` is the reading.

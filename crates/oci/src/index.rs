@@ -68,8 +68,9 @@ impl Index {
         if position >= self.manifests.len() {
             return Err(SHAPE.position(position, self.manifests.len()));
         }
-        self.head.edit_list(&SHAPE).remove(position);
-        Ok(self.manifests.remove(position))
+        let removed = self.manifests[position].clone();
+        self.retain(|other, _| other != position);
+        Ok(removed)
     }
 
     /// Removes the entries for which `keep` returns false; it is given their position before any removal.
@@ -77,10 +78,7 @@ impl Index {
         let kept: Vec<bool> =
             self.manifests.iter().enumerate().map(|(position, manifest)| keep(position, manifest)).collect();
         if kept.contains(&false) {
-            let mut answers = kept.iter();
-            self.head.edit_list(&SHAPE).retain(|_| answers.next() != Some(&false));
-            let mut answers = kept.iter();
-            self.manifests.retain(|_| answers.next() != Some(&false));
+            self.head.retain(&SHAPE, &mut self.manifests, &kept);
         }
     }
 }

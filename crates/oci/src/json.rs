@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::Deserialize;
 use serde::de::DeserializeSeed;
 use serde::de::Deserializer;
 use serde::de::Error as _;
@@ -12,6 +13,8 @@ use serde::de::Visitor;
 use serde_json::Map;
 use serde_json::Number;
 use serde_json::Value;
+use serde_json::value::RawValue;
+use serde_json::value::to_raw_value;
 
 use crate::Digest;
 use crate::Error;
@@ -348,4 +351,66 @@ pub(crate) fn patch_annotations(
         annotations.insert(key.clone(), Value::from(value.as_str()));
     }
     set(map, "annotations", (!annotations.is_empty()).then(|| Value::Object(annotations)));
+}
+
+/// Writes a document without any space. A value that `text`, which it was parsed from, has at the same place is spelled as
+/// there: no digit of a number and no escape in a string changes.
+pub(crate) fn write(map: &Map<String, Value>, text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_object(&mut out, map, serde_json::from_slice(text).ok());
+    out
+}
+
+/// The texts of the members of an object.
+type Members<'a> = BTreeMap<String, &'a RawValue>;
+
+fn write_object(out: &mut Vec<u8>, map: &Map<String, Value>, texts: Option<Members<'_>>) {
+    let texts = texts.unwrap_or_default();
+    out.push(b'{');
+    for (position, (key, value)) in map.iter().enumerate() {
+        separate(out, position);
+        out.extend(Value::from(key.as_str()).to_string().bytes());
+        out.push(b':');
+        write_value(out, value, texts.get(key).copied());
+    }
+    out.push(b'}');
+}
+
+fn write_value(out: &mut Vec<u8>, value: &Value, text: Option<&RawValue>) {
+    match value {
+        Value::Object(map) => write_object(out, map, text.and_then(read)),
+        Value::Array(values) => {
+            let texts: Vec<&RawValue> = text.and_then(read).unwrap_or_default();
+            out.push(b'[');
+            for (position, value) in values.iter().enumerate() {
+                separate(out, position);
+                write_value(out, value, texts.get(position).copied());
+            }
+            out.push(b']');
+        }
+        scalar => match text.filter(|text| read::<Value>(text).is_some_and(|text| text == *scalar)) {
+            Some(text) => out.extend(text.get().bytes()),
+            None => out.extend(scalar.to_string().bytes()),
+        },
+    }
+}
+
+fn separate(out: &mut Vec<u8>, position: usize) {
+    if position > 0 {
+        out.push(b',');
+    }
+}
+
+fn read<'a, T: Deserialize<'a>>(text: &'a RawValue) -> Option<T> {
+    serde_json::from_str(text.get()).ok()
+}
+
+/// Returns the text of a document with what `retain` leaves of the list at `key`; nothing where there is no list.
+pub(crate) fn retained(text: &[u8], key: &str, retain: impl FnOnce(&mut Vec<&RawValue>)) -> Option<Vec<u8>> {
+    let mut members: Members<'_> = serde_json::from_slice(text).ok()?;
+    let mut list = read(members.get(key).copied()?)?;
+    retain(&mut list);
+    let list = to_raw_value(&list).ok()?;
+    members.insert(key.to_owned(), &list);
+    serde_json::to_vec(&members).ok()
 }

@@ -1,7 +1,9 @@
 //! Images to read and places to write to, whatever kind they are of.
 
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::OnceLock;
+use std::sync::PoisonError;
 
 use restow_content::Provider;
 use restow_oci::Descriptor;
@@ -61,6 +63,8 @@ pub struct Access {
     client: OnceLock<Client>,
     /// What came through standard input, which can be read once.
     input: OnceLock<OciArchive>,
+    /// Those that are written to.
+    layouts: Mutex<Vec<Layout>>,
 }
 
 impl std::fmt::Debug for Access {
@@ -84,17 +88,25 @@ impl Access {
             settings,
             client: OnceLock::new(),
             input: OnceLock::new(),
+            layouts: Mutex::default(),
+        }
+    }
+
+    /// Removes what is unfinished, though it is in use: temporary directories, blobs that are being written to layouts, and
+    /// layouts that were made and hold no image yet. For the moment before the program ends without waiting for anybody.
+    pub fn abandon(&self) {
+        self.scratch.remove_all();
+        let layouts = std::mem::take(&mut *self.layouts.lock().unwrap_or_else(PoisonError::into_inner));
+        for layout in layouts {
+            layout.store().remove_open_ingests();
+            // What cannot be removed is in nobody's way.
+            let _ = layout.discard();
         }
     }
 
     /// Returns how much is accepted.
     pub fn limits(&self) -> &Limits {
         &self.limits
-    }
-
-    /// Returns where temporary directories are made.
-    pub fn scratch(&self) -> &Scratch {
-        &self.scratch
     }
 
     /// Returns the client, which is made when it is first needed.
@@ -215,7 +227,11 @@ impl Access {
         let limits = self.limits();
         let archive = |path: &Path, form| ArchiveDestination::new(path, form, &self.scratch, limits);
         Ok(match place {
-            Place::Layout(path) => Box::new(Layout::create(path, limits)?),
+            Place::Layout(path) => {
+                let layout = Layout::create(path, limits)?;
+                self.layouts.lock().unwrap_or_else(PoisonError::into_inner).push(layout.clone());
+                Box::new(layout)
+            }
             Place::Store(root) => {
                 let root = root.as_deref().ok_or(Error::NoStore)?;
                 Box::new(StoreImages::create(root, limits)?)

@@ -22,7 +22,7 @@ use crate::error::not_a_layout;
 use crate::error::unusable;
 
 /// An OCI layout in a directory. Several programs may publish to it at a time.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Layout {
     pub(crate) path: PathBuf,
     pub(crate) store: LocalStore,

@@ -54,7 +54,7 @@ impl Scratch {
 
     /// Removes the directories of this program that are still there, in use or not: for the moment before it ends
     /// without cleaning up.
-    pub fn remove_all(&self) {
+    pub(crate) fn remove_all(&self) {
         let made = self.made.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for path in made {
             // Others may be writing there; what they add meanwhile falls to the second try, or to the next program.

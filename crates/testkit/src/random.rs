@@ -81,6 +81,8 @@ pub struct TarOptions {
     pub prefixes: &'static [&'static str],
     /// Whether the end of the archive and the padding may be unusual, though valid.
     pub unusual_end: bool,
+    /// A record that global extended headers before some entries have.
+    pub global: Option<(&'static str, &'static str)>,
 }
 
 impl Default for TarOptions {
@@ -91,6 +93,7 @@ impl Default for TarOptions {
             duplicates: false,
             prefixes: &["", "./", "/"],
             unusual_end: false,
+            global: None,
         }
     }
 }
@@ -144,6 +147,9 @@ pub fn random_tar(seed: u64, options: &TarOptions) -> Vec<u8> {
         let mut entry = dress(&mut random, entry);
         if options.unusual_end && random.chance(4) {
             entry = entry.padding(0xaa);
+        }
+        if let Some(record) = options.global.filter(|_| random.chance(12)) {
+            tar = tar.global_pax(&[record]);
         }
         tar = tar.entry(entry);
     }

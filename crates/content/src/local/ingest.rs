@@ -149,6 +149,7 @@ impl LocalIngest {
             }
             attempts += 1;
         };
+        store.open_ingests().insert(directory.clone());
         let (store, key, digester) = (store.clone(), key.to_owned(), Digester::sha256());
         let write_behind = WriteBehind::default();
         Ok(LocalIngest { store, key, directory, data, offset: 0, digester, write_behind, held })
@@ -271,6 +272,7 @@ impl Drop for LocalIngest {
         if self.write_behind.finish().is_err() {
             self.forget();
         }
+        self.store.open_ingests().remove(&self.directory);
     }
 }
 

@@ -1,3 +1,5 @@
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use restow_content::LocalStore;
 use restow_convert::Error;
 use restow_convert::Options;
@@ -60,6 +62,11 @@ fn documents_that_readers_may_read_differently_are_refused() {
             edited(|manifest| manifest["layers"][0]["digest"] = "sha256:../../x".into()),
         ),
         ("inline data of another blob", edited(|manifest| manifest["config"]["data"] = "e30=".into())),
+        ("an index that claims to hold itself", {
+            let inner = index_of(&plain());
+            let itself = STANDARD.encode(inner.root_bytes());
+            inner.edit(|index| index["manifests"][0]["data"] = itself.into())
+        }),
         ("a config that is no JSON", image("a").config_bytes("no").build()),
         ("a config that is null", image("a").config_bytes("null").build()),
         ("a config that is an array", image("a").config_bytes("[]").build()),
@@ -84,6 +91,18 @@ fn documents_that_readers_may_read_differently_are_refused() {
         );
         assert_eq!(converter.positions(), [0; 0], "{name}: no layer is touched");
     }
+}
+
+#[test]
+fn content_of_an_unknown_algorithm_passes_where_nobody_reads_it() {
+    const BLAKE3: &str = "blake3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
+    let with = |layer: Layer| image("a").layer(layer.digest(BLAKE3)).build();
+    let artifact = with(Layer::blob("application/wasm", "module").missing());
+    let conversion = convert_all(&store(&artifact), &artifact.root, &Pad::by(1));
+    assert!(conversion.is_ok(), "{}", chain(&conversion.unwrap_err()));
+    let layer = with(Layer::gzip(tar("b")).missing());
+    let error = chain(&convert_all(&store(&layer), &layer.root, &Pad::by(1)).unwrap_err());
+    assert!(error.contains(BLAKE3), "{error}");
 }
 
 #[test]

@@ -450,3 +450,18 @@ fn annotations_of_other_tools_give_way() {
     assert_eq!(annotations["com.example"], "kept");
     assert!(annotations.values().all(|value| value != "old"), "{annotations:?}");
 }
+
+#[test]
+fn a_layer_in_which_a_global_header_holds_keeps_its_order_with_a_warning() {
+    for (record, moved) in [(("comment", "of git archive"), 1), (("uid", "777"), 0)] {
+        let tar = TarBuilder::new().file("one", "1").global_pax(&[record]).file("two", "2").finish();
+        let image = ImageBuilder::new().layer(Layer::gzip(&tar)).build();
+        let store = store(&image);
+        let converter = seekable(1).prioritize(first(&image.root.digest, 0, "two"));
+        let conversion = convert_all(&store, &image.root, &converter).unwrap();
+        assert_eq!(conversion.layers[0].statistics.prioritized, moved);
+        assert_eq!(conversion.layers[0].diff_id_kept, moved == 0);
+        assert_eq!(conversion.warnings.len(), usize::from(moved == 0), "{:?}", conversion.warnings);
+        assert!(conversion.warnings.iter().all(|warning| warning.contains("keeps its order")));
+    }
+}

@@ -31,7 +31,7 @@ use self::cut::Cutter;
 use self::diff::Diff;
 use self::gather::ChunkIndex;
 pub use self::gather::{Gathered, GatheredFile, GatheredFiles, gather, gather_files};
-use self::reorder::{Collected, Collector};
+use self::reorder::{Collected, Collector, Order};
 use crate::codec::{Codec, Contents, Layout, Placement, TocPlace};
 use crate::decompress::{Decompress, Format, decompress};
 use crate::error::{Error, Result};
@@ -124,6 +124,9 @@ pub struct Encoded {
     pub moved: u64,
     /// Paths that were to be moved and are not there.
     pub missing: Vec<String>,
+    /// Whether nothing was moved though there was something to move, since the tar has a global extended header: what it
+    /// says holds for the entries that come after it.
+    pub order_refused: bool,
     /// Bytes from the start of the blob that are worth fetching first.
     pub prefetch_size: u64,
     /// The first directory, by its path, that entries lie in and that no entry names, the root aside. podman's reader makes
@@ -286,7 +289,7 @@ impl<'e> Encoder<'e> {
         output: &mut (dyn Write + Send),
     ) -> Result<Encoded> {
         let Options { limits, spool_directory, .. } = self.options;
-        let (order, missing) = collected.order(prioritized);
+        let Order { entries: order, missing, refused } = collected.order(prioritized);
         let [source_diff_id, diff_id] = [&collected.source_diff_id, &collected.diff_id].map(Digest::clone);
 
         let file = &collected.frames.try_clone().map_err(Error::Spool)?;
@@ -310,7 +313,7 @@ impl<'e> Encoder<'e> {
         let assembled = assembler.finish()?;
         let encoded = self.seal(assembled, source_format, moved, missing, output)?;
         let diff_id = if decode { encoded.diff_id } else { diff_id };
-        Ok(Encoded { source_diff_id, diff_id, ..encoded })
+        Ok(Encoded { source_diff_id, diff_id, order_refused: refused, ..encoded })
     }
 
     /// Writes what follows the frames.
@@ -366,6 +369,7 @@ impl<'e> Encoder<'e> {
             chunks: listed.chunks,
             moved,
             missing,
+            order_refused: false,
             prefetch_size: listed.prefetch_size,
             unlisted_directory,
             toc_blob: seal.toc_blob,

@@ -62,7 +62,8 @@ struct Link {
 #[derive(Debug)]
 struct Parent {
     path: String,
-    /// Where the first entry below it starts.
+    /// The first entry below it, and where that starts.
+    entry: String,
     offset: u64,
 }
 
@@ -95,7 +96,7 @@ impl Names {
             if self.parents.contains_key(&key) {
                 break;
             }
-            self.parents.insert(key, Parent { path: parent.to_string(), offset });
+            self.parents.insert(key, Parent { path: parent.to_string(), entry: path.to_string(), offset });
             next = path::parent(parent);
         }
         nearest.clone_into(&mut self.parent);
@@ -152,7 +153,7 @@ impl NameIndex {
             if self.find(&parent.path).is_some_and(|position| !self.directories[position as usize]) {
                 return Err(Error::Unlistable {
                     offset: parent.offset,
-                    entry: None,
+                    entry: Some(parent.entry.clone()),
                     problem: format!("it lies below {:?}, which is not a directory", parent.path),
                 });
             }

@@ -53,6 +53,8 @@ pub(super) struct Collector<'a> {
     whole: Option<Digester>,
     names: Names,
     landmarks: BTreeMap<u32, Role>,
+    /// Whether entries have to stay in the scope of a global header.
+    scoped: bool,
     entries: u32,
 }
 
@@ -67,6 +69,16 @@ pub(super) struct Collected {
     pub(super) diff_id: Digest,
     pub(super) names: NameIndex,
     landmarks: BTreeMap<u32, Role>,
+    scoped: bool,
+}
+
+/// What comes first.
+pub(super) struct Order {
+    pub(super) entries: Vec<u32>,
+    /// Paths that are not there.
+    pub(super) missing: Vec<String>,
+    /// Whether there would be such entries if they could leave their places.
+    pub(super) refused: bool,
 }
 
 /// An entry as it waits between the passes.
@@ -97,6 +109,7 @@ impl<'a> Collector<'a> {
             whole: None,
             names: Names::default(),
             landmarks: BTreeMap::new(),
+            scoped: false,
             entries: 0,
         })
     }
@@ -116,6 +129,7 @@ impl<'a> Collector<'a> {
                     self.pad(&bytes[..start.header.padding]);
                     self.finish_entry()?;
                     self.list(&start.listing, start.header.offset);
+                    self.scoped |= start.header.opens_scope;
                     (self.entry)(&start.header);
                     if let Some(index) = &mut self.index {
                         index.entry();
@@ -182,17 +196,23 @@ impl<'a> Collector<'a> {
             diff_id: tar.digester.finish(),
             names: self.names.finish(),
             landmarks: self.landmarks,
+            scoped: self.scoped,
         })
     }
 }
 
 impl Collected {
     /// Returns the entries to move to the front, in their new order, and the paths that are not there.
-    pub(super) fn order(&self, prioritized: &[String]) -> (Vec<u32>, Vec<String>) {
-        let (mut order, missing) = self.names.order(prioritized);
+    pub(super) fn order(&self, prioritized: &[String]) -> Order {
+        let (mut entries, missing) = self.names.order(prioritized);
         // They go wherever something moves.
-        order.retain(|position| !self.landmarks.contains_key(position));
-        (order, missing)
+        entries.retain(|position| !self.landmarks.contains_key(position));
+        // What a global header says holds for what comes after it, in this order.
+        let refused = self.scoped && !entries.is_empty();
+        if refused {
+            entries.clear();
+        }
+        Order { entries, missing, refused }
     }
 
     /// Tells whether the tar becomes another one than was collected.

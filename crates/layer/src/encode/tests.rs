@@ -6,6 +6,7 @@ mod gather;
 mod golden;
 mod inspect;
 mod order;
+mod pins;
 mod random;
 mod refuse;
 

@@ -100,6 +100,8 @@ pub struct Header {
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Whether a global extended header (typeflag `g`) stands among the header bytes. Its records are not applied.
     pub follows_global: bool,
+    /// Whether such a header says anything of the entries after it: anything but a comment.
+    pub opens_scope: bool,
 }
 
 impl Header {
@@ -224,7 +226,7 @@ impl<R: Read> TarReader<R> {
         let mut extended: Option<pax::Records> = None;
         let mut long_name: Option<Vec<u8>> = None;
         let mut long_link: Option<Vec<u8>> = None;
-        let mut follows_global = false;
+        let (mut follows_global, mut opens_scope) = (false, false);
         loop {
             let block_offset = self.position;
             let Some(block) = self.read_block(raw)? else {
@@ -241,7 +243,7 @@ impl<R: Read> TarReader<R> {
                 self.limits.tar_extension_size.saturating_add(BLOCK as u64).saturating_mul(EXTENSIONS);
             if found > limit {
                 let what = "the size in bytes of the extended headers of a tar entry";
-                return Err(Error::Limit { what, found, limit });
+                return Err(Error::TarLimit { offset, entry: None, what, found, limit });
             }
             match fields.typeflag {
                 b'x' => {
@@ -263,24 +265,27 @@ impl<R: Read> TarReader<R> {
                         });
                     }
                     follows_global = true;
+                    opens_scope |= records.describe();
                 }
                 b'L' => long_name = Some(until_nul(self.read_special(raw, fields.size, block_offset)?)),
                 b'K' => long_link = Some(until_nul(self.read_special(raw, fields.size, block_offset)?)),
                 _ => {
                     self.entries += 1;
                     if self.entries > self.limits.tar_entries {
-                        return Err(Error::Limit {
+                        return Err(Error::TarLimit {
+                            offset,
+                            entry: Some(String::from_utf8_lossy(&fields.name).into_owned()),
                             what: "the number of tar entries",
                             found: self.entries,
                             limit: self.limits.tar_entries,
                         });
                     }
-                    self.read_sparse_map(raw, fields.sparse_map_continues)?;
+                    self.read_sparse_map(raw, &fields, offset)?;
                     let header = merge(fields, extended, long_name, long_link, offset)?;
                     self.entry = offset;
                     self.remaining = header.size;
                     self.padding = (header.size.wrapping_neg() % BLOCK as u64) as usize;
-                    return Ok(Some(Header { padding, follows_global, ..header }));
+                    return Ok(Some(Header { padding, follows_global, opens_scope, ..header }));
                 }
             }
         }
@@ -311,7 +316,8 @@ impl<R: Read> TarReader<R> {
     }
 
     /// Reads the blocks in which the map of a GNU sparse file goes on; the size in the header does not count them.
-    fn read_sparse_map(&mut self, raw: &mut Buffer, mut continues: bool) -> Result<()> {
+    fn read_sparse_map(&mut self, raw: &mut Buffer, fields: &block::Fields, entry: u64) -> Result<()> {
+        let mut continues = fields.sparse_map_continues;
         let offset = self.position;
         while continues {
             let start = raw.len();
@@ -321,7 +327,13 @@ impl<R: Read> TarReader<R> {
             continues = raw.filled()[start + block::SPARSE_MAP_CONTINUES] != 0;
             let (found, limit) = (self.position - offset, self.limits.tar_extension_size);
             if found > limit {
-                return Err(Error::Limit { what: "the size in bytes of a sparse file's map", found, limit });
+                return Err(Error::TarLimit {
+                    offset: entry,
+                    entry: Some(String::from_utf8_lossy(&fields.name).into_owned()),
+                    what: "the size in bytes of a sparse file's map",
+                    found,
+                    limit,
+                });
             }
         }
         Ok(())
@@ -330,7 +342,9 @@ impl<R: Read> TarReader<R> {
     /// Reads the payload of an extended header, appending it and its padding.
     fn read_special(&mut self, raw: &mut Buffer, size: u64, offset: u64) -> Result<Vec<u8>> {
         if size > self.limits.tar_extension_size {
-            return Err(Error::Limit {
+            return Err(Error::TarLimit {
+                offset,
+                entry: None,
                 what: "the size in bytes of an extended tar header",
                 found: size,
                 limit: self.limits.tar_extension_size,
@@ -392,6 +406,7 @@ fn merge(
         device_minor: fields.device_minor,
         xattrs: BTreeMap::new(),
         follows_global: false,
+        opens_scope: false,
     };
     let mut sparse = header.typeflag == b'S';
     if let Some(records) = extended {

@@ -69,6 +69,11 @@ impl Records {
             .and_then(|key| std::str::from_utf8(key).ok())
     }
 
+    /// Returns whether they say anything of entries: anything but a comment.
+    pub(super) fn describe(&self) -> bool {
+        self.values.keys().any(|key| key != b"comment")
+    }
+
     /// Replaces what the records set in `header`. An empty value leaves the field as the block has it.
     pub(super) fn apply(self, header: &mut Header) -> Result<(), String> {
         for (key, value) in self.values {

@@ -117,7 +117,7 @@ fn damaged_tars_are_refused_or_read_to_the_last_byte() {
             Err(Error::Tar { offset, .. } | Error::Unlistable { offset, .. }) => {
                 assert!(offset <= tar.len() as u64, "seed {seed}");
             }
-            Err(Error::Limit { .. }) => {}
+            Err(Error::TarLimit { .. }) => {}
             Err(other) => panic!("seed {seed}: {other:?}"),
         }
     }
@@ -461,10 +461,12 @@ fn global_headers_are_remembered_for_one_entry() {
         .file("behind", "")
         .file("after", "")
         .global_pax(&[("comment", "d")])
+        .file("commented", "")
         .finish();
     let entries = walk(&tar).unwrap();
-    let follows: Vec<_> = entries.iter().map(|(header, _)| (header.follows_global, header.uid)).collect();
-    assert_eq!(follows, [(false, 0), (true, 0), (false, 0)]);
+    let follows = entries.iter().map(|(header, _)| (header.follows_global, header.opens_scope, header.uid));
+    let expected = [(false, false, 0), (true, true, 0), (false, false, 0), (true, false, 0)];
+    assert_eq!(follows.collect::<Vec<_>>(), expected);
 }
 
 #[test]
@@ -475,17 +477,17 @@ fn limits_hold() {
     assert_eq!(limited(&files(2)).unwrap(), 2);
     assert_eq!(
         limited(&files(3)).unwrap_err().to_string(),
-        "the number of tar entries is 3, more than the limit of 2"
+        "tar entry at byte 1024 (f): the number of tar entries is 3, more than the limit of 2"
     );
 
     let comment = |length: usize| pax_record("comment", vec![b'c'; length - b"1024 comment=\n".len()]);
     let extended = |length| TarBuilder::new().raw_pax(b'x', comment(length)).file("f", "").finish();
     assert_eq!(limited(&extended(1024)).unwrap(), 1);
-    let message = "the size in bytes of an extended tar header is 1025, more than the limit of 1024";
+    let message = "tar entry at byte 0: the size in bytes of an extended tar header is 1025, more than the limit of 1024";
     assert_eq!(limited(&extended(1025)).unwrap_err().to_string(), message);
     for typeflag in *b"xgLK" {
         let claimed = Entry::new(typeflag, "f").gnu().claim_size(1 << 40).to_bytes();
-        assert!(matches!(limited(&claimed).unwrap_err(), Error::Limit { found: 0x100_0000_0000, .. }));
+        assert!(matches!(limited(&claimed).unwrap_err(), Error::TarLimit { found: 0x100_0000_0000, .. }));
     }
 
     // Each of them is small enough, but there is no end to them.
@@ -496,13 +498,12 @@ fn limits_hold() {
     for typeflag in *b"xg" {
         assert_eq!(limited(&repeated(typeflag, 4)).unwrap(), 1);
         let error = limited(&repeated(typeflag, 100)).unwrap_err().to_string();
-        let message =
-            "the size in bytes of the extended headers of a tar entry is 7680, more than the limit of 6144";
+        let message = "tar entry at byte 0: the size in bytes of the extended headers of a tar entry is 7680, more than the limit of 6144";
         assert_eq!(error, message);
     }
     let extents: Vec<(u64, &[u8])> = (0..100).map(|index| (index * 512, [1u8].as_slice())).collect();
     let map = Entry::sparse(Sparse::Gnu, "s", 1 << 20, &extents).to_bytes();
-    let message = "the size in bytes of a sparse file's map is 1536, more than the limit of 1024";
+    let message = "tar entry at byte 0 (s): the size in bytes of a sparse file's map is 1536, more than the limit of 1024";
     assert_eq!(limited(&map).unwrap_err().to_string(), message);
 }
 

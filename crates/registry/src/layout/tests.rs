@@ -1,7 +1,14 @@
 use super::*;
+use crate::Access;
+use crate::Destination;
+use crate::Place;
+use crate::Reading;
+use crate::Settings;
+use restow_content::Labels;
 use restow_testkit::ImageBuilder;
 use restow_testkit::write_layout;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::symlink;
 
 fn limits() -> Limits {
@@ -219,6 +226,31 @@ fn only_a_layout_that_was_made_for_nothing_is_discarded() {
 }
 
 #[test]
+fn what_is_unfinished_goes_when_the_program_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let access = Access::new(limits(), directory.path(), || Ok(Settings::default()));
+    let path = |name: &str| directory.path().join(name);
+    write_layout(&path("old"), &[("v1", &ImageBuilder::new().build())]).unwrap();
+    let open = |name: &str| access.open_destination(&Place::Layout(path(name)), None).unwrap();
+    let (old, new) = (open("old"), open("new"));
+    let begin = |place: &dyn Destination| {
+        let mut ingest = place.store().ingest("key").unwrap();
+        ingest.write_all(b"half a layer").unwrap();
+        ingest
+    };
+    let ingests = [begin(&*old), begin(&*new)];
+    assert_eq!(names(&path("old")), ["blobs", INDEX, "ingest", MARKER]);
+    access.abandon();
+    assert_eq!(names(&path("old")), ["blobs", INDEX, MARKER]);
+    assert!(!path("new").exists());
+    for ingest in ingests {
+        assert!(ingest.commit(None, Labels::new()).is_err());
+    }
+    assert_eq!(names(&path("old")), ["blobs", INDEX, MARKER]);
+    assert!(!path("new").exists());
+}
+
+#[test]
 fn a_missing_blob_matters_only_when_it_is_read() {
     let directory = tempfile::tempdir().unwrap();
     let (there, gone) = (ImageBuilder::new().build(), ImageBuilder::new().annotation("a", "b").build());
@@ -231,4 +263,26 @@ fn a_missing_blob_matters_only_when_it_is_read() {
     };
     assert_eq!(read("there").unwrap(), there.root_bytes());
     assert!(read("gone").unwrap_err().is_not_found());
+}
+
+#[test]
+fn an_image_that_is_being_read_stays_the_one_that_was_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let (old, new) = (ImageBuilder::new().build(), ImageBuilder::new().annotation("a", "b").build());
+    write_layout(directory.path(), &[("v1", &old), ("v2", &new)]).unwrap();
+    let access = Access::new(limits(), directory.path(), || Ok(Settings::default()));
+    let tagged = |tag: &str| format!("oci:{}:{tag}", directory.path().display());
+    let open = |tag: &str| access.open_source(&tagged(tag).parse().unwrap(), Reading::Once).unwrap();
+    let source = open("v1");
+    // The tag moves under it.
+    let layout = Layout::open(directory.path(), &limits()).unwrap();
+    layout.edit(|catalogue| catalogue.set(&new.root, Some("v1"))).unwrap();
+    assert_eq!(restow_content::read(&*source.provider, &source.root, 10_000).unwrap(), old.root_bytes());
+    assert_eq!(open("v1").root.digest, new.root.digest);
+    // And so does what its digest names.
+    let path = layout.store().path(&old.root.digest);
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, vec![b' '; old.root_bytes().len()]).unwrap();
+    let error = restow_content::read(&*source.provider, &source.root, 10_000).unwrap_err();
+    assert!(error.to_string().contains(old.root.digest.as_str()), "{error}");
 }

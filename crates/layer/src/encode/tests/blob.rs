@@ -38,17 +38,36 @@ fn header_bytes_are_cut_at_payloads_at_64_kib_and_with_the_batch() {
 }
 
 #[test]
+fn a_tar_of_nothing_is_one_and_files_of_nothing_have_no_chunks() {
+    use restow_testkit::compress::skippable;
+    let nothing = [skippable(0, "no"), skippable(5, "tar")].concat();
+    let (encoded, blob) = run(&nothing, &options());
+    assert_eq!((encoded.entries, &encoded.diff_id), (0, &Digest::sha256(b"")));
+    assert_eq!(inspect(&encoded, &blob, 1000).names(), [""; 0]);
+
+    let tar = TarBuilder::new().entries((0..500).map(|index| Entry::file(format!("f{index}"), ""))).finish();
+    for list in [&[][..], &["f7"]] {
+        let (encoded, blob) = run(&tar, &prioritized(list));
+        // The landmark has one.
+        assert_eq!((encoded.entries, encoded.chunks), (500 + list.len() as u64, list.len() as u64));
+        assert_eq!(inspect(&encoded, &blob, 1000).entry("f7").size, 0);
+    }
+}
+
+#[test]
 fn large_files_and_headers_pass_through() {
     let tar = TarBuilder::new()
         .entry(Entry::file("big", pattern(9 << 20)))
         .entry(Entry::file("xattr", "x").xattr("user.big", pattern(1 << 19)))
+        .entry(Entry::file("owner", "o").record("uname", "u".repeat(1 << 19)))
         .entry(Entry::file("small", "s"))
         .finish();
     for list in [&[][..], &["small", "xattr"]] {
         let options = Options { chunk_size: DEFAULT_CHUNK_SIZE, ..prioritized(list) };
         let (encoded, blob) = run(&tar, &options);
         let layer = inspect(&encoded, &blob, DEFAULT_CHUNK_SIZE as usize);
-        assert_eq!(encoded.chunks, 5 + u64::from(!list.is_empty()));
+        assert_eq!(encoded.chunks, 6 + u64::from(!list.is_empty()));
+        assert_eq!(layer.entry("owner").user_name.len(), 1 << 19);
         assert_eq!(layer.entry("big").chunk_size, DEFAULT_CHUNK_SIZE);
     }
 }

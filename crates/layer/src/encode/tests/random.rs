@@ -79,7 +79,7 @@ pub(super) fn list(random: &mut Random, entries: &[PlainEntry]) -> Vec<String> {
 
 #[test]
 fn any_layer_is_encoded_as_the_model_says_and_twice_is_once() {
-    let mut encoded_layers = 0;
+    let (mut encoded_layers, mut refused) = (0, 0);
     for seed in 0..60 {
         let mut random = Random::new(seed);
         let options = TarOptions {
@@ -87,8 +87,10 @@ fn any_layer_is_encoded_as_the_model_says_and_twice_is_once() {
             unusual_end: seed % 4 == 0,
             largest_file: *random.pick(&[100, 3000, 20_000]),
             prefixes: &["", "./", "/", "../"],
+            global: [None, Some(("comment", "c")), Some(("uid", "777"))][seed as usize / 20],
             ..TarOptions::default()
         };
+        let global = options.global;
         let tar = random_tar(seed, &options);
         let entries = plain::list(&tar);
         let chunk_size = *random.pick(&[700, 4096, DEFAULT_CHUNK_SIZE]);
@@ -104,7 +106,15 @@ fn any_layer_is_encoded_as_the_model_says_and_twice_is_once() {
         let (again, again_blob) = run_with(&tar, &options, 2).unwrap();
         assert!(again == encoded && again_blob == blob, "seed {seed}");
         let layer = inspect(&encoded, &blob, chunk_size as usize);
-        let (expected, moved) = Model::new(&entries).expect(&options.prioritized);
+        let (mut expected, mut moved) = Model::new(&entries).expect(&options.prioritized);
+        // What a global header says of files holds for those after it.
+        let scoped = global.is_some_and(|(key, _)| key != "comment")
+            && tar.windows(9).any(|text| text == b" uid=777\n");
+        assert_eq!(encoded.order_refused, scoped && moved > 0, "seed {seed}");
+        if encoded.order_refused {
+            (expected, moved) = (entries.clone(), 0);
+            refused += 1;
+        }
         assert_eq!(plain::list(&layer.tar), expected, "seed {seed}");
         assert_eq!(encoded.moved, moved as u64, "seed {seed}");
         assert_eq!(encoded.source_diff_id, Digest::sha256(&tar), "seed {seed}");
@@ -133,7 +143,7 @@ fn any_layer_is_encoded_as_the_model_says_and_twice_is_once() {
         assert!(run(&layer.tar, &unmoved).1 == blob, "seed {seed}");
         assert!(run(&blob, &options).1 == blob, "seed {seed}");
     }
-    assert!(encoded_layers > 45, "{encoded_layers}");
+    assert!(encoded_layers > 45 && refused > 5, "{encoded_layers}, {refused}");
 }
 
 #[test]

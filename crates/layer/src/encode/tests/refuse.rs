@@ -155,13 +155,13 @@ fn what_a_table_of_contents_cannot_express_is_refused_with_entry_and_byte() {
         (
             vec![Entry::file("f", ""), Entry::file("f/g", "")],
             512,
-            None,
+            Some("f/g"),
             "it lies below \"f\", which is not a directory",
         ),
         (
             vec![Entry::dir("d/"), Entry::dir("d/e/"), Entry::file("d", "")],
             512,
-            None,
+            Some("d/e"),
             "it lies below \"d\", which is not a directory",
         ),
     ] {
@@ -173,6 +173,30 @@ fn what_a_table_of_contents_cannot_express_is_refused_with_entry_and_byte() {
         if name.is_some() {
             assert_eq!(entry.as_deref(), name, "{problem}");
         }
+    }
+}
+
+#[test]
+fn names_and_owners_of_a_mebibyte_and_paths_of_a_hundred_thousand_directories_are_refused() {
+    let million = "n".repeat(1 << 20);
+    for entry in [Entry::file(&million, ""), Entry::file("f", "").record("uname", &million)] {
+        let error = refused(&TarBuilder::new().entry(entry).finish());
+        assert!(matches!(error, Error::TarLimit { offset: 0, limit: 0x10_0000, .. }), "{error}");
+    }
+    let just = "n".repeat((1 << 20) - 100);
+    let deep = "d/".repeat(100_000);
+    for (name, limits, problem) in [
+        (&just, Limits::default(), "bytes, more than the limit of 4096"),
+        (&deep, Limits::default(), "bytes, more than the limit of 4096"),
+        (
+            &deep,
+            Limits { path_length: 1 << 20, ..Limits::default() },
+            "components, more than the limit of 255",
+        ),
+    ] {
+        let tar = TarBuilder::new().entry(Entry::new(b'5', name)).finish();
+        let error = run_with(&tar, &Options { limits, ..options() }, 2).unwrap_err();
+        assert!(error.is_unlistable() && error.to_string().ends_with(problem), "{problem}");
     }
 }
 
@@ -199,12 +223,10 @@ fn limits_hold() {
     let tar = sample().finish();
     let run = |limits: Limits| run_with(&tar, &Options { limits, ..options() }, 2).map(|_| ());
     run(Limits { tar_entries: 20, ..Limits::default() }).unwrap();
-    for limits in [
-        Limits { tar_entries: 10, ..Limits::default() },
-        Limits { uncompressed_size: 1000, ..Limits::default() },
-    ] {
-        assert!(matches!(run(limits), Err(Error::Limit { .. })));
-    }
+    let error = run(Limits { tar_entries: 10, ..Limits::default() }).unwrap_err();
+    assert!(matches!(error, Error::TarLimit { entry: Some(name), .. } if name == "null"));
+    let error = run(Limits { uncompressed_size: 1000, ..Limits::default() }).unwrap_err();
+    assert!(matches!(error, Error::Limit { .. }));
     let error = run(Limits { streamed_toc_size: 100, ..Limits::default() }).unwrap_err();
     assert!(matches!(error, Error::TocSize { limit: 100, .. }) && error.is_unlistable());
 }

@@ -1,0 +1,42 @@
+//! The bytes that are written, whatever machine writes them.
+
+use super::*;
+
+/// What each codec makes of the lower layer of the busybox image, two of its files in front.
+const PINS: [(&str, &str); 7] = [
+    ("zstd:chunked 1", "sha256:4e980d825de78dc104427296819bb4db0f653e251589bfff4140130dc61badbc"),
+    ("zstd:chunked 3", "sha256:c681c6c0d73261ceb6d9e7872f066abd3a8b1c1f56d36431f5c093c3c3cd2945"),
+    ("zstd:chunked 9", "sha256:8d8e59f5282d3b14d0ab4578564b7f57aad18944bf9d8fac29b4aa2e661ddd8c"),
+    ("zstd:chunked 19", "sha256:80521b068b2fe33508cdac788758712cea0634d700b9079d2d38d81208de8692"),
+    ("eStargz 1", "sha256:ea5db70d713314fb4b6e63dc380bfdb6c5b83716a487501849bcf62e210526f4"),
+    ("eStargz 5", "sha256:fe9514740f22fa72091ce487c669b6b06506afadf9fa666568cb237a30ea0b09"),
+    ("eStargz 12", "sha256:d2990f6221d6bd113d892b4d0dd5ba2812266267463f172aec855ee40479959e"),
+];
+
+#[test]
+fn the_bytes_are_those_of_every_machine_and_of_this_format_version() {
+    let layer = "a1d0479fd531269e654e898b12268df55fc3af08abd92d1c56475ab9b023d394";
+    let source = restow_testkit::testdata("layouts/busybox/blobs/sha256").join(layer);
+    let source = std::fs::read(source).unwrap();
+    let found: Vec<_> = PINS
+        .iter()
+        .map(|(name, _)| {
+            let (format, level) = name.split_once(' ').unwrap();
+            let level = level.parse().unwrap();
+            let codec: Box<dyn Codec> = match format {
+                "eStargz" => Box::new(Estargz::new(level)),
+                _ => Box::new(ZstdChunked::new(level)),
+            };
+            let options =
+                Options { chunk_size: DEFAULT_CHUNK_SIZE, ..prioritized(&["bin/sh", "etc/passwd"]) };
+            let (_, blob) = run_codec(&*codec, &source, &options, 2).unwrap();
+            (*name, Digest::sha256(&blob).to_string())
+        })
+        .collect();
+    let table: String = found.iter().map(|(name, digest)| format!("    ({name:?}, {digest:?}),\n")).collect();
+    assert!(
+        found.iter().map(|(name, digest)| (*name, digest.as_str())).eq(PINS),
+        "The bytes have changed, and with them the digests of everybody's images. If that is meant to be, raise \
+         FORMAT_VERSION in zstdchunked.rs or estargz.rs, so that nothing made before passes for the same, and pin\n{table}"
+    );
+}

@@ -109,6 +109,9 @@ fn remedy(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
     })
     .or_else(|| match cause.downcast_ref()? {
         content::Error::Busy { .. } => Some("another restow writes to this place; wait until it is done"),
+        damage if content::Error::is_damage(damage) => {
+            Some("run it again: the database is then made again from the blobs, names and labels are lost")
+        }
         content::Error::Foreign { .. } => Some("--plain looks at its blobs without a database"),
         content::Error::Unreadable { .. } => {
             Some("restow store scrub puts away what has rotted; nothing was collected")

@@ -37,4 +37,10 @@ pub(crate) fn warn_of_loss(root: &Path, rebuilt: &Rebuilt) {
         output::count(rebuilt.blobs, "blob"),
         output::count(rebuilt.images.len(), "image"),
     ));
+    if rebuilt.roots > 0 {
+        output::tell(&format!(
+            "warning: {} that nothing refers to will stay until the label containerd.io/gc.root is taken off",
+            output::count(rebuilt.roots, "blob"),
+        ));
+    }
 }

@@ -19,12 +19,15 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
+use restow_content::LocalStore;
 use restow_content::Manager as _;
 use restow_content::MetadataStore;
 use restow_content::scrub;
 use restow_oci::Digest;
+use restow_oci::Index;
 use restow_oci::Limits;
 use restow_oci::Manifest;
+use restow_oci::annotations::REF_NAME;
 use restow_testkit::ImageBuilder;
 use restow_testkit::Layer;
 use restow_testkit::TarBuilder;
@@ -111,8 +114,20 @@ impl Ground {
     /// Lets the command meet `injection` at each of its calls, and holds what it leaves behind to `check`. Returns
     /// the number of calls.
     fn at_every_call(&self, arguments: &[&str], injection: Injection, check: &dyn Fn(&Traced)) -> u64 {
+        self.at_every_call_on(&|| self.reset(), &|| self.check_store(), arguments, injection, check)
+    }
+
+    /// Does so with what `reset` starts with, and `sound` is true of at all times.
+    fn at_every_call_on(
+        &self,
+        reset: &dyn Fn(),
+        sound: &dyn Fn(),
+        arguments: &[&str],
+        injection: Injection,
+        check: &dyn Fn(&Traced),
+    ) -> u64 {
         for at in 1.. {
-            self.reset();
+            reset();
             let traced = self.trace(arguments, at, injection);
             if !traced.reached {
                 assert_eq!(traced.code, Some(0), "{traced:?}");
@@ -125,9 +140,9 @@ impl Ground {
                 assert!(traced.stderr.contains("error: "), "{injection:?} at call {at}: {traced:?}");
             }
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                self.check_store();
+                sound();
                 check(&traced);
-                self.check_store();
+                sound();
             }));
             if result.is_err() {
                 panic!("{injection:?} at call {at}: {traced:?}");
@@ -151,6 +166,45 @@ impl Ground {
                 assert_eq!(store.info(&blob.digest).unwrap().size, blob.size, "{}", image.name);
             }
         }
+    }
+
+    /// Starts the layout `out` anew as a copy of `old`.
+    fn reset_layout(&self) {
+        let out = self.path("out");
+        if out.exists() {
+            fs::remove_dir_all(&out).unwrap();
+        }
+        copy_tree(&self.path("old"), &out);
+    }
+
+    /// Looks at the layout `out` again: every visible blob verifies, every image is whole, and `old` is there.
+    fn check_layout(&self) {
+        let store = LocalStore::open(&self.path("out")).unwrap();
+        let scrubbed = scrub(&store, NonZeroUsize::MIN, &|| false).unwrap();
+        assert!(scrubbed.rotten.is_empty(), "{:?}", scrubbed.rotten);
+        let index = fs::read(self.path("out/index.json")).unwrap();
+        let index = Index::parse(index, &Limits::default()).unwrap();
+        let tags: Vec<_> = index.manifests().iter().map(|entry| entry.annotations.get(REF_NAME)).collect();
+        assert!(tags.contains(&Some(&"old".to_owned())), "{tags:?}");
+        for target in index.manifests() {
+            let bytes = restow_content::read(&store, target, 1 << 20).unwrap();
+            let manifest = Manifest::parse(bytes, &Limits::default()).unwrap();
+            for blob in manifest.layers().iter().chain([manifest.config()]) {
+                assert_eq!(store.info(&blob.digest).unwrap().size, blob.size, "{tags:?}");
+            }
+        }
+    }
+
+    /// Runs a command that writes to the layout `out`, and holds what it leaves behind to `check`.
+    fn at_every_call_on_layout(&self, arguments: &[&str], injection: Injection, check: &dyn Fn()) -> u64 {
+        self.reset_layout();
+        let expected = self.ok(arguments);
+        let again = |_: &Traced| {
+            check();
+            assert_eq!(self.ok(arguments), expected);
+            check();
+        };
+        self.at_every_call_on(&|| self.reset_layout(), &|| self.check_layout(), arguments, injection, &again)
     }
 
     fn blobs(&self) -> BTreeSet<Digest> {
@@ -306,6 +360,92 @@ fn an_ingest_and_an_update_survive_kills_and_errors_at_every_call() {
         });
         assert!(points > 2, "{points}");
         eprintln!("{points} points of an update tried with {injection:?}");
+    }
+}
+
+#[test]
+fn a_conversion_between_layouts_survives_kills_and_a_full_disk_at_every_call() {
+    const CONVERT: [&str; 8] =
+        ["optimize", "src:src", "out:dst", "--zstdchunked", "--no-optimize", "--no-cache", "--jobs", "1"];
+    let ground = Ground::new();
+    for injection in [Injection::Kill, Injection::Fail(ENOSPC)] {
+        let points = ground.at_every_call_on_layout(&CONVERT, injection, &|| ());
+        assert!(points > 20, "{points}");
+        eprintln!("{points} points of a conversion between layouts tried with {injection:?}");
+    }
+}
+
+#[test]
+fn a_copy_that_links_survives_kills_and_errors_at_every_call() {
+    const COPY: [&str; 4] = ["copy", "--link", "src:src", "out:dst"];
+    let ground = Ground::new();
+    for injection in [Injection::Kill, Injection::Fail(EIO)] {
+        let points = ground.at_every_call_on_layout(&COPY, injection, &|| ());
+        assert!(points > 20, "{points}");
+        eprintln!("{points} points of a copy that links tried with {injection:?}");
+    }
+}
+
+#[test]
+fn an_ingest_without_a_database_survives_kills_and_errors_at_every_call() {
+    const INGEST: [&str; 7] = ["--root", "out", "store", "ingest", "--plain", "file", "--label=a=b"];
+    let ground = Ground::new();
+    let digest = Digest::sha256(&fs::read(ground.path("file")).unwrap());
+    // It is there with its labels, or not there.
+    let check = || match LocalStore::open(&ground.path("out")).unwrap().info(&digest) {
+        Ok(info) => assert_eq!(info.labels.get("a").map(String::as_str), Some("b")),
+        Err(error) => assert!(error.is_not_found(), "{error}"),
+    };
+    for injection in INJECTIONS {
+        let points = ground.at_every_call_on_layout(&INGEST, injection, &check);
+        assert!(points > 0, "{points}");
+        eprintln!("{points} points of an ingest without a database tried with {injection:?}");
+    }
+}
+
+#[test]
+fn the_first_ingest_into_a_new_store_survives_kills_and_errors_at_every_call() {
+    const INGEST: [&str; 5] = ["--root", "new", "store", "ingest", "file"];
+    let ground = Ground::new();
+    let expected = ground.ok(&INGEST);
+    let reset = || drop(fs::remove_dir_all(ground.path("new")));
+    let sound = || {
+        if ground.path("new/blobs").exists() {
+            let (store, _) = MetadataStore::create(&ground.path("new"), &Limits::default()).unwrap();
+            assert!(scrub(store.blobs(), NonZeroUsize::MIN, &|| false).unwrap().rotten.is_empty());
+        }
+    };
+    for injection in [Injection::Kill, Injection::Fail(EIO), Injection::Short] {
+        let again = |_: &Traced| assert_eq!(ground.ok(&INGEST), expected);
+        let points = ground.at_every_call_on(&reset, &sound, &INGEST, injection, &again);
+        assert!(points > 5, "{points}");
+        eprintln!("{points} points of a first ingest tried with {injection:?}");
+    }
+}
+
+#[test]
+fn a_database_that_is_made_again_survives_kills_and_errors_at_every_call() {
+    const LIST: [&str; 6] = ["--root", "store", "store", "ls", "--format", "json"];
+    let ground = Ground::new();
+    ground.reset();
+    let blobs = ground.blobs();
+    let reset = || {
+        ground.reset();
+        for name in ["metadata.db", "metadata.db-wal", "metadata.db-shm"] {
+            let _ = fs::remove_file(ground.path("store").join(name));
+        }
+    };
+    // Whoever looks makes it again, or goes on.
+    let sound = || {
+        assert_eq!(ground.blobs(), blobs);
+        let (store, _) = MetadataStore::create(&ground.path("store"), &Limits::default()).unwrap();
+        let images = store.images().unwrap();
+        assert!(images.len() == 2 && images.iter().all(|image| image.name.starts_with("recovered@")));
+    };
+    for injection in [Injection::Kill, Injection::Fail(EIO), Injection::FailRead(EIO)] {
+        let points = ground.at_every_call_on(&reset, &sound, &LIST, injection, &|_| ());
+        assert!(points > 5, "{points}");
+        eprintln!("{points} points of making a database again tried with {injection:?}");
     }
 }
 

@@ -3,12 +3,15 @@
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
 
+use restow_oci::Digest;
 use restow_testkit::ImageBuilder;
 use restow_testkit::Layer;
 use restow_testkit::TarBuilder;
@@ -39,11 +42,16 @@ impl Bench {
         self.0.path().join(name)
     }
 
-    fn run(&self, line: &str) -> Run {
+    fn command(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_restow"));
         command.current_dir(self.0.path()).args(line.split_whitespace()).stdin(Stdio::null());
         command.env("XDG_DATA_HOME", self.path("data")).env("XDG_CACHE_HOME", self.path("cache"));
-        let output = command.output().unwrap();
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, line: &str) -> Run {
+        let output = self.command(line).output().unwrap();
         Run {
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -156,12 +164,10 @@ fn a_blob_has_a_life_of_its_own() {
 fn programs_that_ingest_the_same_all_succeed() {
     let bench = Bench::new();
     fs::write(bench.path("file"), vec![5; 3_000_000]).unwrap();
-    let programs: Vec<_> = (0..6)
+    let programs: Vec<_> = (0..8)
         .map(|number| {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_restow"));
-            command.current_dir(bench.0.path()).env("XDG_DATA_HOME", bench.path("data"));
-            command.args(["store", "ingest", "file", "--ref", &format!("key-{number}")]);
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+            let key = if number % 2 == 0 { format!("--ref key-{number}") } else { String::new() };
+            bench.command(&format!("store ingest file {key}")).spawn().unwrap()
         })
         .collect();
     for program in programs {
@@ -171,6 +177,76 @@ fn programs_that_ingest_the_same_all_succeed() {
     assert_eq!(bench.json("store ls --format json").as_array().unwrap().len(), 1);
     assert_eq!(bench.json("store status --format json"), serde_json::json!([]));
     bench.ok("store scrub");
+}
+
+#[test]
+fn a_program_does_not_wait_for_another_one_that_brings_in_the_same() {
+    let bench = Bench::new();
+    let ingest = || bench.command("store ingest").stdin(Stdio::piped()).spawn().unwrap();
+    let mut first = ingest();
+    let mut input = first.stdin.take().unwrap();
+    input.write_all(b"con").unwrap();
+    // Until it is under way.
+    while bench.run("store status --format json").stdout.len() < 10 {
+        assert!(first.try_wait().unwrap().is_none());
+    }
+    // With no name or another input's beginning, and where the age of an ingest does not save it.
+    assert_eq!(bench.json("store gc --format json --dry-run --ingest-age 0")["ingests"], serde_json::json!([]));
+    let mut second = ingest();
+    second.stdin.take().unwrap().write_all(b"content").unwrap();
+    let second = second.wait_with_output().unwrap();
+    assert!(second.status.success(), "{second:?}");
+    input.write_all(b"tent").unwrap();
+    drop(input);
+    let first = first.wait_with_output().unwrap();
+    assert_eq!((first.status.success(), &first.stdout), (true, &second.stdout), "{first:?}");
+    assert_eq!(bench.json("store status --format json"), serde_json::json!([]));
+}
+
+/// Each in processes of its own, as long as it takes.
+#[test]
+fn collections_take_nothing_from_programs_that_bring_something_in() {
+    let bench = Bench::new();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for _ in 0..5 {
+                bench.ok("store import v1");
+                bench.ok("optimize store:v1 store:seekable --zstdchunked --quiet --no-cache");
+                for name in ["v1", "seekable"] {
+                    bench.ok(&format!("verify store:{name}"));
+                    bench.ok(&format!("store images rm {name}"));
+                }
+            }
+        });
+        while !writer.is_finished() {
+            let run = bench.run("store gc --ingest-age 0");
+            assert!(run.code == Some(0) || run.stderr.contains("does not exist"), "{run:?}");
+        }
+    });
+    bench.ok("store gc");
+    assert_eq!(bench.json("store ls --format json"), serde_json::json!([]));
+}
+
+#[test]
+fn an_ingest_goes_on_with_the_same_input_alone() {
+    let bench = Bench::new();
+    for (name, bytes) in [("one", "first content"), ("two", "other content"), ("long", "first content, longer")] {
+        fs::write(bench.path(name), bytes).unwrap();
+    }
+    let other = format!("sha256:{}", "0".repeat(64));
+    let interrupt = || {
+        assert_eq!(bench.run(&format!("store ingest one --ref m --expected-digest {other}")).code, Some(1));
+    };
+    interrupt();
+    let run = bench.run("store ingest two --ref m");
+    assert_eq!((run.code, run.stderr.contains("does not begin with what")), (Some(1), true), "{run:?}");
+    let digest = bench.ok("store ingest one --ref m");
+    assert_eq!(bench.ok(&format!("store cat {digest}")), "first content");
+    bench.ok(&format!("store rm {digest}"));
+    // Of another length it is another blob, which starts anew.
+    interrupt();
+    let digest = bench.ok("store ingest long --ref m");
+    assert_eq!(bench.ok(&format!("store cat {digest}")), "first content, longer");
 }
 
 #[test]
@@ -210,6 +286,12 @@ fn what_has_rotted_is_put_away_and_brought_in_again() {
         assert_eq!((run.code, run.stdout.trim_end()), (Some(1), digest.as_str()), "{run:?}");
     }
     assert!(bench.path("data/restow/store/quarantine").join(digest.replace(':', "/")).exists());
+    // Whoever it belongs to.
+    let foreign = bench.ok("store --namespace other ingest file");
+    fs::remove_file(bench.blob(&foreign)).unwrap();
+    fs::write(bench.blob(&foreign), "conTent").unwrap();
+    let run = bench.run("store scrub");
+    assert_eq!((run.code, run.stdout.trim_end()), (Some(1), foreign.as_str()), "{run:?}");
     bench.ok("store scrub");
     bench.ok("store ingest file");
     assert_eq!(bench.ok(&format!("store cat {digest}")), "content");
@@ -263,7 +345,9 @@ fn a_directory_without_a_database_is_used_as_it_is() {
     fs::write(bench.path("file"), "content").unwrap();
     let before = bench.json("store ls --plain --root v1 --format json");
     assert_eq!(before.as_array().unwrap().len(), 3);
-    let digest = bench.ok("store ingest --plain --root v1 file --collectable");
+    let digest = bench.ok("store ingest --plain --root v1 file");
+    // No mark of ours.
+    assert!(!bench.path("v1/labels").exists());
     assert_eq!(bench.ok(&format!("store cat --plain --root v1 {digest}")), "content");
     bench.ok("store scrub --plain --root v1");
     bench.ok(&format!("store rm --plain --root v1 {digest}"));
@@ -277,8 +361,16 @@ fn a_directory_without_a_database_is_used_as_it_is() {
 fn a_lost_database_is_told_of() {
     let bench = Bench::new();
     let digest = bench.ok("store import v1");
-    fs::remove_file(bench.path("data/restow/store/metadata.db")).unwrap();
+    fs::write(bench.path("file"), "content").unwrap();
+    let alone = bench.ok("store ingest file");
+    let lose = || fs::remove_file(bench.path("data/restow/store/metadata.db")).unwrap();
+    lose();
+    // What nothing refers to may be dear to somebody.
+    assert_eq!(bench.ok("store gc"), "");
+    assert_eq!(bench.ok(&format!("store cat {alone}")), "content");
+    lose();
     let run = bench.run("store images");
+    assert!(run.stderr.contains("1 blob that nothing refers to"), "{run:?}");
     assert!(run.stderr.contains("names are lost, 1 image found"), "{run:?}");
     assert!(run.stdout.contains(&format!("recovered@{digest}")), "{run:?}");
     assert_eq!(bench.ok("store gc"), "");
@@ -290,6 +382,7 @@ fn a_lost_database_is_told_of() {
 fn the_command_line_is_held_to_sense() {
     let bench = Bench::new();
     bench.ok("store import v1");
+    let lease = format!("store leases create x sha256:{}", "0".repeat(64));
     for (line, code, words) in [
         ("optimize v1:v1 store: --zstdchunked", 2, "needs a name"),
         ("optimize v1:v1 store:a out:b --zstdchunked", 2, "is not in store:"),
@@ -300,9 +393,40 @@ fn the_command_line_is_held_to_sense() {
         ("store import v1:v1 :name", 2, "is not a tag"),
         ("store leases create x --expires 1", 2, "expected a time"),
         ("store cat sha256:abc", 2, "64 lower-case"),
+        ("store ls --namespace a/b", 2, "is no name for a namespace"),
+        ("store images rm v1 nothing", 1, "not found"),
+        (&lease, 1, "not found"),
     ] {
         let run = bench.run(line);
         assert_eq!((run.code, run.stderr.contains(words)), (Some(code), true), "{line}: {run:?}");
     }
     assert!(!bench.path("out").exists());
+    // What failed has done nothing.
+    assert_eq!(bench.json("store images --format json").as_array().unwrap().len(), 1);
+    assert_eq!(bench.json("store leases --format json"), serde_json::json!([]));
+}
+
+/// A layout that somebody else made may lead anywhere.
+#[test]
+fn a_copy_leaves_alone_what_links_in_a_layout_lead_to() {
+    let bench = Bench::new();
+    fs::create_dir_all(bench.path("victim")).unwrap();
+    fs::create_dir_all(bench.path("out/ingest")).unwrap();
+    for name in ["data", "ref", "precious"] {
+        fs::write(bench.path("victim").join(name), "precious").unwrap();
+    }
+    for entry in fs::read_dir(bench.path("v1/blobs/sha256")).unwrap() {
+        let blob = entry.unwrap().file_name().into_string().unwrap();
+        for kind in ["adopt", "copy", "write"] {
+            let key = Digest::sha256(format!("{kind}-sha256:{blob}").as_bytes());
+            symlink("../../victim", bench.path("out/ingest").join(key.encoded())).unwrap();
+        }
+    }
+    for line in ["copy oci:v1:v1 oci:out:v1", "copy --link oci:v1:v1 oci:out:v1"] {
+        let run = bench.run(line);
+        assert_eq!((run.code, run.stderr.contains("Not a directory") || run.stderr.contains("not a directory")), (Some(1), true), "{run:?}");
+    }
+    for name in ["data", "ref", "precious"] {
+        assert_eq!(fs::read_to_string(bench.path("victim").join(name)).unwrap(), "precious");
+    }
 }

@@ -23,6 +23,7 @@ use restow_content::MetadataStore;
 use restow_content::Store;
 use restow_content::metadata::DEFAULT_NAMESPACE;
 use restow_content::metadata::Sharing;
+use restow_content::metadata::check_namespace;
 use restow_content::time;
 use restow_convert::Cancel;
 use restow_oci::Limits;
@@ -39,7 +40,14 @@ use crate::reference;
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The namespace to see the store from
-    #[arg(long, global = true, value_name = "NAME", default_value = DEFAULT_NAMESPACE, help_heading = "Store")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        default_value = DEFAULT_NAMESPACE,
+        value_parser = parse_namespace,
+        help_heading = "Store"
+    )]
     namespace: String,
     /// Take --root for a directory of blobs without a database, such as containerd's content directory or a layout
     ///
@@ -151,7 +159,7 @@ impl Place<'_> {
         if let Some(rebuilt) = rebuilt {
             reference::warn_of_loss(root, &rebuilt);
         }
-        Ok(store.namespace(self.namespace, Sharing::default()))
+        Ok(store.namespace(self.namespace, Sharing::default())?)
     }
 
     /// Returns the images of the store, which is made where there is none.
@@ -175,6 +183,12 @@ impl ListArguments {
     fn filter(&self) -> restow_content::Result<Filter> {
         Filter::parse(self.filters.iter().map(String::as_str))
     }
+}
+
+/// Parses the name of a namespace.
+fn parse_namespace(text: &str) -> restow_content::Result<String> {
+    check_namespace(text)?;
+    Ok(text.to_owned())
 }
 
 /// Parses KEY=VALUE.

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use restow_oci::Digest;
 
+use crate::metadata::database;
+
 /// What can go wrong in a store. Every variant names the blob, the ingest or the path.
 #[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +59,15 @@ pub enum Error {
     /// A key that names no ingest.
     #[error("the key of an ingest must not be empty")]
     EmptyKey,
+
+    /// A name that no namespace can have.
+    #[error(
+        "{name:?} is no name for a namespace: expected at most 76 letters and digits, with single . _ - between them"
+    )]
+    InvalidNamespace {
+        /// The name.
+        name: String,
+    },
 
     /// The bytes are not those that the descriptor announced.
     #[error("expected blob {expected} ({expected_size} bytes), found {actual} ({actual_size} bytes)")]
@@ -225,6 +236,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Returns whether the database of a store turned out to be damaged. It is made again when the store is opened next.
+    pub fn is_damage(&self) -> bool {
+        database::is_damage(self)
+    }
+
     /// Returns whether the blob, ingest, image or lease asked for is simply not there.
     pub fn is_not_found(&self) -> bool {
         matches!(

@@ -42,11 +42,11 @@ pub(crate) fn load(path: &Path) -> Result<Labels> {
 }
 
 /// Changes the labels in the file at `path`, durably; other writers wait. A blob without labels has no file.
-pub(crate) fn change(path: &Path, change: impl FnOnce(Labels) -> Labels) -> Result<()> {
+pub(crate) fn change(path: &Path, change: impl FnOnce(Labels) -> Result<Labels>) -> Result<()> {
     publish::create_directory(path.parent().unwrap_or(Path::new(".")))?;
     let draft = Draft::lock(path)?;
     let old = load(path)?;
-    let new = change(old.clone());
+    let new = change(old.clone())?;
     if new == old {
         return Ok(());
     }

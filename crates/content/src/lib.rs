@@ -51,6 +51,7 @@ pub use crate::read::VerifiedReader;
 pub use crate::read::read;
 pub use crate::scrub::Scrubbed;
 pub use crate::scrub::scrub;
+pub use crate::write::begin_beside;
 pub use crate::write::copy;
 pub use crate::write::ingest_beside;
 pub use crate::write::link;
@@ -84,8 +85,8 @@ pub trait Provider: Send + Sync {
 pub trait Ingester: Send + Sync {
     /// Starts the ingest called `key`, or takes up an earlier one where it stopped.
     ///
-    /// A key is held by one writer at a time, whatever process it lives in: [`Error::Busy`] for everyone
-    /// else. A blob that is there already needs no ingest: [`Error::Exists`]. An earlier ingest that expected
+    /// A key has 1 to 4096 bytes; to some stores a few less. It is held by one writer at a time, whatever process it lives
+    /// in: [`Error::Busy`] for everyone else. A blob that is there already needs no ingest: [`Error::Exists`]. An earlier ingest that expected
     /// another size starts again from nothing.
     fn begin(&self, key: &str, expected: &Expected) -> Result<Box<dyn Ingest>>;
 

@@ -12,6 +12,7 @@
 //! An ingest started when its `ref` was written and was updated when its `data` was.
 
 mod adopt;
+mod hash_behind;
 mod ingest;
 mod write_behind;
 
@@ -53,6 +54,7 @@ use crate::read::digester;
 use crate::read::hash;
 
 pub(crate) use self::ingest::LocalIngest;
+pub(crate) use self::ingest::check_key;
 
 /// A store in a directory of the local file system. Several may work on one directory, in several processes.
 #[derive(Clone, Debug)]
@@ -130,18 +132,44 @@ impl LocalStore {
         Ok(Some(place))
     }
 
-    /// Removes what writers left that died before they had written their keys, if that was at least `age` ago.
-    pub(crate) fn sweep_ingests(&self, now: SystemTime, age: Duration) -> Result<()> {
+    /// Adds `labels` to those of a blob whose file comes next, or is there.
+    fn announce(&self, digest: &Digest, size: u64, labels: &Labels) -> Result<()> {
+        let path = self.labels_path(digest);
+        if labels.is_empty() && path.symlink_metadata().is_err() {
+            return Ok(());
+        }
+        labels::change(&path, |present| {
+            // What is said of a blob whose file never came is about nothing.
+            let mut all = if self.holds(digest, Some(size))? { present } else { Labels::new() };
+            all.extend(labels.clone());
+            Ok(all)
+        })
+    }
+
+    /// Removes what writers left that died before they had written their keys, if that was at least `age` ago. Returns
+    /// what went wrong with some.
+    pub(crate) fn sweep_ingests(&self, now: SystemTime, age: Duration) -> Result<Vec<Error>> {
         let ingests = self.root.join("ingest");
+        let mut problems = Vec::new();
         for name in names(&ingests)? {
             let directory = ingests.join(name);
-            let modified = directory.symlink_metadata().and_then(|found| found.modified());
-            let old = modified.is_ok_and(|time| now.duration_since(time).unwrap_or_default() >= age);
-            if old && ingest::status(&directory, None)?.is_none() {
-                ingest::sweep(&directory)?;
+            let found = directory.symlink_metadata();
+            let is_old = |time| now.duration_since(time).unwrap_or_default() >= age;
+            if !found.is_ok_and(|found| found.is_dir() && found.modified().is_ok_and(is_old)) {
+                continue;
             }
+            let swept = match ingest::status(&directory, None) {
+                Ok(None) => ingest::sweep(&directory),
+                status => status.map(drop),
+            };
+            problems.extend(swept.err());
         }
-        Ok(())
+        Ok(problems)
+    }
+
+    /// Returns whether a writer holds the ingest called `key`.
+    pub(crate) fn is_held(&self, key: &str) -> bool {
+        ingest::is_held(&ingest::directory(&self.root, key))
     }
 
     /// Removes the ingests that are being written by this store and its clones, under their writers: for the moment before
@@ -217,7 +245,7 @@ impl Manager for LocalStore {
         if fields.apply(info.labels.clone(), labels.clone()) == info.labels {
             return Ok(info);
         }
-        labels::change(&self.labels_path(digest), |old| fields.apply(old, labels))?;
+        labels::change(&self.labels_path(digest), |old| Ok(fields.apply(old, labels)))?;
         self.info(digest)
     }
 
@@ -257,7 +285,7 @@ impl Manager for LocalStore {
     }
 
     fn abort(&self, key: &str) -> Result<()> {
-        if !ingest::directory(&self.root, key).is_dir() {
+        if ingest::directory(&self.root, key).symlink_metadata().is_err() {
             return Err(Error::NoIngest { key: key.to_owned() });
         }
         Box::new(LocalIngest::hold(self, key)?).abort()

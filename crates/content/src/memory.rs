@@ -26,6 +26,7 @@ use crate::Manager;
 use crate::Provider;
 use crate::Result;
 use crate::labels;
+use crate::local::check_key;
 use crate::now;
 use crate::read::InMemory;
 use crate::read::check_size;
@@ -88,9 +89,7 @@ impl Provider for MemoryStore {
 
 impl Ingester for MemoryStore {
     fn begin(&self, key: &str, expected: &Expected) -> Result<Box<dyn Ingest>> {
-        if key.is_empty() {
-            return Err(Error::EmptyKey);
-        }
+        check_key(key)?;
         let mut digester = digester_for(expected)?;
         let now = now();
         let mut state = self.state();

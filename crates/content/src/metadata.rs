@@ -9,10 +9,11 @@
 //!
 //! The database says which blobs there are; one whose file is missing is not there. It knows of a blob before
 //! its file is in place, so that no blob is ever seen without its labels or outside of its lease. A database
-//! that is lost is made again from the blobs: all of them then belong to the namespace that opened the store,
-//! and a manifest or index that no other one refers to becomes an image called `recovered@` and its digest.
-//! Labels, names and leases are lost with the database, so that a collection right after would be wrong only
-//! about blobs that no document refers to.
+//! that is lost is made again from the blobs: all of them then belong to [`DEFAULT_NAMESPACE`], and a manifest or index
+//! that no other one refers to becomes an image called `recovered@` and its digest. Labels, names and leases are lost
+//! with the database; so another blob that no document refers to gets the label `containerd.io/gc.root`, and is kept
+//! until somebody decides. Where a database turns out to be damaged only when it is used, the use fails, and whoever
+//! opens the store next makes it again.
 //!
 //! What containerd wrote is for [`LocalStore`] alone: its database is another one, and is neither read nor written here.
 //! A blob that is brought into its directory is unknown to it until somebody registers it, as `ctr content ingest` with
@@ -21,7 +22,7 @@
 //! SQLite was chosen over a database of Rust alone because several processes may use it at once.
 
 mod collect;
-mod database;
+pub(crate) mod database;
 mod images;
 mod ingest;
 mod leases;
@@ -129,8 +130,9 @@ impl MetadataStore {
     }
 
     /// Returns the same store as another namespace sees it, outside of any lease.
-    pub fn namespace(&self, name: &str, sharing: Sharing) -> MetadataStore {
-        MetadataStore { namespace: name.into(), lease: None, sharing, ..self.clone() }
+    pub fn namespace(&self, name: &str, sharing: Sharing) -> Result<MetadataStore> {
+        check_namespace(name)?;
+        Ok(MetadataStore { namespace: name.into(), lease: None, sharing, ..self.clone() })
     }
 
     /// Returns the directory.
@@ -218,7 +220,7 @@ impl MetadataStore {
         Ok(Info { digest, size, labels: row.labels, created: row.created, updated: row.updated })
     }
 
-    /// Returns the key of an ingest as the blobs have it: namespaces do not meet in one.
+    /// Returns the key of an ingest as the blobs have it. No two namespaces have the same: there is no slash in a name.
     fn inner_key(&self, key: &str) -> Result<String> {
         if key.is_empty() { Err(Error::EmptyKey) } else { Ok(format!("{}/{key}", self.namespace)) }
     }
@@ -244,6 +246,17 @@ impl MetadataStore {
             Sharing::Shared => !owners.is_empty(),
             Sharing::Isolated => owners.iter().any(shareable),
         })
+    }
+}
+
+/// Refuses a name that containerd would refuse for a namespace.
+///
+/// <https://github.com/containerd/containerd/blob/v2.1.0/pkg/identifiers/validate.go>
+pub fn check_namespace(name: &str) -> Result<()> {
+    let is_word = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    match name.len() <= 76 && name.split(['.', '_', '-']).all(is_word) {
+        true => Ok(()),
+        false => Err(Error::InvalidNamespace { name: name.to_owned() }),
     }
 }
 

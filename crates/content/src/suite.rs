@@ -66,6 +66,10 @@ pub const CASES: &[(&str, Case)] = &[
     ("writers_of_one_blob_all_succeed", writers_of_one_blob_all_succeed),
     ("an_interrupted_copy_is_completed", an_interrupted_copy_is_completed),
     ("a_damaged_blob_is_not_copied", a_damaged_blob_is_not_copied),
+    ("the_labels_of_all_writers_stay", the_labels_of_all_writers_stay),
+    ("a_copy_says_how_long_it_will_be", a_copy_says_how_long_it_will_be),
+    ("a_key_has_a_length_that_is_read_back", a_key_has_a_length_that_is_read_back),
+    ("a_large_blob_has_its_digest", a_large_blob_has_its_digest),
 ];
 
 /// Runs the cases for every store, each on a store of its own, as `new` makes them. A failing case names itself in its
@@ -288,4 +292,79 @@ fn a_damaged_blob_is_not_copied(store: &dyn Store) {
     assert!(matches!(copy(&Damaged, store, &descriptor), Err(Error::Mismatch { .. })));
     assert!(matches!(store.info(&descriptor.digest), Err(Error::NotFound { .. })));
     assert!(store.ingests().unwrap().is_empty());
+}
+
+fn a_copy_says_how_long_it_will_be(store: &dyn Store) {
+    struct Failing;
+    impl Blob for Failing {
+        fn size(&self) -> u64 {
+            7
+        }
+
+        fn read_at(&self, _: &mut [u8], _: u64) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::Other.into())
+        }
+    }
+    impl crate::Provider for Failing {
+        fn open(&self, _: &Descriptor) -> crate::Result<Box<dyn Blob>> {
+            Ok(Box::new(Failing))
+        }
+    }
+    let descriptor = describe(b"content");
+    copy(&Failing, store, &descriptor).unwrap_err();
+    assert_eq!(store.ingests().unwrap()[0].total, Some(7));
+}
+
+fn a_key_has_a_length_that_is_read_back(store: &dyn Store) {
+    let key = "k".repeat(4000);
+    drop(begin(store, &key, b"begun"));
+    assert_eq!(store.status(&key).unwrap().offset, 5);
+    assert_eq!(store.ingest(&key).unwrap().offset(), 5);
+    for length in [4097, 100_000] {
+        let error = store.ingest(&"k".repeat(length)).map(drop).unwrap_err();
+        assert!(matches!(error, Error::TooLarge { limit: 4096, .. }), "{error}");
+    }
+    assert_eq!(store.ingests().unwrap().len(), 1);
+}
+
+fn a_large_blob_has_its_digest(store: &dyn Store) {
+    let bytes: Vec<_> = (0..11_000_000_u32).map(|number| (number % 251) as u8).collect();
+    let mut ingest = store.ingest("key").unwrap();
+    for (number, piece) in bytes.chunks(1_700_000).enumerate() {
+        ingest.write_all(piece).unwrap();
+        if number == 4 {
+            let offset = usize::try_from(ingest.offset()).unwrap();
+            assert_eq!(ingest.digest(), Digest::sha256(&bytes[..offset]));
+        }
+    }
+    // Given up in the middle, it is taken up.
+    drop(ingest);
+    let mut ingest = store.ingest("key").unwrap();
+    assert_eq!(ingest.digest(), Digest::sha256(&bytes));
+    ingest.write_all(&bytes).unwrap();
+    let twice = [&bytes[..], &bytes].concat();
+    assert_eq!(ingest.digest(), Digest::sha256(&twice));
+    ingest.restart().unwrap();
+    ingest.write_all(&bytes).unwrap();
+    ingest.commit(Some(&describe(&bytes)), Labels::new()).unwrap();
+}
+
+fn the_labels_of_all_writers_stay(store: &dyn Store) {
+    for round in 0..10_u8 {
+        let write = |writer: &str| {
+            let ingest = begin(store, &format!("key {writer}"), &[round]);
+            // One has nothing to say.
+            let of = if writer == "0" { Labels::new() } else { labels(&[(writer, "yes")]) };
+            let digest = ingest.commit(None, of.clone()).unwrap().digest;
+            let found = store.info(&digest).unwrap().labels;
+            assert!(of.keys().all(|key| found.contains_key(key)), "{found:?}");
+        };
+        thread::scope(|scope| {
+            for writer in ["0", "1", "2", "3"] {
+                scope.spawn(move || write(writer));
+            }
+        });
+        let found = store.info(&Digest::sha256(&[round])).unwrap().labels;
+        assert_eq!(found, labels(&[("1", "yes"), ("2", "yes"), ("3", "yes")]));
+    }
 }

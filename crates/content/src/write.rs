@@ -10,6 +10,7 @@ use restow_oci::MediaType;
 use crate::Blob;
 use crate::Check;
 use crate::Error;
+use crate::Expected;
 use crate::Ingest;
 use crate::Ingester;
 use crate::Labels;
@@ -46,7 +47,11 @@ pub fn copy(from: &dyn Provider, to: &dyn Store, descriptor: &Descriptor) -> Res
         return Ok(());
     }
     let key = format!("copy-{}", descriptor.digest);
-    let mut ingest = ingest_beside(to, &key)?;
+    let mut ingest = match begin_beside(to, &key, &Expected::from(descriptor)) {
+        // Another writer was here first.
+        Err(Error::Exists { .. }) => return Ok(()),
+        ingest => ingest?,
+    };
     loop {
         let resumed = ingest.offset() > 0;
         append(&source, &descriptor.digest, &mut *ingest, &key)?;
@@ -111,11 +116,16 @@ pub(crate) fn append(source: &dyn Blob, digest: &Digest, ingest: &mut dyn Ingest
 /// Two writers of the same blob then do the work twice and both succeed, instead of one waiting for another
 /// that may never finish. The names repeat from run to run, so that what a killed writer left is taken up.
 pub fn ingest_beside(ingester: &dyn Ingester, key: &str) -> Result<Box<dyn Ingest>> {
+    begin_beside(ingester, key, &Expected::default())
+}
+
+/// Opens an ingest as [`ingest_beside`] does, for what is `expected`, as [`Ingester::begin`] does.
+pub fn begin_beside(ingester: &dyn Ingester, key: &str, expected: &Expected) -> Result<Box<dyn Ingest>> {
     const WRITERS: usize = 64;
-    let mut result = ingester.ingest(key);
+    let mut result = ingester.begin(key, expected);
     for neighbour in 1..WRITERS {
         match result {
-            Err(Error::Busy { .. }) => result = ingester.ingest(&format!("{key}+{neighbour}")),
+            Err(Error::Busy { .. }) => result = ingester.begin(&format!("{key}+{neighbour}"), expected),
             result => return result,
         }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use restow_content::Store;
 use restow_content::metadata::Collection;
 use restow_convert::Cancel;
 use serde_json::json;
@@ -31,7 +32,7 @@ pub(super) struct Collect {
     format: Format,
 }
 
-/// Read all blobs again and put away those that have rotted
+/// Read all blobs again, whatever namespace they belong to, and put away those that have rotted
 ///
 /// They go to the directory quarantine of the store, so that they can be brought in again. Exits with 1 if there
 /// are any.
@@ -64,16 +65,21 @@ pub(super) fn collect(command: &Collect, place: &Place<'_>) -> anyhow::Result<()
                 "blobs": blobs,
                 "bytes": bytes,
                 "kept": collected.kept,
+                "images": collected.images,
                 "leases": collected.leases,
                 "ingests": collected.ingests,
             }))?;
         }
     }
+    for problem in &collected.problems {
+        output::tell(&format!("warning: {problem}"));
+    }
     output::tell(&format!(
-        "{} {} ({}), {} and {}; {} kept",
+        "{} {} ({}), {}, {} and {}; {} kept",
         if command.dry_run { "would remove" } else { "removed" },
         output::count(collected.blobs.len(), "blob"),
         output::size(bytes),
+        output::count(collected.images.len(), "name"),
         output::count(collected.leases.len(), "lease"),
         output::count(collected.ingests.len(), "ingest"),
         collected.kept,
@@ -83,7 +89,12 @@ pub(super) fn collect(command: &Collect, place: &Place<'_>) -> anyhow::Result<()
 
 pub(super) fn scrub(command: &Scrub, place: &Place<'_>, cancel: &Cancel) -> anyhow::Result<()> {
     let store = place.blobs()?;
-    let scrubbed = restow_content::scrub(&*store, command.jobs.count(), &|| cancel.is_cancelled())?;
+    // A namespace sees its own alone.
+    let blobs: &dyn Store = match &store {
+        Blobs::Plain(store) => store,
+        Blobs::Full(store) => store.blobs(),
+    };
+    let scrubbed = restow_content::scrub(blobs, command.jobs.count(), &|| cancel.is_cancelled())?;
     cancel.check()?;
     for (digest, error) in scrubbed.rotten.iter() {
         output::print(digest.as_str())?;

@@ -54,6 +54,8 @@ pub(super) fn run(arguments: &Arguments, place: &Place<'_>) -> anyhow::Result<()
         Some(Command::Tag { name, new }) => tag(name, new, place),
         Some(Command::Rm { names }) => {
             let store = place.open()?;
+            // All of them or none.
+            names.iter().try_for_each(|name| store.image(name).map(drop))?;
             Ok(names.iter().try_for_each(|name| store.remove_image(name))?)
         }
     }

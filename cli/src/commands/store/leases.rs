@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use clap::Args;
 use clap::Subcommand;
 use restow_content::Manager as _;
+use restow_content::MetadataStore;
 use restow_oci::Digest;
 use serde_json::json;
 
@@ -65,10 +66,14 @@ pub(super) fn run(arguments: &Arguments, place: &Place<'_>) -> anyhow::Result<()
         None => list(&arguments.list, place),
         Some(Command::Create { id, digests, expires, labels }) => {
             let ends = (!expires.is_zero()).then(|| now().checked_add(*expires)).flatten();
-            place.create()?.create_lease(id, ends, to_labels(labels))?;
-            add(id, digests, place)
+            let store = place.create()?;
+            store.create_lease(id, ends, to_labels(labels))?;
+            add(&store.under_lease(id), digests).inspect_err(|_| {
+                // The error says more than what could not be cleaned up after it.
+                let _ = store.delete_lease(id);
+            })
         }
-        Some(Command::Add { id, digests }) => add(id, digests, place),
+        Some(Command::Add { id, digests }) => add(&place.open()?.under_lease(id), digests),
         Some(Command::Rm { ids }) => {
             let store = place.open()?;
             Ok(ids.iter().try_for_each(|id| store.delete_lease(id))?)
@@ -81,11 +86,10 @@ fn now() -> SystemTime {
     SystemTime::now()
 }
 
-fn add(id: &str, digests: &[Digest], place: &Place<'_>) -> anyhow::Result<()> {
+fn add(lease: &MetadataStore, digests: &[Digest]) -> anyhow::Result<()> {
     // Looking at a blob under a lease is what adds it.
-    let store = place.open()?.under_lease(id);
     for digest in digests {
-        store.info(digest)?;
+        lease.info(digest)?;
     }
     Ok(())
 }

@@ -64,7 +64,7 @@ impl LocalStore {
             }
             Taken::Data => {
                 let mut digester = digester(&descriptor.digest)?;
-                let view = ingest.written_data(size)?;
+                let view = ingest.view(size)?;
                 crate::read::hash(&view, &mut digester)
                     .map_err(|(_, error)| failed("read", &ingest.data_path())(error))?;
                 if let Err(error) = settle(Some(descriptor), digester.finish(), &view) {
@@ -109,11 +109,6 @@ impl LocalIngest {
         let stat = |file: &File| file.metadata().map_err(failed("stat a file for", &self.data_path()));
         let found = stat(file)?;
         Ok(found.uid() == stat(self.data())?.uid() && found.mode() & 0o022 == 0)
-    }
-
-    fn written_data(&self, size: u64) -> Result<crate::file::Section> {
-        let (file, _) = crate::file::open(&self.data_path())?;
-        Ok(crate::file::Section::new(file.into(), 0, size))
     }
 }
 

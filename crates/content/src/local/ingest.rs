@@ -4,6 +4,7 @@ use std::fs::DirBuilder;
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::fs::Permissions;
+use std::fs::TryLockError;
 use std::io;
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
@@ -19,6 +20,7 @@ use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Digester;
 
+use super::hash_behind::HashBehind;
 use super::write_behind::WriteBehind;
 use crate::Blob;
 use crate::Error;
@@ -42,8 +44,13 @@ use crate::read::digester_for;
 use crate::read::hash;
 use crate::read::settle;
 
-/// The longest key that is read back.
+/// The longest key that there is, in bytes.
 const MAX_KEY_SIZE: u64 = 4096;
+
+/// The files of an ingest, those that containerd alone writes included; what else lies beside them is none of ours. In
+/// the order in which they go: whoever finds no `ref` may step in.
+const FILES: [&str; 8] =
+    ["data", "total", "link", "startedat", "startedat.tmp", "updatedat", "updatedat.tmp", "ref"];
 
 /// Returns where the ingest called `key` lies.
 pub(super) fn directory(root: &Path, key: &str) -> PathBuf {
@@ -54,6 +61,7 @@ pub(super) fn directory(root: &Path, key: &str) -> PathBuf {
 /// is not the work of a writer called `key`.
 pub(super) fn status(directory: &Path, key: Option<&str>) -> Result<Option<IngestStatus>> {
     let found = || -> Result<Option<IngestStatus>> {
+        check_directories(directory)?;
         let path = directory.join("ref");
         let Ok(found) = String::from_utf8(file::read(&path, MAX_KEY_SIZE)?) else { return Ok(None) };
         let name = Digest::sha256(found.as_bytes());
@@ -94,7 +102,7 @@ pub(crate) struct LocalIngest {
     directory: PathBuf,
     data: File,
     offset: u64,
-    digester: Digester,
+    digester: HashBehind,
     write_behind: WriteBehind,
     // Locked as long as it is open. Fields drop in their order, so this one is the last to go.
     held: File,
@@ -103,9 +111,8 @@ pub(crate) struct LocalIngest {
 impl LocalIngest {
     /// Holds the ingest called `key` and takes up what an earlier writer left.
     pub(crate) fn begin(store: &LocalStore, key: &str, expected: &Expected) -> Result<LocalIngest> {
-        let digester = digester_for(expected)?;
+        let mut digester = digester_for(expected)?;
         let mut ingest = LocalIngest::hold(store, key)?;
-        ingest.digester = digester;
         let earlier =
             status(&ingest.directory, Some(key))?.filter(|earlier| !differs(earlier.total, expected.size));
         if earlier.is_none() {
@@ -120,17 +127,15 @@ impl LocalIngest {
             ingest.write_total(size)?;
         }
         let written = ingest.view(ingest.length()?)?;
-        hash(&written, &mut ingest.digester)
-            .map_err(|(_, error)| failed("read", &ingest.data_path())(error))?;
+        hash(&written, &mut digester).map_err(|(_, error)| failed("read", &ingest.data_path())(error))?;
+        ingest.digester = HashBehind::new(digester);
         ingest.offset = written.size();
         Ok(ingest)
     }
 
     /// Holds the ingest called `key`, whatever it consists of.
     pub(crate) fn hold(store: &LocalStore, key: &str) -> Result<LocalIngest> {
-        if key.is_empty() {
-            return Err(Error::EmptyKey);
-        }
+        check_key(key)?;
         let directory = directory(store.root(), key);
         publish::create_directory(store.root())?;
         // A writer that ends removes the directories that it leaves empty, perhaps between two of these
@@ -150,7 +155,7 @@ impl LocalIngest {
             attempts += 1;
         };
         store.open_ingests().insert(directory.clone());
-        let (store, key, digester) = (store.clone(), key.to_owned(), Digester::sha256());
+        let (store, key, digester) = (store.clone(), key.to_owned(), HashBehind::new(Digester::sha256()));
         let write_behind = WriteBehind::default();
         Ok(LocalIngest { store, key, directory, data, offset: 0, digester, write_behind, held })
     }
@@ -179,21 +184,15 @@ impl LocalIngest {
     }
 
     /// Opens the data a second time: a view must not keep the descriptor of a writer alive.
-    fn view(&self, size: u64) -> Result<Section> {
+    pub(super) fn view(&self, size: u64) -> Result<Section> {
         let (file, _) = file::open(&self.data_path())?;
         Ok(Section::new(Arc::new(file), 0, size))
     }
 
-    /// Removes what is left of the ingest; its `ref` last, since another writer may step in after that.
+    /// Removes what is left of the ingest.
     fn clear(&self) -> Result<()> {
-        for name in super::names(&self.directory)? {
-            if name != "ref" {
-                labels::remove(&self.directory.join(name))?;
-            }
-        }
-        labels::remove(&self.directory.join("ref"))?;
-        // Either may be in use again.
-        let _ = std::fs::remove_dir(&self.directory);
+        remove_files(&self.directory)?;
+        // It may be in use again.
         let _ = std::fs::remove_dir(self.store.root().join("ingest"));
         Ok(())
     }
@@ -276,28 +275,73 @@ impl Drop for LocalIngest {
     }
 }
 
+/// Refuses a key that is not to be had.
+pub(crate) fn check_key(key: &str) -> Result<()> {
+    match key.len() as u64 {
+        0 => Err(Error::EmptyKey),
+        size if size > MAX_KEY_SIZE => {
+            Err(Error::TooLarge { what: "the key of an ingest".into(), size, limit: MAX_KEY_SIZE })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Removes a directory that no writer can take up, unless one holds it.
 pub(super) fn sweep(directory: &Path) -> Result<()> {
-    let try_lock = |file: &File| file.try_lock().map_err(io::Error::from);
-    // What is in the way of the lock, is none of our files.
-    let Ok(Some(_held)) = try_hold(&directory.join("ref"), try_lock) else { return Ok(()) };
-    for name in ["data", "total", "link", "ref"] {
+    // What is in the way of the lock is none of our files.
+    let Ok(Some(_held)) = hold_directory(directory) else { return Ok(()) };
+    remove_files(directory)
+}
+
+/// Returns whether a writer holds the ingest in `directory`. Nothing is made there.
+pub(super) fn is_held(directory: &Path) -> bool {
+    let held = |(file, _): (File, u64)| matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+    file::open(&directory.join("ref")).is_ok_and(held)
+}
+
+/// Removes the files of an ingest, and the directory if nothing else is in it. The caller holds it.
+fn remove_files(directory: &Path) -> Result<()> {
+    for name in FILES {
         labels::remove(&directory.join(name))?;
     }
+    // It may be in use again.
     let _ = std::fs::remove_dir(directory);
     Ok(())
 }
 
 /// Opens the lock and the data below `directory`; `None` where another writer just ended.
 fn try_open(directory: &Path) -> Result<Option<(File, File)>> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(directory)
-        .map_err(failed("create directory", directory))?;
-    let try_lock = |file: &File| file.try_lock().map_err(io::Error::from);
-    let Some(held) = try_hold(&directory.join("ref"), try_lock)? else { return Ok(None) };
+    for directory in [directory.parent().unwrap_or(directory), directory] {
+        match DirBuilder::new().mode(0o755).create(directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(failed("create directory", directory)(error));
+            }
+            _ => check_directory(directory)?,
+        }
+    }
+    let Some(held) = hold_directory(directory)? else { return Ok(None) };
     Ok(Some((held, open_data(&directory.join("data"))?)))
+}
+
+/// Takes the lock below `directory`; `None` where another writer just ended.
+fn hold_directory(directory: &Path) -> Result<Option<File>> {
+    check_directories(directory)?;
+    let try_lock = |file: &File| file.try_lock().map_err(io::Error::from);
+    try_hold(&directory.join("ref"), try_lock)
+}
+
+/// Refuses the directory of an ingest, or the one that it lies in, behind a symbolic link: the files there are others'.
+fn check_directories(directory: &Path) -> Result<()> {
+    check_directory(directory.parent().unwrap_or(directory))?;
+    check_directory(directory)
+}
+
+fn check_directory(directory: &Path) -> Result<()> {
+    let found = directory.symlink_metadata().map_err(failed("open directory", directory))?;
+    match found.is_dir() {
+        true => Ok(()),
+        false => Err(failed("open directory", directory)(io::ErrorKind::NotADirectory.into())),
+    }
 }
 
 fn open_data(path: &Path) -> Result<File> {
@@ -355,14 +399,12 @@ impl Ingest for LocalIngest {
     fn commit(self: Box<Self>, expected: Option<&Descriptor>, labels: Labels) -> Result<Info> {
         labels::check(&labels)?;
         let store = self.store.clone();
-        let digest = self.commit_with(expected, |digest, _| {
-            let merge = |mut present: Labels| {
-                present.extend(labels.clone());
-                present
-            };
-            // Before the blob: nobody sees it without its labels.
-            if labels.is_empty() { Ok(()) } else { labels::change(&store.labels_path(digest), merge) }
-        })?;
+        // Before the blob: nobody sees it without its labels.
+        let digest = self.commit_with(expected, |digest, size| store.announce(digest, size, &labels))?;
+        if !labels.is_empty() {
+            // Another writer of the same blob, for whom it was not there yet, may have put his in their place.
+            store.announce(&digest, store.open_blob(&digest)?.1, &labels)?;
+        }
         store.info(&digest)
     }
 

@@ -205,27 +205,91 @@ fn another_process_holds_and_dies() {
     assert_eq!(store.ingest("key").unwrap().offset(), 6);
 }
 
-#[test]
-fn a_short_write_keeps_digest_and_file_in_step() {
-    // Eight blocks of 512 bytes, and an error in place of a signal.
-    let script = r#"trap "" XFSZ; ulimit -f 8; exec "$0" --ignored --exact local::tests::short_write"#;
+/// Runs a test that is ignored otherwise in a process of its own, which `script` prepares; it ends with `"$@"`.
+fn run_apart(script: &str, test: &str) {
     let program = std::env::current_exe().unwrap();
-    let output = std::process::Command::new("sh").args(["-c", script]).arg(program).output().unwrap();
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", script, "sh"]).arg(program).args(["--ignored", "--exact"]);
+    let output = command.arg(format!("local::tests::{test}")).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
 #[test]
+fn a_short_write_keeps_digest_and_file_in_step() {
+    // Blocks of 512 bytes, and an error in place of a signal.
+    run_apart(r#"trap "" XFSZ; ulimit -f 8; exec "$@""#, "short_write");
+    run_apart(r#"trap "" XFSZ; ulimit -f 12296; exec "$@""#, "short_write_of_much");
+}
+
+#[test]
 #[ignore = "runs in a process that may only write 4096 bytes to a file"]
 fn short_write() {
+    write_until(4096);
+}
+
+#[test]
+#[ignore = "runs in a process that may only write 6 MiB and 4096 bytes to a file"]
+fn short_write_of_much() {
+    write_until((6 << 20) + 4096);
+}
+
+fn write_until(limit: usize) {
     let (_directory, store) = temporary();
     let mut ingest = store.ingest("key").unwrap();
+    ingest.write_all(&vec![7; limit - 4096]).unwrap();
     assert_eq!(ingest.write(&[7; 5000]).unwrap(), 4096);
     assert_eq!(ingest.write(b"more").unwrap_err().kind(), io::ErrorKind::FileTooLarge);
     for _ in 0..2 {
-        assert_eq!((ingest.offset(), ingest.digest()), (4096, Digest::sha256(&[7; 4096])));
+        assert_eq!((ingest.offset(), ingest.digest()), (limit as u64, Digest::sha256(&vec![7; limit])));
         drop(ingest);
         ingest = store.ingest("key").unwrap();
     }
     ingest.commit(None, Labels::new()).unwrap();
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_to_is_read_and_keeps_nobody_out_later() {
+    // Root may write everywhere, unless it gives that up.
+    let script =
+        r#"[ "$(id -u)" -ne 0 ] || set -- setpriv --inh-caps=-all --bounding-set=-all "$@"; exec "$@""#;
+    run_apart(script, "read_only_directory");
+}
+
+#[test]
+#[ignore = "runs in a process that permissions hold for"]
+fn read_only_directory() {
+    let (_directory, store) = temporary();
+    let descriptor = put(&store, b"content");
+    store.ingest("begun").unwrap().write_all(b"begin").unwrap();
+    let begun = ingest::directory(store.root(), "begun");
+    let directories =
+        [store.root(), &store.root().join("ingest"), &begun, &store.root().join("blobs/sha256")];
+    let set = |mode: u32| {
+        for path in directories {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+    };
+    set(0o555);
+    assert_eq!(read(&store, &descriptor, 7).unwrap(), b"content");
+    assert_eq!(store.ingests().unwrap()[0].offset, 5);
+    let mut ingest = store.ingest("begun").unwrap();
+    ingest.write_all(b"ning").unwrap();
+    for error in [
+        ingest.commit(None, Labels::new()).unwrap_err(),
+        store.ingest("new").map(drop).unwrap_err(),
+        store.abort("begun").unwrap_err(),
+        store.remove(&descriptor.digest).unwrap_err(),
+        store.update(&descriptor.digest, Labels::from([("a".into(), "b".into())])).unwrap_err(),
+    ] {
+        assert!(
+            matches!(&error, Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied),
+            "{error}"
+        );
+    }
+    set(0o755);
+    let ingest = store.ingest("begun").unwrap();
+    assert_eq!((ingest.offset(), ingest.digest()), (9, Digest::sha256(b"beginning")));
+    ingest.commit(None, Labels::new()).unwrap();
+    store.remove(&descriptor.digest).unwrap();
 }

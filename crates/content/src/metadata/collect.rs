@@ -43,7 +43,7 @@ use crate::read::read;
 use crate::read::read_some;
 use crate::time;
 
-const ROOT: &str = "containerd.io/gc.root";
+pub(super) const ROOT: &str = "containerd.io/gc.root";
 const FLAT: &str = "containerd.io/gc.flat";
 const REFERENCE: &str = "containerd.io/gc.ref.content";
 const BACK_REFERENCE: &str = "containerd.io/gc.bref.content";
@@ -73,10 +73,14 @@ pub struct Collected {
     pub blobs: Vec<(Digest, u64)>,
     /// How many blobs stayed.
     pub kept: usize,
+    /// The images that had expired, as `namespace/name`.
+    pub images: Vec<String>,
     /// The leases that had expired, as `namespace/id`.
     pub leases: Vec<String>,
     /// The keys of ingests, as `namespace/key`.
     pub ingests: Vec<String>,
+    /// What went wrong with other ingests, which stay.
+    pub problems: Vec<String>,
 }
 
 impl MetadataStore {
@@ -89,7 +93,7 @@ impl MetadataStore {
         let mut collected = Collected::default();
         let mut live = HashSet::new();
         let mut dead = Vec::new();
-        let mut expired = Vec::new();
+        let mut expired = Expired::default();
         for namespace in namespaces {
             let state = self.database.read("read a namespace", |connection| {
                 State::read(connection, &namespace, now, &self.limits)
@@ -101,7 +105,9 @@ impl MetadataStore {
                     false => dead.push((namespace.clone(), digest)),
                 }
             }
-            expired.extend(state.expired.into_iter().map(|lease| (namespace.clone(), lease)));
+            let of_it = |name| (namespace.clone(), name);
+            expired.images.extend(state.expired.images.into_iter().map(of_it));
+            expired.leases.extend(state.expired.leases.into_iter().map(of_it));
         }
         for digest in self.blobs.digests()? {
             match self.blobs.open_blob(&digest) {
@@ -111,7 +117,9 @@ impl MetadataStore {
                 Err(error) => return Err(error),
             }
         }
-        collected.leases = expired.iter().map(|(namespace, id)| format!("{namespace}/{id}")).collect();
+        let full = |(namespace, name): &(String, String)| format!("{namespace}/{name}");
+        collected.images = expired.images.iter().map(full).collect();
+        collected.leases = expired.leases.iter().map(full).collect();
         if !collection.dry_run {
             // The database first: a file that stays is collected the next time, a row would be a blob.
             self.forget(&dead, &expired)?;
@@ -138,9 +146,9 @@ impl MetadataStore {
         rows.into_iter().filter(names_it).map(|row| self.inform(row)).collect()
     }
 
-    fn forget(&self, dead: &[(String, Digest)], expired: &[(String, String)]) -> Result<()> {
+    fn forget(&self, dead: &[(String, Digest)], expired: &Expired<(String, String)>) -> Result<()> {
         let action = "forget blobs";
-        if dead.is_empty() && expired.is_empty() {
+        if dead.is_empty() && expired.images.is_empty() && expired.leases.is_empty() {
             return Ok(());
         }
         self.database.change(action, |transaction| {
@@ -150,10 +158,14 @@ impl MetadataStore {
                 for (namespace, digest) in dead {
                     statement.execute(params![namespace, digest.as_str()])?;
                 }
-                let mut statement =
-                    transaction.prepare("DELETE FROM lease WHERE namespace = ?1 AND id = ?2")?;
-                for (namespace, id) in expired {
-                    statement.execute(params![namespace, id])?;
+                for (statement, expired) in [
+                    ("DELETE FROM image WHERE namespace = ?1 AND name = ?2", &expired.images),
+                    ("DELETE FROM lease WHERE namespace = ?1 AND id = ?2", &expired.leases),
+                ] {
+                    let mut statement = transaction.prepare(statement)?;
+                    for (namespace, name) in expired {
+                        statement.execute(params![namespace, name])?;
+                    }
                 }
                 Ok(())
             };
@@ -173,18 +185,47 @@ impl MetadataStore {
             if age < collection.ingest_age {
                 continue;
             }
-            if !collection.dry_run {
-                match self.blobs.abort(&status.key) {
-                    Err(Error::Busy { .. } | Error::NoIngest { .. }) => continue,
-                    result => result?,
-                }
+            let result = match collection.dry_run {
+                true if self.blobs.is_held(&status.key) => Err(Error::Busy { key: status.key.clone() }),
+                true => Ok(()),
+                false => self.blobs.abort(&status.key),
+            };
+            match result {
+                Ok(()) => collected.ingests.push(status.key),
+                Err(Error::Busy { .. } | Error::NoIngest { .. }) => {}
+                // The blobs are gone, and shall be told of.
+                Err(error) => collected.problems.push(describe(&error)),
             }
-            collected.ingests.push(status.key);
         }
         if !collection.dry_run {
-            self.blobs.sweep_ingests(now, collection.ingest_age)?;
+            let problems = self.blobs.sweep_ingests(now, collection.ingest_age)?;
+            for problem in problems.iter().map(describe) {
+                // What could not be aborted above is met again.
+                if !collected.problems.contains(&problem) {
+                    collected.problems.push(problem);
+                }
+            }
         }
         Ok(())
+    }
+}
+
+/// Returns the error and what caused it.
+fn describe(error: &Error) -> String {
+    let cause = std::error::Error::source(error);
+    cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
+
+/// What has expired.
+#[derive(Debug)]
+struct Expired<T> {
+    images: Vec<T>,
+    leases: Vec<T>,
+}
+
+impl<T> Default for Expired<T> {
+    fn default() -> Expired<T> {
+        Expired { images: Vec::new(), leases: Vec::new() }
     }
 }
 
@@ -203,8 +244,8 @@ struct State {
     roots: Vec<(Digest, Descent)>,
     /// Its images.
     images: HashSet<String>,
-    /// The leases that end.
-    expired: Vec<String>,
+    /// The images and leases that end.
+    expired: Expired<String>,
 }
 
 /// How to find what a blob refers to.
@@ -237,8 +278,12 @@ impl State {
         now: SystemTime,
         limits: &Limits,
     ) -> Result<State, Failure> {
-        let mut state =
-            State { blobs: BTreeMap::new(), roots: Vec::new(), images: HashSet::new(), expired: Vec::new() };
+        let mut state = State {
+            blobs: BTreeMap::new(),
+            roots: Vec::new(),
+            images: HashSet::new(),
+            expired: Expired::default(),
+        };
         let expired = |labels: &Labels| {
             labels.get(EXPIRE).and_then(|text| time::parse(text)).is_some_and(|time| time <= now)
         };
@@ -246,7 +291,9 @@ impl State {
             .prepare("SELECT name, target, labels, created, updated FROM image WHERE namespace = ?1")?;
         for image in statement.query_map([namespace], |row| images::image(row, limits))? {
             let image = image?;
-            if !expired(&image.labels) {
+            if expired(&image.labels) {
+                state.expired.images.push(image.name);
+            } else {
                 state.roots.push((image.target.digest.clone(), Descent::of(&image.target.media_type)));
                 state.roots.extend(references(&image.labels));
                 state.images.insert(image.name);
@@ -258,7 +305,7 @@ impl State {
         for lease in statement.query_map([namespace], leases::lease)? {
             let lease = lease?;
             if expired(&lease.labels) {
-                state.expired.push(lease.id);
+                state.expired.leases.push(lease.id);
             } else {
                 let flat = lease.labels.get(FLAT).is_some_and(|value| !value.is_empty());
                 kept.insert(lease.id, if flat { Descent::Flat } else { Descent::Unknown });

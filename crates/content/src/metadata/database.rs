@@ -142,7 +142,8 @@ impl Database {
         action: &'static str,
         read: impl FnOnce(&Connection) -> Result<T, Failure>,
     ) -> Result<T> {
-        read(&self.connection()).map_err(self.failed(action))
+        let result = read(&self.connection()).map_err(self.failed(action));
+        result.inspect_err(|error| self.suspect(error))
     }
 
     /// Changes something, durably or not at all. Other processes wait meanwhile.
@@ -152,12 +153,30 @@ impl Database {
         change: impl FnOnce(&Transaction<'_>) -> Result<T>,
     ) -> Result<T> {
         let mut connection = self.connection();
-        let transaction = connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(self.failed(action))?;
-        let result = change(&transaction)?;
-        transaction.commit().map_err(self.failed(action))?;
-        Ok(result)
+        let attempt = || {
+            let transaction = connection
+                .transaction_with_behavior(TransactionBehavior::Immediate)
+                .map_err(self.failed(action))?;
+            let result = change(&transaction)?;
+            transaction.commit().map_err(self.failed(action))?;
+            Ok(result)
+        };
+        attempt().inspect_err(|error| self.suspect(error))
+    }
+
+    /// Notes damage for whoever opens the database next.
+    fn suspect(&self, error: &Error) {
+        if is_damage(error) {
+            let _ = std::fs::write(suspicion(&self.path), b"");
+        }
+    }
+
+    /// Returns whether everything in the database can be read, as SQLite tells. All of it is read for that.
+    pub(super) fn is_whole(&self) -> Result<bool> {
+        let answer: String = self.read("check the database", |connection| {
+            connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
+        })?;
+        Ok(answer == "ok")
     }
 
     pub(super) fn failed(&self, action: &'static str) -> impl Fn(Failure) -> Error {
@@ -175,8 +194,13 @@ fn failed(action: &'static str, path: &Path) -> impl Fn(Failure) -> Error {
     move |error| Error::Metadata { action, path: path.clone(), source: error.into() }
 }
 
+/// Returns where it is noted that the database at `path` may be damaged.
+pub(super) fn suspicion(path: &Path) -> PathBuf {
+    path.with_extension("suspect")
+}
+
 /// Returns whether the error says that a file is no database, or not any more.
-pub(super) fn is_damage(error: &Error) -> bool {
+pub(crate) fn is_damage(error: &Error) -> bool {
     let Error::Metadata { source, .. } = error else { return false };
     matches!(
         source.downcast_ref::<Failure>().and_then(rusqlite::Error::sqlite_error_code),

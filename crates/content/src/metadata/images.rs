@@ -49,6 +49,7 @@ impl Filterable for Image {
                 Some(self.target.media_type.to_string())
             }
             (first, rest) if first == "labels" => label(&self.labels, rest),
+            (first, rest) if first == "annotations" => label(&self.target.annotations, rest),
             _ => None,
         }
     }
@@ -78,7 +79,8 @@ impl MetadataStore {
         })
     }
 
-    /// Lets each of `names` stand for `target` from now on, all at once. The target must be there.
+    /// Lets each of `names` stand for `target` from now on, all at once. The target must be there. A name that is known
+    /// keeps its labels and gains `labels`.
     pub fn set_images(&self, names: &[String], target: &Descriptor, labels: &Labels) -> Result<()> {
         let action = "name an image";
         labels::check(labels)?;
@@ -127,7 +129,8 @@ pub(super) fn set(
     connection
         .execute(
             "INSERT INTO image VALUES (?1, ?2, ?3, ?4, ?5, ?5) ON CONFLICT DO
-             UPDATE SET target = excluded.target, labels = excluded.labels, updated = excluded.updated",
+             UPDATE SET target = excluded.target, labels = json_patch(labels, excluded.labels),
+             updated = excluded.updated",
             params![namespace, name, target.to_bytes(), database::to_json(labels), now],
         )
         .map(drop)

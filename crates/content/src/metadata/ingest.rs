@@ -48,10 +48,10 @@ impl MetadataStore {
     /// Says that this namespace has the blob, whose file comes next, or is there.
     pub(super) fn record(&self, digest: &Digest, size: u64, new: &Labels) -> Result<()> {
         let action = "record a blob";
-        // What is said of a blob whose file never came is about nothing.
-        let there = self.blobs.holds(digest, Some(size))?;
         self.database.change(action, |transaction| {
             let failed = self.database.failed(action);
+            // What is said of a blob whose file never came is about nothing. Asked here, where other writers wait.
+            let there = self.blobs.holds(digest, Some(size))?;
             let old = database::blob(transaction, &self.namespace, digest.as_str()).map_err(&failed)?;
             let mut row = match old.filter(|_| there) {
                 Some(row) => row,
@@ -110,12 +110,19 @@ impl Ingest for MetadataIngest {
     fn commit(self: Box<Self>, expected: Option<&Descriptor>, labels: Labels) -> Result<Info> {
         labels::check(&labels)?;
         let store = self.store;
+        let mut lock = None;
+        let mut written = 0;
         let digest = self.inner.commit_with(expected, |digest, size| {
+            written = size;
             // Until the file is in place, too, nobody collects.
-            let lock = store.lock_shared()?;
-            store.record(digest, size, &labels)?;
-            Ok(lock)
+            lock = Some(store.lock_shared()?);
+            store.record(digest, size, &labels)
         })?;
+        if !labels.is_empty() {
+            // Another writer of the same blob, for whom it was not there yet, may have put his in their place.
+            store.record(&digest, written, &labels)?;
+        }
+        drop(lock);
         store.info(&digest)
     }
 

@@ -12,6 +12,7 @@ use restow_oci::MediaType;
 use rusqlite::Transaction;
 
 use super::DATABASE;
+use super::collect::ROOT;
 use super::collect::References;
 use super::database;
 use super::database::BlobRow;
@@ -22,6 +23,7 @@ use crate::Labels;
 use crate::LocalStore;
 use crate::Manager;
 use crate::Result;
+use crate::labels;
 use crate::publish;
 
 /// What a database that was made again knows.
@@ -32,16 +34,21 @@ pub struct Rebuilt {
     pub blobs: usize,
     /// The names given to manifests and indexes that no other one refers to.
     pub images: Vec<String>,
+    /// How many other blobs nothing refers to. They have a label that keeps them.
+    pub roots: usize,
 }
 
-/// Opens the database of the store, or makes it. Damage counts as loss; the damaged file is kept beside it.
+/// Opens the database of the store, or makes it. Damage counts as loss; the damaged file is kept beside it. All of it is
+/// looked at for damage only where somebody met some.
 pub(super) fn open(
     blobs: &LocalStore,
     namespace: &str,
     limits: &Limits,
 ) -> Result<(Database, Option<Rebuilt>)> {
     let path = blobs.root().join(DATABASE);
-    if path.is_file() {
+    let suspicion = database::suspicion(&path);
+    let suspect = || suspicion.symlink_metadata().is_ok();
+    if path.is_file() && !suspect() {
         match attempt(&path) {
             Ok((database, true)) => return Ok((database, None)),
             Ok((_, false)) => {}
@@ -51,20 +58,28 @@ pub(super) fn open(
     }
     // Whoever comes first makes it, the others wait here.
     let _lock = lock(blobs, File::lock)?;
-    let database = match attempt(&path) {
-        Ok((database, true)) => return Ok((database, None)),
-        Ok((database, false)) => database,
-        Err(error) if database::is_damage(&error) => {
+    let checked = attempt(&path).and_then(|(database, ready)| {
+        let whole = !suspect() || database.is_whole()?;
+        Ok(whole.then_some((database, ready)))
+    });
+    let database = match checked {
+        Ok(Some((database, true))) => {
+            labels::remove(&suspicion)?;
+            return Ok((database, None));
+        }
+        Ok(Some((database, false))) => database,
+        Err(error) if !database::is_damage(&error) => return Err(error),
+        Ok(None) | Err(_) => {
             put_aside(&path)?;
             Database::open(&path)?
         }
-        Err(error) => return Err(error),
     };
     let mut rebuilt = Rebuilt::default();
     database.prepare(|transaction| {
         rebuilt = fill(&database, transaction, blobs, namespace, limits)?;
         Ok(())
     })?;
+    labels::remove(&suspicion)?;
     Ok((database, Some(rebuilt).filter(|rebuilt| rebuilt.blobs > 0)))
 }
 
@@ -95,31 +110,39 @@ fn fill(
     limits: &Limits,
 ) -> Result<Rebuilt> {
     let insert = database.failed("record a blob");
-    let mut found = 0;
+    let mut rows = BTreeMap::new();
     let mut documents = BTreeMap::new();
     let mut referenced = BTreeSet::new();
     blobs.walk(&mut |info| {
         let (digest, created) = (info.digest.to_string(), info.created);
         let row = BlobRow { digest, labels: info.labels, created, updated: info.updated };
-        database::set_blob(transaction, namespace, &row).map_err(&insert)?;
-        found += 1;
         // What cannot be read is a blob, and names nothing.
         if let Ok(Some((media_type, references))) = document(blobs, &info.digest, limits) {
             referenced.extend(references);
-            documents.insert(info.digest, (media_type, info.size));
+            documents.insert(info.digest.clone(), (media_type, info.size));
         }
+        rows.insert(info.digest, row);
         Ok(())
     })?;
-    let mut names = Vec::new();
-    for (digest, (media_type, size)) in documents {
-        if !referenced.contains(&digest) {
-            let name = format!("recovered@{digest}");
-            let target = Descriptor::new(media_type, digest, size);
-            images::set(transaction, namespace, &name, &target, &Labels::new()).map_err(&insert)?;
-            names.push(name);
+    let mut rebuilt = Rebuilt { blobs: rows.len(), ..Rebuilt::default() };
+    for (digest, mut row) in rows {
+        match documents.remove(&digest) {
+            _ if referenced.contains(&digest) => {}
+            Some((media_type, size)) => {
+                let name = format!("recovered@{digest}");
+                let target = Descriptor::new(media_type, digest, size);
+                images::set(transaction, namespace, &name, &target, &Labels::new()).map_err(&insert)?;
+                rebuilt.images.push(name);
+            }
+            None => {
+                // What kept it may have been lost.
+                row.labels.entry(ROOT.to_owned()).or_insert_with(|| "recovered".to_owned());
+                rebuilt.roots += 1;
+            }
         }
+        database::set_blob(transaction, namespace, &row).map_err(&insert)?;
     }
-    Ok(Rebuilt { blobs: found, images: names })
+    Ok(rebuilt)
 }
 
 /// Reads a blob as a manifest or an index: its media type, and what it refers to.

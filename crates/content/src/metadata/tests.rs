@@ -95,11 +95,11 @@ fn passes_the_suite_of_namespaces() {
     let pair = |sharing: Sharing, shareable: bool| {
         let (directory, store) = temporary();
         directories.lock().unwrap().push(directory);
-        let first = store.namespace("first", sharing);
+        let first = store.namespace("first", sharing).unwrap();
         if shareable {
             first.label_namespace(&labels(&[(SHAREABLE, "true")])).unwrap();
         }
-        (first, store.namespace("second", sharing))
+        (first, store.namespace("second", sharing).unwrap())
     };
     suite::run_namespaces(suite::CROSS_NAMESPACE_SHARED, || pair(Sharing::Shared, false));
     suite::run_namespaces(suite::CROSS_NAMESPACE_ISOLATED, || pair(Sharing::Isolated, false));
@@ -267,7 +267,47 @@ fn an_image_may_expire() {
     assert!(collect(&store).is_empty());
     of.insert(leases::EXPIRE.into(), "2001-01-01T00:00:00Z".into());
     store.set_images(&["a".into()], &manifest, &of).unwrap();
+    store.set_images(&["b".into()], &manifest, &of).unwrap();
+    let told = store.collect(&Collection { dry_run: true, ..Collection::default() }).unwrap();
+    assert_eq!(told.images, ["default/a", "default/b"]);
     assert_eq!(collect(&store).len(), 4);
+    // A name that stands for nothing would only be in the way.
+    assert!(store.images().unwrap().is_empty());
+}
+
+#[test]
+fn a_name_keeps_its_labels_and_is_found_by_the_annotations_of_its_target() {
+    let (_directory, store) = temporary();
+    let (mut manifest, _) = put_image(&store, "a");
+    manifest.annotations.insert("org.example.key".into(), "value".into());
+    let name = ["a".to_owned()];
+    store.set_images(&name, &manifest, &labels(&[("kept", "it's"), ("changed", "1")])).unwrap();
+    store.set_images(&name, &manifest, &labels(&[("changed", "\"2\""), ("new", "")])).unwrap();
+    store.set_images(&name, &manifest, &Labels::new()).unwrap();
+    let image = store.image("a").unwrap();
+    assert_eq!(image.labels, labels(&[("kept", "it's"), ("changed", "\"2\""), ("new", "")]));
+    for (filter, expected) in [
+        ("annotations.org.example.key==value", true),
+        ("annotations.org.example.key==other", false),
+        ("annotations.kept", false),
+        ("labels.kept", true),
+    ] {
+        assert_eq!(crate::Filter::parse([filter]).unwrap().matches(&image), expected, "{filter}");
+    }
+}
+
+#[test]
+fn a_namespace_has_a_name_that_containerd_takes() {
+    let (_directory, store) = temporary();
+    let long = "x".repeat(76);
+    for name in ["default", "k8s.io", "A", "0", "a-b_c.d", &long] {
+        assert_eq!(&*store.namespace(name, Sharing::Shared).unwrap().namespace, name);
+    }
+    let longer = "x".repeat(77);
+    for name in ["", "a/b", ".", "..", "-a", "a-", "a--b", "a.-b", "a b", "ä", "a\0", &longer] {
+        let error = store.namespace(name, Sharing::Shared).map(drop).unwrap_err();
+        assert!(matches!(&error, Error::InvalidNamespace { name: found } if found == name), "{error}");
+    }
 }
 
 #[test]
@@ -295,7 +335,7 @@ fn a_manifest_that_cannot_be_read_stops_the_collection() {
 #[test]
 fn namespaces_keep_for_themselves_and_share_files() {
     let (_directory, store) = temporary();
-    let other = store.namespace("other", Sharing::Shared);
+    let other = store.namespace("other", Sharing::Shared).unwrap();
     let (manifest, blobs) = put_image(&store, "a");
     put_image(&other, "a");
     other.set_images(&["a".into()], &manifest, &Labels::new()).unwrap();
@@ -313,7 +353,7 @@ fn ingests_are_kept_while_they_are_held_or_young() {
     let none = Collection { ingest_age: Duration::ZERO, ..Collection::default() };
     assert!(store.collect(&Collection::default()).unwrap().ingests.is_empty());
     let told = store.collect(&Collection { dry_run: true, ..none.clone() }).unwrap().ingests;
-    assert_eq!(told, ["default/held", "default/young"]);
+    assert_eq!(told, ["default/young"]);
     assert_eq!(store.collect(&none).unwrap().ingests, ["default/young"]);
     drop(held);
     assert_eq!(store.collect(&none).unwrap().ingests, ["default/held"]);
@@ -328,6 +368,33 @@ fn ingests_are_kept_while_they_are_held_or_young() {
     assert!(ingests.join("empty").exists() && ingests.join("half").exists());
     store.collect(&none).unwrap();
     assert!(!ingests.join("empty").exists() && !ingests.join("half").exists());
+}
+
+#[test]
+fn an_ingest_that_cannot_be_removed_is_told_of_and_ends_nothing() {
+    let (_directory, store) = temporary();
+    let none = Collection { ingest_age: Duration::ZERO, ..Collection::default() };
+    let digest = put(&store, b"content").digest;
+    for key in ["a", "b", "c"] {
+        drop(store.ingest(key).unwrap());
+    }
+    let ingests = store.root().join("ingest");
+    let path = |key: &str| ingests.join(Digest::sha256(format!("default/{key}").as_bytes()).encoded());
+    fs::create_dir(path("b").join("total")).unwrap();
+    // What lies behind a link is none of ours, whatever its name.
+    let victim = store.root().with_file_name("victim");
+    fs::create_dir(&victim).unwrap();
+    for name in ["data", "total", "ref", "precious"] {
+        fs::write(victim.join(name), b"").unwrap();
+    }
+    std::os::unix::fs::symlink(&victim, ingests.join("link")).unwrap();
+
+    let collected = store.collect(&none).unwrap();
+    assert_eq!(collected.blobs, [(digest, 7)]);
+    assert_eq!(collected.ingests, ["default/a", "default/c"]);
+    assert_eq!(collected.problems.len(), 1);
+    assert!(collected.problems[0].contains("total"), "{collected:?}");
+    assert_eq!(fs::read_dir(&victim).unwrap().count(), 4);
 }
 
 /// A way to lose a file, and its name.
@@ -370,6 +437,58 @@ fn a_lost_database_is_made_again_from_the_blobs() {
         assert!(before.is_superset(&blobs) && before.is_superset(&nested));
         assert_eq!(MetadataStore::create(&root, &Limits::default()).unwrap().1, None);
     }
+}
+
+/// What kept it may have been a label or a lease.
+#[test]
+fn a_blob_that_nothing_refers_to_survives_the_loss_of_the_database() {
+    let (_directory, store) = temporary();
+    let (manifest, blobs) = put_image(&store, "a");
+    let other = put(&store, b"other").digest;
+    let root = store.root().to_owned();
+    drop(store);
+    fs::remove_file(root.join(DATABASE)).unwrap();
+    let (store, rebuilt) = MetadataStore::create(&root, &Limits::default()).unwrap();
+    let rebuilt = rebuilt.unwrap();
+    assert_eq!((rebuilt.blobs, rebuilt.images.len(), rebuilt.roots), (5, 1, 1));
+    assert_eq!(store.info(&other).unwrap().labels, labels(&[(collect::ROOT, "recovered")]));
+    assert!(collect(&store).is_empty());
+    // The image goes as a whole when its name does.
+    store.remove_image(&format!("recovered@{}", manifest.digest)).unwrap();
+    assert_eq!(collect(&store), blobs);
+    assert_eq!(present(&store), [other].into());
+}
+
+#[test]
+fn a_database_that_turns_out_to_be_damaged_is_made_again_by_the_next_one() {
+    let (_directory, store) = temporary();
+    for number in 0..100 {
+        put(&store, format!("{number}").as_bytes());
+    }
+    let before = present(&store);
+    let root = store.root().to_owned();
+    drop(store);
+    let path = root.join(DATABASE);
+    let mut bytes = fs::read(&path).unwrap();
+    // All but the page that is read when it is opened.
+    bytes[4096..].fill(0xff);
+    fs::write(&path, bytes).unwrap();
+
+    let (store, rebuilt) = MetadataStore::create(&root, &Limits::default()).unwrap();
+    assert_eq!(rebuilt, None);
+    let error = store.images().unwrap_err();
+    assert!(error.is_damage(), "{error}");
+    drop(store);
+    let (store, rebuilt) = MetadataStore::create(&root, &Limits::default()).unwrap();
+    assert_eq!(rebuilt.unwrap().blobs, 100);
+    assert_eq!(present(&store), before);
+    assert!(root.join("metadata.db.damaged").exists());
+
+    // An alarm that was false costs nothing.
+    fs::write(root.join("metadata.suspect"), b"").unwrap();
+    let (store, rebuilt) = MetadataStore::create(&root, &Limits::default()).unwrap();
+    assert_eq!((rebuilt, present(&store)), (None, before));
+    assert!(!root.join("metadata.suspect").exists());
 }
 
 #[test]

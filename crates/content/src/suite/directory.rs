@@ -38,6 +38,9 @@ pub const DIRECTORY: &[(&str, DirectoryCase)] = &[
     ("an_ingest_with_damaged_notes_is_taken_up", an_ingest_with_damaged_notes_is_taken_up),
     ("a_link_in_place_of_an_ingest_is_refused", a_link_in_place_of_an_ingest_is_refused),
     ("foreign_files_among_ingests_are_no_ingests", foreign_files_among_ingests_are_no_ingests),
+    ("a_commit_that_failed_leaves_no_labels", a_commit_that_failed_leaves_no_labels),
+    ("files_behind_a_link_to_a_directory_stay", files_behind_a_link_to_a_directory_stay),
+    ("foreign_files_in_an_ingest_stay", foreign_files_in_an_ingest_stay),
 ];
 
 fn path(root: &Path, digest: &Digest) -> PathBuf {
@@ -223,9 +226,72 @@ fn foreign_files_among_ingests_are_no_ingests(store: &dyn Store, root: &Path) {
     fs::write(ingests.join("file"), b"").unwrap();
     symlink("/", ingests.join("link")).unwrap();
     fs::create_dir(ingests.join("empty")).unwrap();
-    fs::write(directory.join("foreign"), b"").unwrap();
     let found = store.ingests().unwrap();
     assert_eq!(found.iter().map(|status| (&*status.key, status.offset)).collect::<Vec<_>>(), [("key", 5)]);
     store.abort("key").unwrap();
     assert!(store.ingests().unwrap().is_empty() && ingests.join("file").exists() && !directory.exists());
+}
+
+/// Whatever names files there have: an ingest is a directory itself, and so is the one that ingests lie in.
+#[expect(clippy::disallowed_methods, reason = "nothing is published")]
+fn files_behind_a_link_to_a_directory_stay(store: &dyn Store, root: &Path) {
+    let victim = beside(root, b"precious").with_file_name("victim");
+    let ingests = root.join("ingest");
+    for all in [false, true] {
+        for key in ["key", "another key"] {
+            let directory = leave(store, root, b"begin");
+            let link = if all { &ingests } else { &directory };
+            fs::rename(link, &victim).unwrap();
+            let ours = if all { victim.join(directory.file_name().unwrap()) } else { victim.clone() };
+            if key != "key" {
+                fs::write(ours.join("ref"), key).unwrap();
+            }
+            fs::write(ours.join("precious"), b"").unwrap();
+            symlink(&victim, link).unwrap();
+            let before = fs::read_dir(&ours).unwrap().count();
+
+            assert!(store.ingests().unwrap().is_empty());
+            assert!(matches!(store.status("key"), Err(Error::NoIngest { .. })));
+            for error in [store.ingest("key").map(drop).unwrap_err(), store.abort("key").unwrap_err()] {
+                assert!(matches!(&error, Error::Io { path, .. } if path == link), "{error}");
+            }
+            assert_eq!(fs::read_dir(&ours).unwrap().count(), before);
+            assert_eq!(fs::read(ours.join("data")).unwrap(), b"begin");
+            fs::remove_file(link).unwrap();
+            fs::remove_dir_all(&victim).unwrap();
+        }
+    }
+}
+
+fn foreign_files_in_an_ingest_stay(store: &dyn Store, root: &Path) {
+    let directory = leave(store, root, b"begin");
+    fs::create_dir(directory.join("directory")).unwrap();
+    fs::write(directory.join("directory/file"), b"").unwrap();
+    fs::write(directory.join("file"), b"").unwrap();
+    let mut ingest = store.ingest("key").unwrap();
+    ingest.write_all(b"ning").unwrap();
+    ingest.commit(Some(&describe(b"beginning")), Labels::new()).unwrap();
+    let mut names: Vec<_> =
+        fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["directory", "file"]);
+    assert!(store.ingests().unwrap().is_empty());
+}
+
+fn a_commit_that_failed_leaves_no_labels(store: &dyn Store, root: &Path) {
+    let label = |key: &str| Labels::from([(key.to_owned(), "value".to_owned())]);
+    let commit = |labels: Labels| {
+        let mut ingest = store.ingest("key").unwrap();
+        ingest.restart().unwrap();
+        ingest.write_all(b"content").unwrap();
+        ingest.commit(None, labels)
+    };
+    let path = path(root, &describe(b"content").digest);
+    for later in [Labels::new(), label("later")] {
+        fs::create_dir_all(&path).unwrap();
+        commit(label("failed")).unwrap_err();
+        fs::remove_dir(&path).unwrap();
+        assert_eq!(commit(later.clone()).unwrap().labels, later);
+        store.remove(&describe(b"content").digest).unwrap();
+    }
 }

@@ -23,21 +23,21 @@ from daemon import registry  # noqa: E402
 from peers import Peers  # noqa: E402
 from run import CORES, README, RUNS, TARGET, execute, table  # noqa: E402
 
-IMAGE = TARGET / "image"
-SOURCE = f"oci:{IMAGE}:bench"
+IMAGE = f"oci:{TARGET / 'image'}:bench"
 QUIET = ("--progress", "none")
 BOUND = 1.3
 
 
-def clients(restow, peers):
-    """How each program puts the image to a place in a registry, and fetches it into a directory."""
+def clients(restow, peers, layout):
+    """How each program puts the image of a layout to a place in a registry, and fetches it into a directory."""
+    source = f"oci:{layout}:bench"
     skopeo = ("skopeo", "--insecure-policy", "copy", "--quiet")
     return {
-        "restow": (lambda there: [restow, "copy", *QUIET, SOURCE, f"docker://{there}"],
+        "restow": (lambda there: [restow, "copy", *QUIET, source, f"docker://{there}"],
                    lambda there, here: [restow, "copy", *QUIET, f"docker://{there}", f"oci:{here}:v1"]),
-        "skopeo": (lambda there: peers.command(*skopeo, "--dest-tls-verify=false", SOURCE, f"docker://{there}"),
+        "skopeo": (lambda there: peers.command(*skopeo, "--dest-tls-verify=false", source, f"docker://{there}"),
                    lambda there, here: peers.command(*skopeo, "--src-tls-verify=false", f"docker://{there}", f"oci:{here}:v1")),
-        "crane": (lambda there: peers.command("crane", "push", IMAGE, there),
+        "crane": (lambda there: peers.command("crane", "push", layout, there),
                   lambda there, here: peers.command("crane", "pull", "--format", "oci", there, here)),
     }
 
@@ -61,7 +61,7 @@ class Track:
         shutil.rmtree(self.work / "out", ignore_errors=True)
 
 
-def lap(track, restow, programs):
+def lap(track, restow, programs, layout):
     source, result = f"{track.server.address}/source:v1", f"{track.server.address}/result:v1"
     here = track.work / "out"
     for name, (push, pull) in programs.items():
@@ -69,7 +69,7 @@ def lap(track, restow, programs):
         track.time(f"{name}, pull", pull(source, here))
         track.clear()
     convert = [restow, "optimize", *QUIET, "--no-cache", "--no-optimize", "--zstdchunked"]
-    track.time("restow, convert on disk", [*convert, SOURCE, f"oci:{here}:v1"])
+    track.time("restow, convert on disk", [*convert, f"oci:{layout}:bench", f"oci:{here}:v1"])
     track.time("restow, push the result", [restow, "copy", *QUIET, f"oci:{here}:v1", f"docker://{result}"])
     track.clear()
     run(*programs["restow"][0](source))
@@ -79,14 +79,17 @@ def lap(track, restow, programs):
 
 def main(restow):
     peers = Peers(TARGET / "peers", TARGET)
-    # Into the page cache, but not into this process: a child's peak memory counts from its parent's.
-    run("bash", "-c", f"cat {IMAGE}/blobs/*/* >/dev/null")
     with tempfile.TemporaryDirectory(prefix="bench-", dir=TARGET) as work:
         work = Path(work)
+        # crane pushes a layout as a whole, so the image gets one of its own.
+        layout = work / "layout"
+        run(restow, "copy", *QUIET, IMAGE, f"oci:{layout}:bench")
+        # Into the page cache, but not into this process: a child's peak memory counts from its parent's.
+        run("bash", "-c", f"cat {layout}/blobs/*/* >/dev/null")
         with registry(work / "registry", peers) as server:
             track = Track(server, work)
             for _ in range(RUNS):
-                lap(track, restow, clients(restow, peers))
+                lap(track, restow, clients(restow, peers, layout), layout)
     wall = {name: statistics.median(one.wall for one in once) for name, once in track.found.items()}
     rows = [[name, f"{wall[name]:.2f}", f"{statistics.median(one.cpu for one in once):.2f}",
              f"{max(one.memory for one in once) / 1e6:.0f}"] for name, once in track.found.items()]

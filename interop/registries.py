@@ -188,7 +188,7 @@ class Round:
         with self.check("a second push of the same is a look"):
             told = run(self.bench.restow, "copy", "--all-platforms", "--registry-stats", reference,
                        f"docker://{self.host}/{name}:restow").stderr
-            require("1 requests to registries" in told, told)
+            require("1 request to registries" in told, told)
 
     def archives(self, name):
         with self.check("docker archives are what skopeo takes and makes"):

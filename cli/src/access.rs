@@ -4,6 +4,7 @@ use std::env;
 use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use clap::Args;
 use restow_oci::Limits;
 use restow_registry::Access;
 use restow_registry::Destination;
+use restow_registry::Observer;
 use restow_registry::Place;
 use restow_registry::Reading;
 use restow_registry::Reference;
@@ -22,6 +24,7 @@ use restow_registry::client::Hosts;
 use restow_registry::client::Proxies;
 
 use crate::args::parse_size;
+use crate::memo;
 use crate::output;
 use crate::reference;
 
@@ -40,16 +43,16 @@ pub(crate) struct RegistryArguments {
     /// Take logins from this file first [default: podman's auth.json and docker's config.json]
     #[arg(long, global = true, hide_short_help = true, value_name = "FILE")]
     authfile: Option<PathBuf>,
-    /// Take mirrors from this file [default: registries.conf of the user or of the machine]
+    /// Take mirrors from this file [default: $CONTAINERS_REGISTRIES_CONF, or registries.conf of the user or of the machine]
     #[arg(long, global = true, hide_short_help = true, value_name = "FILE")]
     registries_conf: Option<PathBuf>,
-    /// Take mirrors and certificates from this directory [default: containerd's and docker's certs.d]
+    /// Take mirrors and certificates from this directory [default: podman's, containerd's and docker's certs.d]
     #[arg(long, global = true, hide_short_help = true, value_name = "DIR")]
     hosts_dir: Option<PathBuf>,
     /// Send each registry at most so many requests a minute, and at once [default: 300 for Docker Hub]
     #[arg(long, global = true, hide_short_help = true, value_name = "N")]
     requests_per_minute: Option<NonZeroU32>,
-    /// Give up a registry that is silent for so many seconds
+    /// Give up a registry, or a credential helper, that is silent for so many seconds
     #[arg(long, global = true, hide_short_help = true, value_name = "SECONDS", default_value = "60")]
     idle_timeout: NonZeroU32,
     /// Upload blobs in pieces of this size [default: whole]
@@ -79,12 +82,14 @@ pub(crate) fn open_source(reference: &Reference) -> restow_registry::Result<Sour
     access().open_source(reference, Reading::Again)
 }
 
-/// Opens the place of a destination, and makes it where there is nothing. `source` is where most blobs come from.
+/// Opens the place of a destination, and makes it where there is nothing. `source` is where most blobs come from;
+/// `observer` hears of what is sent to a registry.
 pub(crate) fn open_destination(
     place: &Place,
     source: Option<&Source>,
+    observer: Option<Arc<dyn Observer>>,
 ) -> restow_registry::Result<Box<dyn Destination>> {
-    let Place::Store(Some(root)) = place else { return access().open_destination(place, source) };
+    let Place::Store(Some(root)) = place else { return access().open_destination(place, source, observer) };
     let images = StoreImages::create(root, access().limits())?;
     if let Some(rebuilt) = images.rebuilt() {
         reference::warn_of_loss(root, rebuilt);
@@ -106,7 +111,8 @@ pub(crate) fn tell_requests() {
     for (host, kind, count) in requests {
         output::tell(&format!("{host}  {kind}  {count}"));
     }
-    output::tell(&format!("{total} requests to registries"));
+    let requests = output::count(usize::try_from(total).unwrap_or(usize::MAX), "request");
+    output::tell(&format!("{requests} to registries"));
 }
 
 fn parse_chunk(text: &str) -> Result<u64, String> {
@@ -131,9 +137,11 @@ impl RegistryArguments {
             config.as_ref().map(|path| path.join("containers/auth.json")),
             docker.map(|path| path.join("config.json")),
         ];
-        let registries = match &self.registries_conf {
-            Some(path) => vec![path.clone()],
+        let named = self.registries_conf.clone().or_else(|| path("CONTAINERS_REGISTRIES_CONF"));
+        let registries = match named {
+            Some(path) => vec![path],
             None => config
+                .as_ref()
                 .map(|path| path.join("containers/registries.conf"))
                 .into_iter()
                 .chain(["/etc/containers/registries.conf".into()])
@@ -141,13 +149,20 @@ impl RegistryArguments {
         };
         let hosts = match &self.hosts_dir {
             Some(path) => vec![path.clone()],
-            None => vec!["/etc/containerd/certs.d".into(), "/etc/docker/certs.d".into()],
+            None => {
+                let own = config.as_ref().map(|path| path.join("containers/certs.d"));
+                let machine =
+                    ["containerd", "docker", "containers"].map(|of| format!("/etc/{of}/certs.d").into());
+                own.into_iter().chain(machine).collect()
+            }
         };
+        let idle_timeout = Duration::from_secs(self.idle_timeout.get().into());
         let proxy = |name: &str| text(&name.to_lowercase()).or_else(|| text(&name.to_uppercase()));
         Ok(Settings {
             plain_http: self.plain_http,
             authorities: self.ca_file.clone(),
-            credentials: Credentials::load(&logins.into_iter().flatten().collect::<Vec<_>>())?,
+            credentials: Credentials::load(&logins.into_iter().flatten().collect::<Vec<_>>())?
+                .patience(idle_timeout),
             hosts: Hosts::load(&registries, &hosts)?,
             proxies: Proxies {
                 // Not the upper-case one: a server sets it from a client's header.
@@ -156,8 +171,9 @@ impl RegistryArguments {
                 none: proxy("no_proxy"),
             },
             requests_per_minute: self.requests_per_minute.map(NonZeroU32::get),
-            idle_timeout: Duration::from_secs(self.idle_timeout.get().into()),
+            idle_timeout,
             chunk_size: self.upload_chunk_size,
+            careful_hosts: memo::default_directory().map(|caches| caches.join("careful-registries")),
             ..Settings::default()
         })
     }

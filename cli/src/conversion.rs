@@ -227,15 +227,15 @@ impl Job<'_> {
         let reference = reference::parse(&self.images.source)?;
         let source = open_source(&reference)?;
 
-        let referrers = match self.arguments.copy_referrers {
-            true => referrers::find(&reference, &source.root)?,
-            false => Vec::new(),
-        };
-
         let run =
             Run { job: &self, limits: &limits, progress: &progress, reference: &reference, source: &source };
         let images = run.select()?;
-        let place = open_destination(&destination.place, Some(&source))?;
+        let subjects = || std::iter::once(&source.root).chain(images.iter().map(|image| &image.descriptor));
+        let referrers = match self.arguments.copy_referrers {
+            true => referrers::find(&reference, subjects())?,
+            false => Vec::new(),
+        };
+        let place = open_destination(&destination.place, Some(&source), Some(progress.uploads()))?;
         let names = Names { image: &destination.tags, tables: toc_tags.as_deref(), referrers: &referrers };
         let converted = run.convert_into(&*place, &images, &names);
         let Converted { conversion, tables, first, misses, notices } = match converted {
@@ -253,7 +253,7 @@ impl Job<'_> {
         if self.arguments.copy_referrers {
             progress.step(&format!("copied {}", output::count(referrers.len(), "referrer")));
         } else if conversion.root.digest != source.root.digest {
-            referrers::warn(&reference, &source.root, &progress);
+            referrers::warn(&reference, subjects(), &progress);
         }
         let outcome = Summary {
             source: &source,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
@@ -23,6 +24,7 @@ use crate::args::ProgressArguments;
 use crate::args::ProgressMode;
 use crate::output;
 use crate::report;
+use crate::transfer::Transfer;
 
 /// How often a layer in progress is reported by JSON lines.
 const JSON_INTERVAL: Duration = Duration::from_secs(1);
@@ -61,6 +63,17 @@ impl Progress {
             ProgressMode::None => Mode::None,
         };
         Self { mode, quiet: arguments.quiet, layers: Mutex::default() }
+    }
+
+    /// Returns who tells of blobs that are sent meanwhile, in the same form.
+    pub(crate) fn uploads(&self) -> Arc<Transfer> {
+        let (mode, bars) = match &self.mode {
+            Mode::Bars(bars) => (ProgressMode::Auto, bars.clone()),
+            Mode::Plain => (ProgressMode::Plain, MultiProgress::new()),
+            Mode::Json => (ProgressMode::Json, MultiProgress::new()),
+            Mode::None => (ProgressMode::None, MultiProgress::new()),
+        };
+        Arc::new(Transfer::of_uploads(mode, bars))
     }
 
     /// Tells of something that may take a while and has no layer.

@@ -1,10 +1,14 @@
 //! What refers to an image: signatures, attestations, and where it came from.
 
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+
 use restow_content::Store;
 use restow_content::write;
 use restow_convert::Conversion;
 use restow_convert::Observer as _;
 use restow_oci::Descriptor;
+use restow_oci::Digest;
 use restow_oci::MediaType;
 use restow_registry::Reference;
 use serde_json::json;
@@ -12,46 +16,72 @@ use serde_json::json;
 use crate::access::access;
 use crate::failure;
 use crate::output;
+use crate::parallel;
 use crate::progress::Progress;
 
 /// The artifact that says what an image was made of.
 const PROVENANCE: &str = "application/vnd.restow.conversion.v1+json";
 
-/// Returns all that refers to `subject` where `reference` lies, and what refers to that. The subject itself need
-/// not go where these go.
-pub(crate) fn find(reference: &Reference, subject: &Descriptor) -> anyhow::Result<Vec<Descriptor>> {
+/// How many subjects are asked about side by side.
+const QUESTIONS: NonZeroUsize = NonZeroUsize::new(4).unwrap();
+
+/// Returns all that refers to one of `subjects` where `reference` lies, and what refers to that. The subjects themselves
+/// need not go where these go.
+pub(crate) fn find<'a>(
+    reference: &Reference,
+    subjects: impl IntoIterator<Item = &'a Descriptor>,
+) -> anyhow::Result<Vec<Descriptor>> {
     let mut found: Vec<Descriptor> = Vec::new();
-    let mut subjects = vec![subject.digest.clone()];
-    while let Some(subject) = subjects.pop() {
-        for referrer in access().referrers(reference, &subject)? {
-            if found.iter().any(|known| known.digest == referrer.digest) {
-                continue;
+    let mut subjects: Vec<_> = digests(subjects);
+    while !subjects.is_empty() {
+        let answers = parallel::map(&subjects, QUESTIONS, |subject| access().referrers(reference, subject));
+        let mut next = Vec::new();
+        for (subject, referrers) in subjects.iter().zip(answers) {
+            for referrer in referrers? {
+                if found.iter().any(|known| known.digest == referrer.digest) {
+                    continue;
+                }
+                anyhow::ensure!(found.len() < access().limits().nodes, "{subject} has too many referrers");
+                next.push(referrer.digest.clone());
+                // What a list says of a manifest is not said where it goes.
+                found.push(Descriptor::new(referrer.media_type, referrer.digest, referrer.size));
             }
-            anyhow::ensure!(found.len() < access().limits().nodes, "{subject} has too many referrers");
-            subjects.push(referrer.digest.clone());
-            // What a list says of a manifest is not said where it goes.
-            found.push(Descriptor::new(referrer.media_type, referrer.digest, referrer.size));
         }
+        subjects = next;
     }
     Ok(found)
 }
 
-/// Tells that something refers to the source of a conversion, which its result does not have: what was said of the
+/// Tells that something refers to what a conversion was made of, which its result does not have: what was said of the
 /// one is not said of the other.
-pub(crate) fn warn(reference: &Reference, root: &Descriptor, progress: &Progress) {
-    match access().referrers(reference, &root.digest) {
-        Ok(found) if found.is_empty() => {}
-        Ok(found) => progress.warning(&format!(
-            "{} of {} stay with it; --copy-referrers copies them",
-            output::count(found.len(), "referrer"),
-            root.digest
-        )),
-        // The image is converted; that nothing is known of its referrers does not change it.
-        Err(error) => {
-            let error = failure::describe(&error.into());
-            progress.warning(&format!("referrers of {} are not known: {error}", root.digest));
+pub(crate) fn warn<'a>(
+    reference: &Reference,
+    subjects: impl IntoIterator<Item = &'a Descriptor>,
+    progress: &Progress,
+) {
+    let subjects = digests(subjects);
+    let answers = parallel::map(&subjects, QUESTIONS, |subject| access().referrers(reference, subject));
+    for (subject, answer) in subjects.iter().zip(answers) {
+        match answer {
+            Ok(found) if found.is_empty() => {}
+            Ok(found) => progress.warning(&format!(
+                "{} of {subject} stay with it; --copy-referrers copies them",
+                output::count(found.len(), "referrer"),
+            )),
+            // The image is converted; that nothing is known of its referrers does not change it.
+            Err(error) => {
+                let error = failure::describe(&error.into());
+                progress.warning(&format!("referrers of {subject} are not known: {error}"));
+            }
         }
     }
+}
+
+/// Returns the digests, each once.
+fn digests<'a>(descriptors: impl IntoIterator<Item = &'a Descriptor>) -> Vec<Digest> {
+    let mut seen = BTreeSet::new();
+    let digests = descriptors.into_iter().map(|descriptor| descriptor.digest.clone());
+    digests.filter(|digest| seen.insert(digest.clone())).collect()
 }
 
 /// Writes a manifest whose subject is the result and whose only layer says what it was made of.

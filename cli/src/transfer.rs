@@ -28,6 +28,8 @@ const INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) struct Transfer {
     mode: ProgressMode,
     bars: MultiProgress,
+    /// Whether what is told of is sent to a registry, beside a conversion that tells of its own.
+    uploads: bool,
     running: Mutex<BTreeMap<Digest, Running>>,
 }
 
@@ -45,7 +47,16 @@ impl Transfer {
             ProgressMode::Auto => ProgressDrawTarget::stderr(),
             _ => ProgressDrawTarget::hidden(),
         });
-        Self { mode, bars, running: Mutex::default() }
+        Self { mode, bars, uploads: false, running: Mutex::default() }
+    }
+
+    /// Tells of blobs that are sent while a conversion goes on, with the bars of that.
+    pub(crate) fn of_uploads(mode: ProgressMode, bars: MultiProgress) -> Self {
+        Self { mode, bars, uploads: true, running: Mutex::default() }
+    }
+
+    fn what(&self) -> &'static str {
+        if self.uploads { "upload" } else { "blob" }
     }
 
     /// Tells a sentence of its own.
@@ -65,18 +76,20 @@ impl Transfer {
     }
 
     fn tell(&self, event: &str, blob: &Descriptor, read: u64) {
-        let name = output::short(&blob.digest);
+        let name = format!("{} {}", self.what(), output::short(&blob.digest));
         match self.mode {
             ProgressMode::Json => {
+                // Layers have events of these names, too.
+                let event = if self.uploads { format!("upload {event}") } else { event.to_owned() };
                 let document =
                     json!({"event": event, "digest": blob.digest.as_str(), "read": read, "size": blob.size});
                 output::tell(&document.to_string());
             }
             ProgressMode::Plain if event == "finished" => {
-                output::tell(&format!("blob {name}: {}", output::size(read)));
+                output::tell(&format!("{name}: {}", output::size(read)));
             }
             ProgressMode::Plain if event == "progress" => {
-                output::tell(&format!("blob {name}: {} of {}", output::size(read), output::size(blob.size)));
+                output::tell(&format!("{name}: {} of {}", output::size(read), output::size(blob.size)));
             }
             _ => {}
         }
@@ -86,10 +99,10 @@ impl Transfer {
 impl Observer for Transfer {
     fn started(&self, blob: &Descriptor) {
         let bar = (self.mode == ProgressMode::Auto).then(|| {
-            const TEMPLATE: &str = "blob {prefix} [{bar:24}] {binary_bytes:>10} of {binary_total_bytes:>10}  {binary_bytes_per_sec:>12}";
+            const TEMPLATE: &str = "{prefix} [{bar:24}] {binary_bytes:>10} of {binary_total_bytes:>10}  {binary_bytes_per_sec:>12}";
             let style = ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
             let bar = ProgressBar::new(blob.size).with_style(style.progress_chars("=> "));
-            self.bars.add(bar.with_prefix(output::short(&blob.digest)))
+            self.bars.add(bar.with_prefix(format!("{} {}", self.what(), output::short(&blob.digest))))
         });
         let running = Running { read: 0, told: Instant::now(), bar };
         self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(blob.digest.clone(), running);

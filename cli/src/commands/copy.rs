@@ -44,7 +44,7 @@ pub(crate) struct Arguments {
     images: ImageArguments,
     #[command(flatten)]
     platforms: PlatformArguments,
-    /// Copy what refers to the image, too: signatures, attestations and the like
+    /// Copy what refers to the image or to one that its index names, too: signatures, attestations and the like
     #[arg(long)]
     referrers: bool,
     #[command(flatten)]
@@ -65,12 +65,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let reference = reference::parse(&arguments.images.source)?;
     let source = access().open_source(&reference, Reading::Once)?;
     let root = choose(&source, &arguments.platforms)?;
-    let place = open_destination(&destination.place, Some(&source))?;
+    let place = open_destination(&destination.place, Some(&source), None)?;
 
     let transfer = Arc::new(Transfer::new(&arguments.progress));
     let watched = Watched::new(&*source.provider, transfer.clone());
     let copied = match arguments.referrers {
-        true => referrers::find(&reference, &root)?,
+        true => referrers::find(&reference, [&root].into_iter().chain(&images_of(&source, &root)?))?,
         false => Vec::new(),
     };
     let unnamed: &[String] = &[];
@@ -111,6 +111,16 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the images of an index.
+fn images_of(source: &Source, root: &Descriptor) -> anyhow::Result<Vec<Descriptor>> {
+    if root.media_type.kind() != Kind::Index {
+        return Ok(Vec::new());
+    }
+    let selection = convert::select(&*source.provider, root, &Platforms::All, access().limits());
+    let images = selection.with_context(|| source.name.clone())?.images;
+    Ok(images.into_iter().map(|image| image.descriptor).collect())
 }
 
 /// Returns what is to be copied: all there is, or the image of one platform.

@@ -18,13 +18,14 @@ use crate::output;
 use crate::parallel;
 
 /// What a run ends with when some of it failed.
-const SOME_FAILED: u8 = 3;
+pub(crate) const SOME_FAILED: u8 = 3;
 
 /// Push manifests and blobs as lines of JSON say, and nothing else
 ///
 /// Each has a `type` (manifest or blob), `refs` to push to, and `data`: JSON, or a text in base64. Without data,
 /// what `lookup` names is copied. `lookup` says by digest where parts are found; "" stands for all others. Inputs
-/// that others need come first. What is in place already is not pushed. Printed is each input with its digest.
+/// that others need come first. A name that means the thing already is looked at and left. Printed is each input with
+/// its digest; the exit status is 3 if some of them failed.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The file to read; standard input without it
@@ -61,7 +62,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             if arguments.dry_run {
                 return deployment.pending(client);
             }
-            deployment.run(client).map(|()| deployment.names().to_vec())
+            let digest = Some(deployment.run(client)?);
+            let named = deployment.names().iter().cloned();
+            Ok(named.map(|name| Name { digest: digest.clone(), ..name }).collect())
         });
         for (position, result) in round.into_iter().zip(results) {
             let deployment = &deployments[position];
@@ -88,7 +91,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             && let Some(document) = document.as_object_mut()
         {
             document.remove("data");
-            let digest = deployment.digest().map(ToString::to_string);
+            let digest = names.first().and_then(|name| name.digest.as_ref()).map(ToString::to_string);
             document.insert("digest".to_owned(), digest.into());
         }
         output::print(&document.to_string())?;

@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use clap::Args;
 use clap::Subcommand;
 use restow_oci::Platform;
+use restow_registry::Error;
 use restow_registry::Name;
 use restow_registry::Place;
 use restow_registry::Reading;
@@ -21,6 +22,7 @@ use restow_registry::synthesize::synthesize;
 use serde_json::Value;
 
 use crate::access::access;
+use crate::commands::deploy::SOME_FAILED;
 use crate::failure;
 use crate::output;
 use crate::parallel;
@@ -44,7 +46,8 @@ enum Command {
 /// Print an index for each reference, whatever it means: a line of JSON each, in their order
 ///
 /// A manifest becomes the only entry of one. Each entry says its platform and where it is found; equal entries
-/// and attestations of what is not there are left out. A reference that means nothing is null.
+/// and attestations of what is not there are left out. A reference that means nothing is null, with a warning if a
+/// registry has refused to tell; so is one that fails, with an error and exit status 3 at the end.
 #[derive(Debug, Args)]
 struct SynthesizeArguments {
     /// Images: HOST/NAME[:TAG][@DIGEST] as registries have them, or oci:PATH[:TAG] and the like
@@ -71,7 +74,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if !arguments.architectures.is_empty() {
         architectures.words = arguments.architectures.iter().cloned().collect();
     }
-    let mut batch = Batch { architectures, jobs: arguments.jobs, waiting: Vec::new() };
+    let mut batch = Batch { architectures, jobs: arguments.jobs, waiting: Vec::new(), failed: false };
     for reference in &arguments.references {
         batch.add(reference)?;
     }
@@ -84,7 +87,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         None => {}
     }
     batch.flush()?;
-    Ok(ExitCode::SUCCESS)
+    Ok(if batch.failed { ExitCode::from(SOME_FAILED) } else { ExitCode::SUCCESS })
 }
 
 /// References that wait for each other, so that results keep their order.
@@ -92,6 +95,8 @@ struct Batch {
     architectures: Architectures,
     jobs: NonZeroUsize,
     waiting: Vec<String>,
+    /// Whether any of them failed.
+    failed: bool,
 }
 
 impl Batch {
@@ -110,13 +115,18 @@ impl Batch {
         if self.waiting.len() >= BATCH { self.flush() } else { Ok(()) }
     }
 
-    /// Writes the indexes of what waits, up to the first that fails.
+    /// Writes the indexes of what waits.
     fn flush(&mut self) -> anyhow::Result<()> {
         let waiting = std::mem::take(&mut self.waiting);
         let results =
             parallel::map(&waiting, self.jobs, |text| self.index(text).with_context(|| text.clone()));
         for result in results {
-            output::print(&result?.to_string())?;
+            let index = result.unwrap_or_else(|error| {
+                self.failed = true;
+                output::tell(&format!("error: {}", failure::describe(&error)));
+                Value::Null
+            });
+            output::print(&index.to_string())?;
         }
         std::io::stdout().flush()?;
         Ok(())
@@ -125,7 +135,13 @@ impl Batch {
     fn index(&self, text: &str) -> anyhow::Result<Value> {
         let reference = parse_reference(text)?;
         let source = match access().open_source(&reference, Reading::Once) {
-            Err(error) if failure::means_nothing(&error) => return Ok(Value::Null),
+            Err(error) if failure::means_nothing(&error) => {
+                if matches!(error, Error::Unauthorized { .. }) {
+                    let error = failure::describe(&anyhow::Error::from(error).context(text.to_owned()));
+                    output::tell(&format!("warning: {error}"));
+                }
+                return Ok(Value::Null);
+            }
             source => source?,
         };
         let name = match &reference.place {
@@ -150,9 +166,7 @@ impl Batch {
 
 /// Parses a reference; without a prefix it is a name in a registry.
 fn parse_reference(text: &str) -> anyhow::Result<Reference> {
-    const PREFIXES: [&str; 7] =
-        ["docker://", "oci:", "oci-archive:", "docker-archive:", "store:", "containerd://", "docker-daemon:"];
-    let whole = match PREFIXES.iter().any(|prefix| text.starts_with(prefix)) {
+    let whole = match Reference::has_prefix(text) {
         true => text.to_owned(),
         false => format!("docker://{text}"),
     };

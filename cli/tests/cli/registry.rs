@@ -9,6 +9,7 @@ use restow_testkit::registry::Answer;
 use serde_json::json;
 
 use super::*;
+use crate::support::Run;
 
 fn index() -> Image {
     IndexBuilder::new()
@@ -113,7 +114,60 @@ fn a_conversion_from_registry_to_registry_gives_what_one_on_disk_gives() {
     let again = bench.ok(&line);
     assert_eq!(again.stdout, local.stdout);
     let lines = registry.take_lines();
-    assert!(lines.iter().all(|line| !line.starts_with("P")), "{lines:#?}");
+    let count = |start: &str| lines.iter().filter(|line| line.starts_with(start)).count();
+    // The manifest, its config and its referrers; a look for each new layer and at the tag.
+    assert_eq!((count("GET /v2/src/manifests/"), count("GET /v2/src/blobs/")), (1, 1), "{lines:#?}");
+    assert_eq!((count("HEAD /v2/out/blobs/"), count("HEAD /v2/out/manifests/")), (2, 1), "{lines:#?}");
+    assert_eq!((count("GET /v2/src/referrers/"), lines.len()), (1, 6), "{lines:#?}");
+}
+
+#[test]
+fn uploads_are_told_of_while_a_conversion_goes_on() {
+    let registry = Registry::start();
+    let noise = restow_testkit::Random::new(1).bytes(300_000);
+    let tar = TarBuilder::new().file("noise", noise).finish();
+    registry.put("src", "v1", &ImageBuilder::new().layer(Layer::gzip(tar)).build());
+    let host = registry.host();
+    let bench = Bench::new();
+    let line = format!("optimize docker://{host}/src:v1 docker://{host}/out:v1 --zstdchunked --no-optimize");
+    let plain = bench.ok(&format!("{line} --progress plain --no-cache"));
+    assert!(plain.stderr.lines().any(|line| line.starts_with("upload ")), "{}", plain.stderr);
+    let line = line.replace("/out:", "/other:");
+    let json = bench.ok(&format!("{line} --progress json --no-cache"));
+    let events: Vec<Value> = json.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let upload = events.iter().find(|event| event["event"] == "upload finished").unwrap();
+    assert_eq!(upload["read"], upload["size"]);
+    // Who may not write hears of it, and the source's referrers are no business of his.
+    registry.intercept(|request| (request.method == "POST").then(|| Answer::error(403, "DENIED")));
+    let run = bench.run(&format!("{} --no-cache", line.replace("/other:", "/third:")));
+    assert!(run.code == Some(1) && run.stderr.contains("403, DENIED"), "{run:?}");
+}
+
+#[test]
+fn requests_are_told_by_host_and_kind() {
+    let (from, to) = (Registry::start(), Registry::start());
+    from.put("a", "v1", &image());
+    let bench = Bench::new();
+    let copy = format!("copy docker://{}/a:v1 docker://{}/a:v1 --registry-stats", from.host(), to.host());
+    let mut expected = vec![
+        format!("{}  blob get  3", from.host()),
+        format!("{}  manifest get  1", from.host()),
+        format!("{}  manifest head  1", to.host()),
+        format!("{}  manifest put  2", to.host()),
+        format!("{}  upload  6", to.host()),
+    ];
+    let told = |run: &Run| -> Vec<String> {
+        let lines = run.stderr.lines().filter(|line| line.contains("  ") || line.contains("requests to"));
+        let mut lines: Vec<_> = lines.map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    expected.push("13 requests to registries".to_owned());
+    expected.sort();
+    assert_eq!(told(&bench.ok(&copy)), expected);
+    let local = Bench::with(&image());
+    let run = local.ok(&format!("copy oci:src:v1 docker://{}/a:v1 --registry-stats", to.host()));
+    assert!(run.stderr.contains("\n1 request to registries\n"), "{}", run.stderr);
 }
 
 fn digest_of(stdout: &str) -> &str {
@@ -154,6 +208,45 @@ fn referrers_come_along_when_asked_for() {
     assert_eq!(bench.index("kept")["manifests"].as_array().unwrap().len(), 2);
     let run = bench.run(&format!("copy --referrers docker://{from}/a:v1 docker-archive:out.tar:v1"));
     assert!(run.code == Some(2) && run.stderr.contains("has no place for what refers"), "{run:?}");
+}
+
+#[test]
+fn what_refers_to_an_image_of_an_index_comes_along_too() {
+    for lists in [true, false] {
+        let (registry, other) = (Registry::start(), Registry::start());
+        if lists {
+            registry.list_referrers();
+            other.list_referrers();
+        }
+        registry.put("a", "v1", &index());
+        let root = image().root;
+        let subject =
+            json!({"mediaType": root.media_type.as_str(), "digest": root.digest.as_str(), "size": root.size});
+        let signature = ImageBuilder::new().manifest_field("subject", subject).build();
+        let bench = Bench::with(&signature);
+        // By a tool that keeps the list where the registry does not.
+        bench.ok(&format!("copy oci:src:v1 docker://{}/a:signature", registry.host()));
+        let (from, to) = (registry.host(), other.host());
+        let copy = format!("docker://{from}/a:v1 docker://{to}/a:v1 --all-platforms");
+        let run = bench.ok(&format!("copy --referrers {copy}"));
+        assert!(run.stderr.contains(" with 1 referrer in "), "{}", run.stderr);
+        let digest = signature.root.digest.as_str();
+        assert_eq!(other.manifest("a", digest).as_deref(), Some(signature.root_bytes()));
+        // It is attached there: to what it is about, whether that is there or not.
+        let convert = copy.replace("a:v1 --all", "b:v1 --zstdchunked --all");
+        let run = bench.ok(&format!("optimize {convert} --no-optimize"));
+        assert!(
+            run.stderr.contains(&format!("1 referrer of {} stay with it", root.digest)),
+            "{}",
+            run.stderr
+        );
+        let run = bench.ok(&format!("optimize {convert} --no-optimize --copy-referrers"));
+        assert!(run.stderr.contains("copied 1 referrer"), "{}", run.stderr);
+        assert_eq!(other.manifest("b", digest).as_deref(), Some(signature.root_bytes()), "lists: {lists}");
+        let fallback = other.manifest("b", &root.digest.as_str().replace(':', "-"));
+        let fallback = fallback.map(|bytes| String::from_utf8(bytes).unwrap());
+        assert_eq!(fallback.is_some_and(|index| index.contains(digest)), !lists);
+    }
 }
 
 #[test]
@@ -215,6 +308,79 @@ fn indexes_are_made_of_references_in_their_order() {
     let name = |line: &Value| line["annotations"]["org.opencontainers.image.ref.name"].clone();
     assert_eq!(name(&lines[0]), format!("{host}/a:v1@{}", image().root.digest));
     assert_eq!(name(&lines[1]), format!("oci:src:v1@{}", index().root.digest));
+}
+
+#[test]
+fn one_reference_that_fails_costs_no_other_its_index() {
+    let registry = Registry::start();
+    registry.put("a", "v1", &image());
+    registry.put_manifest("a", Some("odd"), "application/x", b"{\"mediaType\":\"application/x\"}");
+    let bench = Bench::new();
+    let host = registry.host();
+    let run = bench.run(&format!("index synthesize {host}/a:odd {host}/a:v1 a:b:c {host}/a:v1"));
+    assert_eq!(run.code, Some(3), "{run:?}");
+    let lines: Vec<Value> = run.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let there: Vec<_> = lines.iter().map(|line| !line.is_null()).collect();
+    assert_eq!(there, [false, true, false, true]);
+    for problem in ["a:odd: cannot make an index of", "error: a:b:c: "] {
+        assert!(run.stderr.contains(problem), "{}", run.stderr);
+    }
+    // A registry that refuses to tell may have nothing, or much.
+    registry.require_password("user", "right");
+    bench
+        .write("auth.json", &format!(r#"{{"auths":{{"{host}":{{"username":"user","password":"wrong"}}}}}}"#));
+    let run = bench.ok(&format!("index synthesize {host}/a:v1 --authfile auth.json"));
+    assert_eq!(run.stdout, "null\n");
+    assert!(run.stderr.contains("warning: ") && run.stderr.contains("401"), "{}", run.stderr);
+    registry.intercept(|_| Some(Answer::error(403, "DENIED")));
+    let run = bench.ok(&format!("index synthesize {host}/a:v1 --authfile auth.json"));
+    assert!(run.stdout == "null\n" && run.stderr.contains("403"), "{run:?}");
+}
+
+#[test]
+fn indexes_are_made_of_every_kind_of_place_and_with_other_words() {
+    let bench = Bench::with(&index());
+    bench.ok("copy --all-platforms oci:src:v1 oci-archive:a.tar:v1");
+    bench.ok("copy --platform linux/arm64 oci:src:v1 docker-archive:d.tar:example.org/a:v1");
+    bench.ok("copy --all-platforms oci:src:v1 store:a:v1 --root store");
+    let mut restow = bench.command(Path::new(env!("CARGO_BIN_EXE_restow")));
+    let options =
+        "--architecture-key arch --architecture wide=linux/arm64 --architecture old=linux/386 --root store";
+    let restow = restow.args(["index", "synthesize", "--from", "-"]).args(options.split(' '));
+    let mut child = restow.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let references =
+        ["oci:src:v1", "oci-archive:a.tar:v1", "docker-archive:d.tar:example.org/a:v1", "store:a:v1"];
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), references.join("\n").as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let made: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(made.len(), references.len());
+    for (index, reference) in made.iter().zip(references) {
+        let entries = index["manifests"].as_array().unwrap();
+        let place = index["annotations"]["org.opencontainers.image.ref.name"].as_str().unwrap();
+        assert!(place.starts_with(&format!("{reference}@sha256:")), "{place}");
+        // Only what was asked for has a word, and only under the key that was asked for.
+        let words: Vec<_> = entries.iter().map(|entry| entry["annotations"]["arch"].as_str()).collect();
+        let expected = [None, Some("wide")];
+        assert_eq!(words, expected[2 - entries.len()..], "{reference}");
+        assert!(!index.to_string().contains("bashbrew"), "{index}");
+    }
+}
+
+#[test]
+fn a_deployed_tag_is_told_with_the_digest_that_was_pushed() {
+    let registry = Registry::start();
+    registry.put("a", "v1", &image());
+    let host = registry.host();
+    let bench = Bench::new();
+    let copy =
+        json!({"type": "manifest", "refs": [format!("{host}/b:v1")], "lookup": {"": format!("{host}/a:v1")}});
+    bench.write("input", &copy.to_string());
+    let done = bench.json("deploy input");
+    let digest = image().root.digest;
+    assert_eq!(done["digest"], digest.as_str());
+    assert_eq!(done["refs"], json!([format!("{host}/b:v1@{digest}")]));
 }
 
 #[test]
@@ -307,6 +473,7 @@ fn credential_helpers_are_asked_once() {
     helper("password", r#"echo '{"ServerURL":"x","Username":"user","Secret":"password"}'"#);
     helper("identity", r#"echo '{"Username":"<token>","Secret":"identity"}'"#);
     helper("nobody", "echo 'credentials not found in native keychain'; exit 1");
+    helper("silent", "exec sleep 1000");
     helper("broken", "echo 'the vault is locked'; exit 1");
     let paths = format!("{}:/usr/bin:/bin", bench.path("bin").display());
     let inspect = |file: &str| {
@@ -314,8 +481,14 @@ fn credential_helpers_are_asked_once() {
         bench.write("auth.json", file);
         let mut command = bench.command(Path::new(env!("CARGO_BIN_EXE_restow")));
         command.env("PATH", &paths).env("HOME", bench.path("home"));
-        let run =
-            finish(command.args(["inspect", &format!("docker://{host}/a:v1"), "--authfile", "auth.json"]));
+        let run = finish(command.args([
+            "inspect",
+            &format!("docker://{host}/a:v1"),
+            "--authfile",
+            "auth.json",
+            "--idle-timeout",
+            "1",
+        ]));
         (run, fs::read_to_string(bench.path("asked")).unwrap_or_default())
     };
     let asked = format!("get {host}\n");
@@ -335,6 +508,7 @@ fn credential_helpers_are_asked_once() {
         ("nobody", "no login for it is in"),
         ("broken", "docker-credential-broken: the vault is locked"),
         ("missing", "docker-credential-missing: "),
+        ("silent", "docker-credential-silent: it said nothing for 1 s"),
     ] {
         let (run, _) = inspect(&one(helper));
         assert!(run.code == Some(1) && run.stderr.contains(problem), "{run:?}");

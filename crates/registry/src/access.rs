@@ -1,6 +1,7 @@
 //! Images to read and places to write to, whatever kind they are of.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
@@ -18,6 +19,7 @@ use crate::DockerArchive;
 use crate::Error;
 use crate::Layout;
 use crate::Name;
+use crate::Observer;
 use crate::OciArchive;
 use crate::Place;
 use crate::Reference;
@@ -176,7 +178,7 @@ impl Access {
                 let client = self.client()?;
                 let content = client.manifest(&named(repository, selector)?)?;
                 let content = content.ok_or_else(|| Error::NotInRegistry { name: name.clone() })?;
-                let mut remote = Remote::new(client, repository);
+                let mut remote = Remote::new(client, repository).named_only();
                 if reading == Reading::Again {
                     remote = remote.spooling(self.scratch.path());
                 }
@@ -222,8 +224,14 @@ impl Access {
         Ok(self.input.get_or_init(|| archive))
     }
 
-    /// Opens a place to write to, and makes it where it does not exist. `source` is where most blobs come from.
-    pub fn open_destination(&self, place: &Place, source: Option<&Source>) -> Result<Box<dyn Destination>> {
+    /// Opens a place to write to, and makes it where it does not exist. `source` is where most blobs come from;
+    /// `observer` hears of what is sent to a registry.
+    pub fn open_destination(
+        &self,
+        place: &Place,
+        source: Option<&Source>,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Result<Box<dyn Destination>> {
         let limits = self.limits();
         let archive = |path: &Path, form| ArchiveDestination::new(path, form, &self.scratch, limits);
         Ok(match place {
@@ -241,7 +249,11 @@ impl Access {
             Place::Registry(repository) => {
                 let others: Vec<_> =
                     source.and_then(|source| source.repository.clone()).into_iter().collect();
-                Box::new(RemoteDestination::new(self.client()?, repository, &others, &self.scratch)?)
+                let there = RemoteDestination::new(self.client()?, repository, &others, &self.scratch)?;
+                match observer {
+                    Some(observer) => Box::new(there.watched(observer)),
+                    None => Box::new(there),
+                }
             }
         })
     }

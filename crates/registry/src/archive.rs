@@ -29,6 +29,7 @@ use crate::Selector;
 use crate::access::STANDARD;
 use crate::catalogue::Catalogue;
 use crate::error::not_a_layout;
+use crate::graph;
 use crate::layout::check_marker;
 
 /// An OCI layout in an uncompressed tar. Nothing is unpacked: blobs are read at their place in the file.
@@ -58,7 +59,10 @@ impl OciArchive {
     }
 
     fn read(path: &Path, file: File, size: u64, limits: &Limits) -> Result<OciArchive> {
-        let file = Arc::new(file);
+        OciArchive::scan(path, Arc::new(file), size, limits)
+    }
+
+    fn scan(path: &Path, file: Arc<File>, size: u64, limits: &Limits) -> Result<OciArchive> {
         let tar = Section::new(file.clone(), 0, size);
         let mut places = BTreeMap::new();
         let mut documents = BTreeMap::new();
@@ -101,6 +105,15 @@ impl OciArchive {
     /// Returns the names of the images, in the order of the index.
     pub fn tags(&self) -> Vec<String> {
         self.catalogue.tags()
+    }
+
+    /// Returns the first image of the index that has this config, or whose index leads to one.
+    fn holder(&self, config: &Digest) -> Option<Descriptor> {
+        let has = |root: &&Descriptor| {
+            let graph = graph::walk(self, root, &self.limits);
+            graph.is_ok_and(|graph| graph.leaves.iter().any(|leaf| leaf.digest == *config))
+        };
+        self.catalogue.entries().iter().find(has).cloned()
     }
 
     pub(crate) fn catalogue(&self) -> &Catalogue {

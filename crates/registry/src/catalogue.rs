@@ -51,6 +51,11 @@ impl Catalogue {
         self.index.into_bytes()
     }
 
+    /// Returns the images, in the order of the index.
+    pub(crate) fn entries(&self) -> &[Descriptor] {
+        self.index.manifests()
+    }
+
     /// Returns the names in their order, each once.
     pub(crate) fn tags(&self) -> Vec<String> {
         let mut seen = BTreeSet::new();

@@ -3,9 +3,9 @@
 //! A [`Client`] may be called from any number of threads; each call blocks until its answer is there. Beneath,
 //! requests run on a runtime of the client's own.
 //!
-//! It spends no request that it does not need: nothing is asked for twice in a run (contents up to 4 MiB and
-//! what tags mean are kept, one request at a time is under way for each), no request asks for leave first, and
-//! a host's answers to be patient hold for everybody. Every content that is returned has the digest it was
+//! It spends no request that it does not need: nothing is asked for twice in a run (contents up to 4 MiB, of which
+//! at most 256 MiB stay in memory, and what tags mean are kept, one request at a time is under way for each), no request
+//! asks for leave first, and a host's answers to be patient hold for everybody. Every content that is returned has the digest it was
 //! asked for by.
 //!
 //! <https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md>
@@ -13,6 +13,7 @@
 mod auth;
 mod budget;
 mod cache;
+mod careful;
 mod clock;
 mod credentials;
 mod download;
@@ -26,7 +27,6 @@ mod tls;
 mod upload;
 
 use std::collections::HashMap;
-use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -54,6 +54,7 @@ pub(crate) use self::manifests::referrers_tag;
 pub(crate) use self::upload::WORTH_A_HEAD;
 
 use self::cache::Cache;
+use self::careful::Careful;
 use self::hosts::Purpose;
 use self::http::Http;
 use crate::Error;
@@ -86,6 +87,9 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// The size of the pieces in which blobs are uploaded; whole, if there is none.
     pub chunk_size: Option<u64>,
+    /// A file in which is noted, for later runs, which registries look for the parts of a manifest before they take it:
+    /// the others are asked whether they have them.
+    pub careful_hosts: Option<PathBuf>,
     /// How much is accepted.
     pub limits: Limits,
     /// The time.
@@ -106,6 +110,7 @@ impl Default for Settings {
             connect_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(60),
             chunk_size: None,
+            careful_hosts: None,
             limits: Limits::default(),
             clock: Arc::new(SystemClock::default()),
         }
@@ -125,8 +130,7 @@ pub(crate) struct Core {
     pub(crate) http: Http,
     pub(crate) cache: Cache,
     endpoints: Mutex<KnownEndpoints>,
-    /// The hosts that have refused a manifest for want of its blobs.
-    careful: Mutex<HashSet<String>>,
+    careful: Careful,
 }
 
 /// The servers to ask, as far as they were looked up.
@@ -145,12 +149,9 @@ impl Client {
                 path: "registries".into(),
                 source,
             })?;
-        let core = Core {
-            http: Http::new(settings),
-            cache: Cache::default(),
-            endpoints: Mutex::default(),
-            careful: Mutex::default(),
-        };
+        let careful = Careful::new(settings.careful_hosts.clone());
+        let core =
+            Core { http: Http::new(settings), cache: Cache::default(), endpoints: Mutex::default(), careful };
         Ok(Client { runtime: Arc::new(runtime), core: Arc::new(core) })
     }
 
@@ -178,15 +179,14 @@ impl Client {
 }
 
 impl Core {
-    /// Takes note that a registry looks for the blobs of a manifest before it takes it.
-    pub(crate) fn looks_for_blobs(&self, repository: &Repository) {
-        let mut careful = self.careful.lock().unwrap_or_else(PoisonError::into_inner);
-        careful.insert(repository.host().to_owned());
+    /// Takes note that a registry looks for the parts of a manifest before it takes it.
+    pub(crate) fn looks_for_parts(&self, repository: &Repository) {
+        self.careful.insert(repository.host());
     }
 
     /// Returns whether a registry is known to look for them.
     pub(crate) fn is_careful(&self, repository: &Repository) -> bool {
-        self.careful.lock().unwrap_or_else(PoisonError::into_inner).contains(repository.host())
+        self.careful.contains(repository.host())
     }
 
     fn settings(&self) -> &Settings {
@@ -209,7 +209,7 @@ impl Core {
         Ok(found)
     }
 
-    /// Returns the server that is written to: the last, since mirrors come before it.
+    /// Returns the server that is written to.
     fn upstream(&self, repository: &Repository) -> Result<Endpoint> {
         let endpoints = self.endpoints(repository, Purpose::Push)?;
         endpoints.last().cloned().ok_or_else(|| Error::NotInRegistry { name: repository.to_string() })

@@ -27,6 +27,8 @@ use crate::Name;
 use crate::Remote;
 use crate::Repository;
 use crate::Result;
+use crate::client::Content;
+use crate::graph;
 use crate::parallel;
 use crate::push::Parts;
 use crate::push::Push;
@@ -64,8 +66,7 @@ enum What {
 pub struct Input {
     r#type: Option<String>,
     refs: Option<Vec<String>>,
-    #[serde(default)]
-    lookup: BTreeMap<String, String>,
+    lookup: Option<BTreeMap<String, String>>,
     data: Option<Box<RawValue>>,
 }
 
@@ -85,7 +86,7 @@ impl Deployment {
             return Err(error("it has no refs".to_owned()));
         }
         let (mut names, mut digest) = parse_names(kind, &texts).map_err(&error)?;
-        let mut lookup = parse_lookup(&input.lookup).map_err(&error)?;
+        let mut lookup = parse_lookup(&input.lookup.unwrap_or_default()).map_err(&error)?;
         let data = input.data.as_ref().map(|data| data.get()).filter(|data| *data != "null");
         let what = match data {
             Some(data) => {
@@ -173,8 +174,14 @@ impl Deployment {
         document
     }
 
-    /// Does what it says.
-    pub fn run(&self, client: &Client) -> Result<()> {
+    /// Does what it says, and returns the digest of what its names mean then.
+    pub fn run(&self, client: &Client) -> Result<Digest> {
+        let digest = match (&self.what, self.digest()) {
+            (_, Some(digest)) => digest.clone(),
+            (What::Bytes(bytes, _), None) => Digest::sha256(bytes),
+            // It goes on to mean that as long as the client does.
+            (What::Copy(from), None) => manifest(client, from)?.descriptor.digest,
+        };
         // The first name of a repository brings the parts, so that the others find them.
         let mut repositories = BTreeSet::new();
         let (first, others): (Vec<&Name>, Vec<&Name>) =
@@ -182,7 +189,7 @@ impl Deployment {
         for names in [first, others] {
             parallel::each(&names, NAMES, |name| self.run_to(client, name))?;
         }
-        Ok(())
+        Ok(digest)
     }
 
     fn run_to(&self, client: &Client, name: &Name) -> Result<()> {
@@ -192,8 +199,7 @@ impl Deployment {
                 self.push(client, name, &media_type, bytes)
             }
             (ObjectKind::Manifest, What::Copy(from)) => {
-                let content = client.manifest(from)?;
-                let content = content.ok_or_else(|| Error::NotInRegistry { name: from.to_string() })?;
+                let content = manifest(client, from)?;
                 self.push(client, name, &content.descriptor.media_type, &content.bytes)
             }
             (ObjectKind::Blob, What::Bytes(bytes, _)) => {
@@ -205,11 +211,7 @@ impl Deployment {
             (ObjectKind::Blob, What::Copy(from)) => {
                 let missing = || Error::NotInRegistry { name: from.to_string() };
                 let digest = from.digest.as_ref().ok_or_else(missing)?;
-                let size = client.blob_size(&from.repository, digest)?.ok_or_else(missing)?;
-                let blob = Descriptor::new(MediaType::OCI_LAYER, digest.clone(), size);
-                let open = || open_at(client, &from.repository, &blob);
-                let others = [from.repository.clone()];
-                client.push_opened(&name.repository, &blob, &open, &others).map(drop)
+                client.copy_blob(&from.repository, digest, &name.repository).map(drop)
             }
         }
     }
@@ -232,7 +234,7 @@ impl Deployment {
         };
         let pending = parallel::each(&self.names, NAMES, |name| {
             let is_there = match self.kind {
-                ObjectKind::Blob => client.blob_size(&name.repository, &wanted)?.is_some(),
+                ObjectKind::Blob => client.blob_head(&name.repository, &wanted)?.is_some(),
                 ObjectKind::Manifest => {
                     let digest = Some(wanted.clone()).filter(|_| name.tag.is_none());
                     let looked_at = Name { digest, ..name.clone() };
@@ -251,10 +253,7 @@ impl Deployment {
             What::Copy(from) => needs.extend(from.digest.clone()),
             What::Bytes(bytes, Some(_)) => {
                 let document: Value = serde_json::from_slice(bytes).unwrap_or_default();
-                let list = |key: &str| document[key].as_array().cloned().unwrap_or_default();
-                let parts =
-                    list("manifests").into_iter().chain(list("layers")).chain([document["config"].clone()]);
-                needs.extend(parts.filter_map(|part| Digest::parse(part["digest"].as_str()?).ok()));
+                needs.extend(graph::named(&document));
             }
             What::Bytes(_, None) => {}
         }
@@ -401,17 +400,18 @@ impl Parts for Looked<'_> {
         let place = self.place(&descriptor.digest);
         let bytes = read(&Remote::new(self.client, &place), descriptor, limit)?;
         let document: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        let list = |key: &str| document[key].as_array().cloned().unwrap_or_default();
-        let parts = list("manifests").into_iter().chain(list("layers")).chain([document["config"].clone()]);
-        let parts = parts.filter_map(|part| Digest::parse(part["digest"].as_str()?).ok());
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        found.extend(parts.map(|part| (part, place.clone())));
+        found.extend(graph::named(&document).map(|part| (part, place.clone())));
         Ok(bytes.into())
     }
 
     fn repositories(&self, descriptor: &Descriptor) -> Vec<Repository> {
         vec![self.place(&descriptor.digest)]
     }
+}
+
+fn manifest(client: &Client, name: &Name) -> Result<Content> {
+    client.manifest(name)?.ok_or_else(|| Error::NotInRegistry { name: name.to_string() })
 }
 
 fn open_at(client: &Client, repository: &Repository, blob: &Descriptor) -> Result<Arc<dyn Blob>> {

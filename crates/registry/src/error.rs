@@ -303,6 +303,11 @@ impl Error {
     pub fn is_not_found(&self) -> bool {
         match self {
             Error::NotInRegistry { .. } => true,
+            // Of a registry it may turn out when a blob is read.
+            Error::Content(restow_content::Error::Read { source, .. }) => {
+                let cause = source.get_ref().and_then(|cause| cause.downcast_ref::<Error>());
+                cause.is_some_and(Error::is_not_found)
+            }
             Error::Content(error) => error.is_not_found(),
             _ => false,
         }

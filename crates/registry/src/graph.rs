@@ -10,6 +10,7 @@ use restow_oci::Index;
 use restow_oci::Kind;
 use restow_oci::Limits;
 use restow_oci::Manifest;
+use serde_json::Value;
 
 use crate::Error;
 use crate::Result;
@@ -39,6 +40,13 @@ impl Graph {
         self.leaves.extend(leaves);
         self.missing.extend(other.missing);
     }
+}
+
+/// Returns the digests of what a manifest or an index names, its subject excepted.
+pub(crate) fn named(document: &Value) -> impl Iterator<Item = Digest> {
+    let list = |key: &str| document[key].as_array().map(Vec::as_slice).unwrap_or_default();
+    let parts = list("manifests").iter().chain(list("layers")).chain([&document["config"]]);
+    parts.filter_map(|part| Digest::parse(part["digest"].as_str()?).ok())
 }
 
 /// Walks from `root` down. A subject is a link to an image of its own and is not followed.

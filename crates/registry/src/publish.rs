@@ -148,8 +148,10 @@ fn copy_one(how: Transfer, source: &dyn Provider, store: &dyn Store, blob: &Desc
     };
     match result {
         Ok(()) => Ok(Outcome::There),
-        Err(error) if error.is_not_found() => Ok(Outcome::Missing),
-        Err(error) => Err(error.into()),
+        Err(error) => match Error::from(error) {
+            error if error.is_not_found() => Ok(Outcome::Missing),
+            error => Err(error),
+        },
     }
 }
 

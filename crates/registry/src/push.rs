@@ -79,12 +79,11 @@ pub(crate) struct Push<'a> {
     pub(crate) client: &'a Client,
     pub(crate) parts: &'a dyn Parts,
     notices: Mutex<Vec<Notice>>,
-    missing: Mutex<Vec<Digest>>,
 }
 
 impl<'a> Push<'a> {
     pub(crate) fn new(client: &'a Client, parts: &'a dyn Parts) -> Push<'a> {
-        Push { client, parts, notices: Mutex::default(), missing: Mutex::default() }
+        Push { client, parts, notices: Mutex::default() }
     }
 
     /// Sees to it that each of `names` means the document.
@@ -115,33 +114,40 @@ impl<'a> Push<'a> {
             Err(error) if lacks_parts(&error) => Some(error),
             Err(error) => return Err(error),
         };
-        match (media_type.kind(), refusal) {
-            (Kind::Index, Some(_)) if depth < limits.index_depth => {
+        // A registry need not look for the parts, and some take whatever they are sent.
+        let core = self.client.core();
+        if refusal.is_none() && core.is_careful(repository) {
+            return Ok(());
+        }
+        let missing = match media_type.kind() {
+            Kind::Index if depth < limits.index_depth => {
                 let index = Index::parse_as(bytes.to_vec(), media_type, limits).map_err(unusable(shown()))?;
+                if refusal.is_none() && self.has_last_child(repository, &index)? {
+                    return Ok(());
+                }
                 let children = distinct(index.manifests());
-                parallel::each(&children, PARTS, |child| self.child(repository, child, depth + 1))?;
+                parallel::each(&children, PARTS, |child| self.child(repository, child, depth + 1))?
             }
-            (Kind::Manifest, refusal) => {
+            Kind::Manifest => {
                 let manifest =
                     Manifest::parse_as(bytes.to_vec(), media_type, limits).map_err(unusable(shown()))?;
-                match refusal {
-                    Some(_) => self.client.core().looks_for_blobs(repository),
-                    // A registry need not look for the blobs, and some take whatever they are sent.
-                    None if self.client.core().is_careful(repository) => return Ok(()),
-                    None if self.is_whole(repository, &manifest)? => return Ok(()),
-                    None => {}
+                if refusal.is_some() {
+                    core.looks_for_parts(repository);
+                } else if self.is_whole(repository, &manifest)? {
+                    return Ok(());
                 }
-                parallel::each(&distinct(manifest.layers()), PARTS, |blob| self.blob(repository, blob))?;
+                let layers = distinct(manifest.layers());
+                let mut missing = parallel::each(&layers, PARTS, |blob| self.blob(repository, blob))?;
                 // Last, so that where it is, the others are.
-                self.blob(repository, manifest.config())?;
+                missing.push(self.blob(repository, manifest.config())?);
+                missing
             }
-            (_, Some(refusal)) => return Err(refusal),
-            (_, None) => return Ok(()),
-        }
-        let missing = std::mem::take(&mut *self.missing.lock().unwrap_or_else(PoisonError::into_inner));
+            _ => return refusal.map_or(Ok(()), Err),
+        };
+        let missing: Vec<_> = missing.into_iter().flatten().collect();
         let lacking = || Error::MissingBlobs { root: Digest::sha256(bytes), missing: missing.clone() };
         match self.client.put_manifest(name, media_type, bytes) {
-            Ok(_) if missing.is_empty() || self.client.core().is_careful(repository) => Ok(()),
+            Ok(_) if missing.is_empty() || core.is_careful(repository) => Ok(()),
             Ok(_) => Err(lacking()),
             Err(error) if lacks_parts(&error) && !missing.is_empty() => Err(lacking()),
             Err(error) => Err(error),
@@ -160,39 +166,45 @@ impl<'a> Push<'a> {
         Ok(true)
     }
 
-    /// Pushes an entry of an index.
-    fn child(&self, repository: &Repository, child: &Descriptor, depth: usize) -> Result<()> {
+    /// Tells whether a repository has the manifest that an index names last.
+    fn has_last_child(&self, repository: &Repository, index: &Index) -> Result<bool> {
+        let is_manifest =
+            |child: &&Descriptor| matches!(child.media_type.kind(), Kind::Index | Kind::Manifest);
+        let Some(child) = index.manifests().iter().rfind(is_manifest) else { return Ok(true) };
+        self.client.holds_manifest(repository, &child.digest)
+    }
+
+    /// Pushes an entry of an index. One that is nowhere is returned: the registry may have it, or need not.
+    fn child(&self, repository: &Repository, child: &Descriptor, depth: usize) -> Result<Option<Digest>> {
         if !matches!(child.media_type.kind(), Kind::Index | Kind::Manifest) {
             return self.blob(repository, child);
         }
         let limit = self.client.settings().limits.manifest_size;
         match self.parts.document(child, limit) {
-            Ok(bytes) => self.document(&repository.at(&child.digest), &child.media_type, &bytes, depth),
-            Err(error) if error.is_not_found() => self.lacks(child),
+            Ok(bytes) => {
+                let name = repository.at(&child.digest);
+                self.document(&name, &child.media_type, &bytes, depth).map(|()| None)
+            }
+            Err(error) if error.is_not_found() => Ok(Some(child.digest.clone())),
             Err(error) => Err(error),
         }
     }
 
-    fn blob(&self, repository: &Repository, blob: &Descriptor) -> Result<()> {
+    /// Pushes a blob, or returns it if it is nowhere.
+    fn blob(&self, repository: &Repository, blob: &Descriptor) -> Result<Option<Digest>> {
         // Its owner has not allowed it to be uploaded, whoever has it.
         if matches!(blob.media_type.kind(), Kind::Layer { distributable: false, .. }) {
             let notice = Notice::NotCopied { descriptor: blob.clone() };
             self.notices.lock().unwrap_or_else(PoisonError::into_inner).push(notice);
-            return Ok(());
+            return Ok(None);
         }
         let others = self.parts.repositories(blob);
         let open = || self.parts.open(blob);
         match self.client.push_opened(repository, blob, &open, &others) {
-            Ok(_) => Ok(()),
-            Err(error) if error.is_not_found() => self.lacks(blob),
+            Ok(_) => Ok(None),
+            Err(error) if error.is_not_found() => Ok(Some(blob.digest.clone())),
             Err(error) => Err(error),
         }
-    }
-
-    /// Notes a part that is nowhere: the registry may have it, or need not.
-    fn lacks(&self, part: &Descriptor) -> Result<()> {
-        self.missing.lock().unwrap_or_else(PoisonError::into_inner).push(part.digest.clone());
-        Ok(())
     }
 }
 

@@ -77,6 +77,12 @@ impl Reference {
         })
     }
 
+    /// Returns whether `text` says by a prefix which kind of place it means.
+    pub fn has_prefix(text: &str) -> bool {
+        let prefixes = [LAYOUT, ARCHIVE, DOCKER_ARCHIVE, REGISTRY, STORE];
+        prefixes.iter().chain(&UNSUPPORTED).any(|prefix| text.starts_with(prefix))
+    }
+
     /// Returns the tag, if it names one.
     pub fn tag(&self) -> Option<&str> {
         match &self.selector {

@@ -1,7 +1,6 @@
 //! A repository of a registry as a place to read from.
 
 use std::collections::HashMap;
-use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -11,6 +10,7 @@ use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
+use std::sync::OnceLock;
 use std::sync::PoisonError;
 
 use bytes::Bytes;
@@ -32,6 +32,7 @@ use crate::Result;
 use crate::client::Core;
 use crate::client::Download;
 use crate::client::OBJECT_SIZE;
+use crate::graph;
 
 /// How many bytes wait to be read from a download that nothing is kept of.
 const AHEAD: usize = 4 << 20;
@@ -42,16 +43,19 @@ const NEAR: u64 = 8 << 20;
 
 /// The blobs and manifests of a repository.
 ///
-/// Manifests and small blobs are fetched when they are opened, others when they are read: sequential reading is
-/// one download, however often its connection breaks; a read elsewhere is a request for just that range. With a
-/// spool, a download runs ahead of its reader into an unnamed file, from which the blob is read again.
+/// Documents are fetched when they are opened, other blobs when they are read: small ones whole, and kept in memory
+/// for the run; sequential reading of a large one is one download, however often its connection breaks; a read elsewhere
+/// in it is a request for just that range. With a spool, a download runs ahead of its reader into an unnamed file, from
+/// which the blob is read again.
+///
+/// A blob that a manifest of the repository names is taken to be there, and found missing when it is read. Others
+/// are looked for when they are opened.
 #[derive(Clone, Debug)]
 pub struct Remote {
     client: Client,
     repository: Repository,
     spool: Option<Arc<Spool>>,
-    /// The blobs that manifests of the repository name, which are there as far as one can know without asking.
-    named: Arc<Mutex<HashSet<Digest>>>,
+    named_only: bool,
 }
 
 #[derive(Debug)]
@@ -63,7 +67,7 @@ struct Spool {
 impl Remote {
     /// Reads from `repository`; nothing is kept on disk.
     pub fn new(client: &Client, repository: &Repository) -> Remote {
-        Remote { client: client.clone(), repository: repository.clone(), spool: None, named: Arc::default() }
+        Remote { client: client.clone(), repository: repository.clone(), spool: None, named_only: false }
     }
 
     /// Keeps what is read in unnamed files below `directory` as long as this exists.
@@ -72,9 +76,14 @@ impl Remote {
         Remote { spool: Some(Arc::new(spool)), ..self }
     }
 
+    /// Takes blobs for missing that no manifest names which was read in this run, without a look for them.
+    pub(crate) fn named_only(self) -> Remote {
+        Remote { named_only: true, ..self }
+    }
+
     /// Takes it from elsewhere that the repository holds a blob.
     pub(crate) fn expecting(self, digest: &Digest) -> Remote {
-        lock(&self.named).insert(digest.clone());
+        self.client.core().cache.keep_names(&self.repository, [digest.clone()]);
         self
     }
 
@@ -83,25 +92,35 @@ impl Remote {
         &self.repository
     }
 
-    fn small(&self, descriptor: &Descriptor) -> Result<Option<Bytes>> {
-        match descriptor.media_type.kind() {
-            Kind::Index | Kind::Manifest => {
-                let content = self.client.manifest(&self.repository.at(&descriptor.digest))?;
-                Ok(content.map(|content| {
-                    self.note(&content.bytes);
-                    content.bytes
-                }))
-            }
-            _ => self.client.small_blob(&self.repository, descriptor),
-        }
+    fn document(&self, descriptor: &Descriptor) -> Result<Option<Bytes>> {
+        let content = match descriptor.media_type.kind() {
+            Kind::Index | Kind::Manifest => self.client.manifest(&self.repository.at(&descriptor.digest))?,
+            _ => return self.client.small_blob(&self.repository, descriptor),
+        };
+        let Some(content) = content else { return Ok(None) };
+        let document: Value = serde_json::from_slice(&content.bytes).unwrap_or_default();
+        self.client.core().cache.keep_names(&self.repository, graph::named(&document));
+        Ok(Some(content.bytes))
     }
 
-    /// Takes note of the blobs that a manifest names.
-    fn note(&self, manifest: &[u8]) {
-        let document: Value = serde_json::from_slice(manifest).unwrap_or_default();
-        let layers = document["layers"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let digests = layers.iter().chain([&document["config"]]).filter_map(|blob| blob["digest"].as_str());
-        lock(&self.named).extend(digests.filter_map(|digest| Digest::parse(digest).ok()));
+    /// Returns whether the blob is there, as far as it can be told without a request if it can.
+    fn holds(&self, descriptor: &Descriptor) -> Result<bool> {
+        let Descriptor { digest, media_type, .. } = descriptor;
+        // What a registry need not have is looked for, so that it can be passed over.
+        let elsewhere = matches!(media_type.kind(), Kind::Layer { distributable: false, .. })
+            || !descriptor.urls.is_empty();
+        let named = self.client.core().cache.names(&self.repository, digest);
+        if (named && !elsewhere) || (!named && self.named_only) {
+            return Ok(named);
+        }
+        let Some(head) = self.client.blob_head(&self.repository, digest)? else { return Ok(false) };
+        match head.size.filter(|&size| size != descriptor.size) {
+            Some(actual) => {
+                let (digest, expected) = (digest.clone(), descriptor.size);
+                Err(restow_content::Error::WrongSize { digest, expected, actual }.into())
+            }
+            None => Ok(true),
+        }
     }
 
     fn stream(&self, descriptor: &Descriptor) -> Streamed {
@@ -110,8 +129,18 @@ impl Remote {
             handle: self.client.handle().clone(),
             repository: self.repository.clone(),
             descriptor: descriptor.clone(),
+            begun: Mutex::default(),
             stream: Mutex::default(),
         }
+    }
+
+    /// Begins to fetch a blob of which only the digest is known. The answer tells its size.
+    pub(crate) fn begin(&self, digest: &Digest) -> Result<(Descriptor, Arc<dyn Blob>)> {
+        let download = Download::begin(self.client.core(), &self.repository, digest);
+        let download = self.client.handle().block_on(download)?;
+        let descriptor = download.descriptor().clone();
+        let streamed = Streamed { begun: Mutex::new(Some(download)), ..self.stream(&descriptor) };
+        Ok((descriptor, Arc::new(streamed)))
     }
 }
 
@@ -129,25 +158,27 @@ impl Provider for Remote {
                 restow_content::Error::Read { digest: digest(), offset: 0, source: io::Error::other(error) }
             }
         };
-        let document = matches!(descriptor.media_type.kind(), Kind::Index | Kind::Manifest);
-        if document || descriptor.size <= OBJECT_SIZE {
-            let bytes =
-                self.small(descriptor).map_err(failed)?.ok_or_else(|| NotFound { digest: digest() })?;
+        let document = match descriptor.media_type.kind() {
+            Kind::Index | Kind::Manifest => true,
+            Kind::Config => descriptor.size <= OBJECT_SIZE,
+            _ => false,
+        };
+        if document {
+            let bytes = self.document(descriptor).map_err(failed)?;
+            let bytes = bytes.ok_or_else(|| NotFound { digest: digest() })?;
             let (expected, actual) = (descriptor.size, bytes.len() as u64);
             return match actual == expected {
                 true => Ok(Box::new(InMemory(bytes))),
                 false => Err(WrongSize { digest: digest(), expected, actual }),
             };
         }
-        // What a registry need not have is looked for, so that it can be passed over.
-        let elsewhere = matches!(descriptor.media_type.kind(), Kind::Layer { distributable: false, .. });
-        let named = lock(&self.named).contains(&descriptor.digest);
-        if elsewhere || !named || !descriptor.urls.is_empty() {
-            let size = self.client.blob_size(&self.repository, &descriptor.digest).map_err(failed)?;
-            let actual = size.ok_or_else(|| NotFound { digest: digest() })?;
-            if actual != descriptor.size {
-                return Err(WrongSize { digest: digest(), expected: descriptor.size, actual });
-            }
+        if !self.holds(descriptor).map_err(failed)? {
+            return Err(NotFound { digest: digest() });
+        }
+        if descriptor.size <= OBJECT_SIZE {
+            let (client, repository) = (self.client.clone(), self.repository.clone());
+            let descriptor = descriptor.clone();
+            return Ok(Box::new(Small { client, repository, descriptor, bytes: OnceLock::new() }));
         }
         let Some(spool) = &self.spool else { return Ok(Box::new(self.stream(descriptor))) };
         let mut blobs = lock(&spool.blobs);
@@ -162,12 +193,44 @@ impl Provider for Remote {
     }
 }
 
+/// A blob that is fetched whole when it is first read, and found in memory afterwards.
+struct Small {
+    client: Client,
+    repository: Repository,
+    descriptor: Descriptor,
+    bytes: OnceLock<Bytes>,
+}
+
+impl Small {
+    fn bytes(&self) -> Result<&Bytes> {
+        if let Some(bytes) = self.bytes.get() {
+            return Ok(bytes);
+        }
+        let Small { repository, descriptor, .. } = self;
+        let missing = || Error::NotInRegistry { name: repository.at(&descriptor.digest).to_string() };
+        let bytes = self.client.small_blob(repository, descriptor)?.ok_or_else(missing)?;
+        Ok(self.bytes.get_or_init(|| bytes))
+    }
+}
+
+impl Blob for Small {
+    fn size(&self) -> u64 {
+        self.descriptor.size
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        InMemory(self.bytes().map_err(io::Error::other)?).read_at(buffer, offset)
+    }
+}
+
 /// A blob that is fetched as it is read.
 struct Streamed {
     core: Arc<Core>,
     handle: Handle,
     repository: Repository,
     descriptor: Descriptor,
+    /// A download of all of it whose answer is there already.
+    begun: Mutex<Option<Download>>,
     stream: Mutex<Option<Stream>>,
 }
 
@@ -184,7 +247,11 @@ impl Streamed {
     }
 
     fn start(&self, offset: u64) -> Result<Stream> {
-        let mut download = self.download(offset, self.descriptor.size)?;
+        let begun = if offset == 0 { lock(&self.begun).take() } else { None };
+        let mut download = match begun {
+            Some(download) => download,
+            None => self.download(offset, self.descriptor.size)?,
+        };
         let (sender, receiver) = mpsc::channel(AHEAD / PIECE);
         self.handle.spawn(async move {
             let mut gathered = Vec::with_capacity(PIECE);

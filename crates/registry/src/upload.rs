@@ -1,11 +1,14 @@
 //! A repository as a place to write to.
 
+use std::collections::VecDeque;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::Condvar;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::thread;
-use std::thread::JoinHandle;
 
 use restow_content::Blob;
 use restow_content::Expected;
@@ -29,21 +32,27 @@ use crate::Client;
 use crate::Destination;
 use crate::Error;
 use crate::Notice;
+use crate::Observer;
 use crate::Remote;
 use crate::Repository;
 use crate::Result;
 use crate::Scratch;
 use crate::Transfer;
+use crate::Watched;
 use crate::client::WORTH_A_HEAD;
+use crate::client::chain;
 use crate::push::Provided;
 use crate::push::Push;
 use crate::scratch::ScratchStore;
+
+/// How many blobs are sent side by side while others are made.
+const UPLOADS: usize = 4;
 
 /// A repository of a registry that an image is written to.
 ///
 /// New blobs lie in a directory of their own until this is dropped. A large one is sent as soon as it is
 /// committed, while others are still being made: that it is needed is all but certain, and what no image refers
-/// to, registries remove.
+/// to, registries remove. Once one of them is refused, nothing more is written.
 #[derive(Debug)]
 pub struct RemoteDestination {
     client: Client,
@@ -64,17 +73,30 @@ impl RemoteDestination {
         scratch: &Scratch,
     ) -> Result<RemoteDestination> {
         let scratch = scratch.store()?;
-        let local = scratch.store.clone();
-        let uploads = Arc::new(Mutex::default());
-        let store = SendingStore { local, client: client.clone(), repository: repository.clone(), uploads };
+        let sending = Arc::new(SendQueue {
+            local: scratch.store.clone(),
+            client: client.clone(),
+            repository: repository.clone(),
+            observer: None,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
         Ok(RemoteDestination {
             client: client.clone(),
             repository: repository.clone(),
             others: others.to_vec(),
             held: Remote::new(client, repository),
-            store,
+            store: SendingStore { local: scratch.store.clone(), sending },
             scratch,
         })
+    }
+
+    /// Tells `observer` of each blob that is sent. Nothing has been written yet.
+    pub fn watched(mut self, observer: Arc<dyn Observer>) -> RemoteDestination {
+        if let Some(sending) = Arc::get_mut(&mut self.store.sending) {
+            sending.observer = Some(observer);
+        }
+        self
     }
 }
 
@@ -97,13 +119,14 @@ impl Destination for RemoteDestination {
         source: &dyn Provider,
         images: &[(&Descriptor, &[String])],
     ) -> Result<Vec<Notice>> {
-        self.store.finish()?;
+        self.store.sending.finish()?;
         let published = images.iter().rev().map(|(root, tags)| self.push(source, root, tags));
         Ok(published.collect::<Result<Vec<_>>>()?.concat())
     }
 
     fn discard(self: Box<Self>) -> Result<()> {
         // Uploads that are under way end with the process.
+        self.store.sending.state().waiting.clear();
         Ok(())
     }
 }
@@ -117,7 +140,10 @@ impl RemoteDestination {
         let source = Overlay::new(&self.store, [source]);
         let limit = self.client.settings().limits.manifest_size;
         let bytes = read(&source, root, limit)?.into();
-        let parts = Provided { provider: &source, new: &self.store, repositories: &self.others };
+        let observer = self.store.sending.observer.clone();
+        let watched = observer.map(|observer| Watched::new(&source, observer));
+        let provider = watched.as_ref().map_or(&source as &dyn Provider, |watched| watched);
+        let parts = Provided { provider, new: &self.store, repositories: &self.others };
         Push::new(&self.client, &parts).image(&names, &root.media_type, &bytes)
     }
 }
@@ -126,20 +152,103 @@ impl RemoteDestination {
 #[derive(Debug)]
 struct SendingStore {
     local: LocalStore,
-    client: Client,
-    repository: Repository,
-    uploads: Uploads,
+    sending: Arc<SendQueue>,
 }
 
-type Uploads = Arc<Mutex<Vec<JoinHandle<Result<()>>>>>;
+/// Blobs on their way to a repository, a few at a time.
+struct SendQueue {
+    local: LocalStore,
+    client: Client,
+    repository: Repository,
+    observer: Option<Arc<dyn Observer>>,
+    state: Mutex<SendState>,
+    changed: Condvar,
+}
 
-impl SendingStore {
+#[derive(Default)]
+struct SendState {
+    waiting: VecDeque<Descriptor>,
+    /// How many threads send.
+    senders: usize,
+    failure: Option<SendFailure>,
+}
+
+/// Why nothing more is sent.
+struct SendFailure {
+    words: String,
+    /// For the first who asks.
+    error: Option<Error>,
+}
+
+impl std::fmt::Debug for SendQueue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SendQueue").field(&self.repository).finish()
+    }
+}
+
+impl SendQueue {
+    fn state(&self) -> MutexGuard<'_, SendState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a blob soon.
+    fn add(self: &Arc<Self>, blob: Descriptor) {
+        let mut state = self.state();
+        state.waiting.push_back(blob);
+        if state.senders < UPLOADS {
+            state.senders += 1;
+            let queue = self.clone();
+            thread::spawn(move || queue.work_off());
+        }
+    }
+
+    /// Sends what waits, until nothing does.
+    fn work_off(&self) {
+        let mut state = self.state();
+        while let Some(blob) = state.waiting.pop_front() {
+            drop(state);
+            let result = self.send(&blob);
+            state = self.state();
+            if let Err(error) = result {
+                let words = chain(&error);
+                state.failure.get_or_insert(SendFailure { words, error: Some(error) });
+                state.waiting.clear();
+            }
+        }
+        state.senders -= 1;
+        self.changed.notify_all();
+    }
+
+    fn send(&self, blob: &Descriptor) -> Result<()> {
+        let open = || match &self.observer {
+            Some(observer) => Ok(Watched::new(&self.local, observer.clone()).open(blob)?.into()),
+            None => Ok(self.local.open(blob)?.into()),
+        };
+        self.client.push_opened(&self.repository, blob, &open, &[]).map(drop)
+    }
+
+    /// Fails if something could not be sent.
+    fn check(&self) -> restow_content::Result<()> {
+        let mut state = self.state();
+        let Some(failure) = &mut state.failure else { return Ok(()) };
+        let source = match failure.error.take() {
+            Some(error) => io::Error::other(error),
+            None => io::Error::other(failure.words.clone()),
+        };
+        let path = self.repository.to_string().into();
+        Err(restow_content::Error::Io { action: "write to", path, source })
+    }
+
     /// Waits until all that was begun is done, and returns the first error.
     fn finish(&self) -> Result<()> {
-        let uploads = std::mem::take(&mut *self.uploads.lock().unwrap_or_else(PoisonError::into_inner));
-        let results: Vec<_> = uploads.into_iter().map(JoinHandle::join).collect();
-        // A thread that panicked has sent nothing, so its blob is sent with the image.
-        results.into_iter().flatten().collect()
+        let mut state = self.state();
+        while state.senders > 0 {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        match state.failure.as_mut().and_then(|failure| failure.error.take()) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
     }
 }
 
@@ -151,13 +260,7 @@ impl Provider for SendingStore {
 
 impl Ingester for SendingStore {
     fn begin(&self, key: &str, expected: &Expected) -> restow_content::Result<Box<dyn Ingest>> {
-        Ok(Box::new(Sending {
-            ingest: self.local.begin(key, expected)?,
-            local: self.local.clone(),
-            client: self.client.clone(),
-            repository: self.repository.clone(),
-            uploads: self.uploads.clone(),
-        }))
+        Ok(Box::new(Sending { ingest: self.local.begin(key, expected)?, sending: self.sending.clone() }))
     }
 }
 
@@ -199,10 +302,7 @@ impl Manager for SendingStore {
 /// An ingest whose blob is sent once it is committed.
 struct Sending {
     ingest: Box<dyn Ingest>,
-    local: LocalStore,
-    client: Client,
-    repository: Repository,
-    uploads: Uploads,
+    sending: Arc<SendQueue>,
 }
 
 impl std::io::Write for Sending {
@@ -237,16 +337,12 @@ impl Ingest for Sending {
         expected: Option<&Descriptor>,
         labels: Labels,
     ) -> restow_content::Result<Info> {
-        let Sending { ingest, local, client, repository, uploads } = *self;
+        let Sending { ingest, sending } = *self;
+        sending.check()?;
         let info = ingest.commit(expected, labels)?;
         // Documents are small, and are not blobs where they go; what is small goes with them.
         if info.size > WORTH_A_HEAD {
-            let blob = Descriptor::new(MediaType::OCI_LAYER, info.digest.clone(), info.size);
-            let upload = thread::spawn(move || {
-                let open = || Ok(local.open(&blob).map_err(Error::from)?.into());
-                client.push_opened(&repository, &blob, &open, &[]).map(drop)
-            });
-            uploads.lock().unwrap_or_else(PoisonError::into_inner).push(upload);
+            sending.add(Descriptor::new(MediaType::OCI_LAYER, info.digest.clone(), info.size));
         }
         Ok(info)
     }

@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
@@ -58,6 +59,10 @@ type Hook = Box<dyn Fn(&Request) -> Option<Answer> + Send>;
 struct Shared {
     state: Mutex<State>,
     requests: Mutex<Vec<Request>>,
+    /// Told of each request that comes, and of the end.
+    arrived: Condvar,
+    /// Pairs of a request that waits and one it waits for, by the beginnings of their lines.
+    holds: Mutex<Vec<(String, String)>>,
     hook: Mutex<Option<Hook>>,
     /// How many answers were left hanging so far.
     stalled: AtomicUsize,
@@ -199,14 +204,19 @@ impl Registry {
         lock(&self.shared.state).referrers = true;
     }
 
-    /// Takes manifests whose blobs are missing, as the specification allows.
-    pub fn look_for_no_blobs(&self) {
+    /// Takes manifests and indexes whose parts are missing, as the specification allows.
+    pub fn look_for_no_parts(&self) {
         lock(&self.shared.state).careless = true;
     }
 
     /// Lets `hook` answer requests before the registry does; those for which it has nothing go on.
     pub fn intercept(&self, hook: impl Fn(&Request) -> Option<Answer> + Send + 'static) {
         *lock(&self.shared.hook) = Some(Box::new(hook));
+    }
+
+    /// Answers requests whose lines begin with `line` only once there has been one whose line begins with `until`.
+    pub fn hold(&self, line: &str, until: &str) {
+        lock(&self.shared.holds).push((line.to_owned(), until.to_owned()));
     }
 
     /// Returns all requests so far.
@@ -228,6 +238,8 @@ impl Registry {
 impl Drop for Registry {
     fn drop(&mut self) {
         self.shared.closing.fetch_add(1, Ordering::SeqCst);
+        drop(lock(&self.shared.requests));
+        self.shared.arrived.notify_all();
         // The listener waits for a connection; this is one.
         drop(TcpStream::connect(self.address));
         for stream in lock(&self.shared.connections).drain(..) {
@@ -243,8 +255,17 @@ impl Shared {
         let mut reader = BufReader::new(stream.try_clone()?);
         let mut writer = stream;
         loop {
+            // The beginning of TLS, to which servers that do not speak it answer so.
+            let waiting = reader.fill_buf()?;
+            if waiting.first() == Some(&0x16) {
+                let count = waiting.len();
+                reader.consume(count);
+                return io::Write::write_all(&mut writer, b"HTTP/1.1 400 Bad Request\r\n\r\n");
+            }
             let Some(request) = read_request(&mut reader, &mut writer)? else { return Ok(()) };
             lock(&self.requests).push(request.clone());
+            self.arrived.notify_all();
+            self.wait_for_another(&request);
             let hooked = lock(&self.hook).as_ref().and_then(|hook| hook(&request));
             let answer = hooked.unwrap_or_else(|| lock(&self.state).answer(&request));
             if !answer.send(&mut writer, &request.method, &self.stalled)? {
@@ -252,6 +273,20 @@ impl Shared {
                 return Ok(());
             }
         }
+    }
+}
+
+impl Shared {
+    /// Holds a request as long as it was asked to.
+    fn wait_for_another(&self, request: &Request) {
+        let line = request.line();
+        let holds = lock(&self.holds).clone();
+        let Some((_, until)) = holds.into_iter().find(|(held, _)| line.starts_with(held)) else { return };
+        let waits = |requests: &mut Vec<Request>| {
+            let has_come = requests.iter().any(|request| request.line().starts_with(&until));
+            !has_come && self.closing.load(Ordering::SeqCst) == 0
+        };
+        drop(self.arrived.wait_while(lock(&self.requests), waits));
     }
 }
 

@@ -91,7 +91,7 @@ pub(super) fn export(command: &Export, place: &Place<'_>) -> anyhow::Result<()> 
     let selector = reference::parse(&format!("store:{}", command.name))?.selector;
     let root = images.resolve(&selector)?;
     let source = Overlay::new(images.store(), []);
-    let place = open_destination(&destination.place, None)?;
+    let place = open_destination(&destination.place, None, None)?;
     let images = [(&root, &*destination.tags)];
     let notices = match place.publish_each(command.link.how(), &source, &images) {
         Ok(notices) => notices,

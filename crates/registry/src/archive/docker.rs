@@ -1,7 +1,8 @@
 //! What `docker save` writes, old and new, read where it lies.
 //!
-//! `manifest.json` lists images by the paths of their configs and layers. There is no manifest; one is made of
-//! the list, of Docker's media types, and so has a digest of its own.
+//! `manifest.json` lists images by the paths of their configs and layers. Newer archives are OCI layouts, too, in which
+//! the image of an entry is found by its config, with its own manifest and digest. In others there is no manifest; one is
+//! made of the list, of Docker's media types, and so has a digest of its own.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -24,6 +25,7 @@ use restow_oci::Manifest;
 use restow_oci::MediaType;
 use serde::Deserialize;
 
+use super::OciArchive;
 use super::scan;
 use super::scan::Kind;
 use super::spool;
@@ -42,6 +44,8 @@ pub struct DockerArchive {
     /// Where each blob starts, and its size.
     places: BTreeMap<Digest, (u64, u64)>,
     documents: BTreeMap<Digest, Vec<u8>>,
+    /// The layout that the archive is besides.
+    layout: Option<OciArchive>,
 }
 
 #[derive(Debug)]
@@ -88,6 +92,10 @@ impl DockerArchive {
             }
             Ok(())
         })?;
+        let layout = match files.contains_key("index.json") && files.contains_key("oci-layout") {
+            true => Some(OciArchive::scan(path, file.clone(), size, limits)?),
+            false => None,
+        };
         let mut contents = Contents { path, tar: &tar, files, links };
         let list = contents.document("manifest.json", limits.manifest_size)?;
         let entries: Vec<Entry> = serde_json::from_slice(&list)
@@ -98,6 +106,7 @@ impl DockerArchive {
             images: Vec::new(),
             places: BTreeMap::new(),
             documents: BTreeMap::new(),
+            layout,
         };
         for entry in entries {
             let image = archive.image(&mut contents, entry, limits)?;
@@ -136,6 +145,12 @@ impl DockerArchive {
         }
         let size = bytes.len() as u64;
         let config = Descriptor::new(MediaType::DOCKER_CONFIG, Digest::sha256(&bytes), size);
+        let names = entry.repo_tags.unwrap_or_default();
+        if let Some(layout) = &self.layout
+            && let Some(root) = layout.holder(&config.digest)
+        {
+            return Ok(Image { names, root });
+        }
         self.documents.insert(config.digest.clone(), bytes);
         let mut manifest = Manifest::new(config, layers);
         manifest.set_media_type(&MediaType::DOCKER_MANIFEST);
@@ -143,7 +158,7 @@ impl DockerArchive {
         let digest = Digest::sha256(&bytes);
         let root = Descriptor::new(MediaType::DOCKER_MANIFEST, digest.clone(), bytes.len() as u64);
         self.documents.insert(digest, bytes);
-        Ok(Image { names: entry.repo_tags.unwrap_or_default(), root })
+        Ok(Image { names, root })
     }
 
     /// Returns the image that `selector` means.
@@ -207,7 +222,8 @@ impl Provider for DockerArchive {
         } else if let Some(&(data, size)) = self.places.get(&descriptor.digest) {
             Box::new(Section::new(self.file.clone(), data, size))
         } else {
-            return Err(Error::NotFound { digest: digest() });
+            let layout = self.layout.as_ref().ok_or_else(|| Error::NotFound { digest: digest() })?;
+            return layout.open(descriptor);
         };
         let (expected, actual) = (descriptor.size, blob.size());
         match actual == expected {

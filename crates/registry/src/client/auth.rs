@@ -22,7 +22,6 @@ use serde_json::Value;
 
 use super::Endpoint;
 use super::RequestKind;
-use super::budget::Budget;
 use super::credentials::Known;
 use super::credentials::Login;
 use super::http::Attempt;
@@ -322,7 +321,7 @@ impl Issuer<'_> {
             }
         };
         let trust = self.endpoint.trust_at(&url);
-        let budget = Budget::new(None);
+        let budget = self.http.budget(&url, self.endpoint);
         let attempt = Attempt {
             kind: RequestKind::Token,
             method: &method,

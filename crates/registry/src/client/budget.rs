@@ -60,7 +60,7 @@ impl Budget {
         }
     }
 
-    /// Sends nothing for a while, as the host asked; what is left of the bucket is gone too.
+    /// Sends nothing for a while, as the host asked.
     pub(crate) fn close(&self, now: Duration, pause: Duration) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.closed_until = state.closed_until.max(now + pause);

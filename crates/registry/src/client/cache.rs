@@ -7,11 +7,14 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::Weak;
 
 use bytes::Bytes;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
 
+use super::download::BlobHead;
+use super::manifests::Head;
 use crate::Repository;
 
 /// The largest content that is kept.
@@ -23,7 +26,7 @@ const CACHE_SIZE: usize = 256 << 20;
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
     state: Mutex<State>,
-    flights: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    flights: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +40,11 @@ struct State {
     tags: HashMap<(Repository, String), Descriptor>,
     /// The descriptors of manifests by which they were seen, for their media types.
     manifests: HashMap<(Repository, Digest), Descriptor>,
+    /// What the heads of manifests said, by tag or digest, and of blobs: nothing where there is none.
+    heads: HashMap<(Repository, String), Option<Head>>,
+    blobs: HashMap<(Repository, Digest), Option<BlobHead>>,
+    /// The blobs that manifests of each repository name, which are there as far as one can know without asking.
+    named: HashSet<(Repository, Digest)>,
 }
 
 impl Cache {
@@ -47,7 +55,49 @@ impl Cache {
     /// Lets one caller at a time look for `key`, so that the others find what the first one got.
     pub(crate) fn flight(&self, key: String) -> Arc<tokio::sync::Mutex<()>> {
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        flights.entry(key).or_default().clone()
+        if let Some(flight) = flights.get(&key).and_then(Weak::upgrade) {
+            return flight;
+        }
+        // Those that are over are of no use.
+        flights.retain(|_, flight| flight.strong_count() > 0);
+        let flight = Arc::default();
+        flights.insert(key, Arc::downgrade(&flight));
+        flight
+    }
+
+    #[cfg(test)]
+    pub(crate) fn flights(&self) -> usize {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    pub(crate) fn head(&self, repository: &Repository, reference: &str) -> Option<Option<Head>> {
+        self.state().heads.get(&(repository.clone(), reference.to_owned())).cloned()
+    }
+
+    pub(crate) fn keep_head(&self, repository: &Repository, reference: &str, head: &Option<Head>) {
+        self.state().heads.insert((repository.clone(), reference.to_owned()), head.clone());
+    }
+
+    pub(crate) fn blob(&self, repository: &Repository, digest: &Digest) -> Option<Option<BlobHead>> {
+        self.state().blobs.get(&(repository.clone(), digest.clone())).copied()
+    }
+
+    pub(crate) fn keep_blob(&self, repository: &Repository, digest: &Digest, head: Option<BlobHead>) {
+        let mut state = self.state();
+        let key = (repository.clone(), digest.clone());
+        match head {
+            Some(_) => state.known.insert(key.clone()),
+            None => state.known.remove(&key),
+        };
+        state.blobs.insert(key, head);
+    }
+
+    pub(crate) fn names(&self, repository: &Repository, digest: &Digest) -> bool {
+        self.state().named.contains(&(repository.clone(), digest.clone()))
+    }
+
+    pub(crate) fn keep_names(&self, repository: &Repository, digests: impl IntoIterator<Item = Digest>) {
+        self.state().named.extend(digests.into_iter().map(|digest| (repository.clone(), digest)));
     }
 
     pub(crate) fn content(&self, repository: &Repository, digest: &Digest) -> Option<Bytes> {
@@ -70,7 +120,9 @@ impl Cache {
     }
 
     pub(crate) fn saw(&self, repository: &Repository, digest: &Digest) {
-        self.state().known.insert((repository.clone(), digest.clone()));
+        let mut state = self.state();
+        state.known.insert((repository.clone(), digest.clone()));
+        state.blobs.remove(&(repository.clone(), digest.clone()));
     }
 
     pub(crate) fn keep(&self, repository: &Repository, digest: &Digest, bytes: &Bytes) {
@@ -99,7 +151,9 @@ impl Cache {
         self.keep(repository, &descriptor.digest, bytes);
         let mut state = self.state();
         state.manifests.insert((repository.clone(), descriptor.digest.clone()), descriptor.clone());
+        state.heads.remove(&(repository.clone(), descriptor.digest.to_string()));
         if let Some(tag) = tag {
+            state.heads.remove(&(repository.clone(), tag.to_owned()));
             state.tags.insert((repository.clone(), tag.to_owned()), descriptor.clone());
         }
     }
@@ -108,11 +162,17 @@ impl Cache {
     pub(crate) fn forget(&self, repository: &Repository, digest: Option<&Digest>, tag: Option<&str>) {
         let mut state = self.state();
         if let Some(digest) = digest {
-            state.known.remove(&(repository.clone(), digest.clone()));
+            let key = (repository.clone(), digest.clone());
+            state.known.remove(&key);
+            state.blobs.remove(&key);
+            state.named.remove(&key);
             state.tags.retain(|(of, _), image| of != repository || image.digest != *digest);
+            // Tags that meant it are gone, too.
+            state.heads.retain(|(of, _), _| of != repository);
         }
         if let Some(tag) = tag {
             state.tags.remove(&(repository.clone(), tag.to_owned()));
+            state.heads.remove(&(repository.clone(), tag.to_owned()));
         }
     }
 }

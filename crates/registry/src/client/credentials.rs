@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::Read as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -17,6 +20,10 @@ use crate::Error;
 use crate::Result;
 use crate::name::DOCKER_HUB;
 
+/// How long a helper may take if nobody says so: it may have to ask its user.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The most that is read of a helper's answer.
+const ANSWER_SIZE: u64 = 1 << 20;
 /// What docker calls its own registry.
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 
@@ -26,6 +33,8 @@ pub struct Credentials {
     files: Vec<File>,
     /// Where files were looked for, there or not.
     paths: Vec<PathBuf>,
+    /// How long a helper may take.
+    patience: Option<Duration>,
 }
 
 /// A login, and who said so.
@@ -86,13 +95,18 @@ impl Credentials {
     pub fn load(paths: &[PathBuf]) -> Result<Credentials> {
         let existing = paths.iter().filter(|path| path.exists());
         let files = existing.map(|path| File::load(path)).collect::<Result<_>>()?;
-        Ok(Credentials { files, paths: paths.to_vec() })
+        Ok(Credentials { files, paths: paths.to_vec(), patience: None })
+    }
+
+    /// Gives up a helper that says nothing for so long; without it, for a minute.
+    pub fn patience(self, patience: Duration) -> Credentials {
+        Credentials { patience: Some(patience), ..self }
     }
 
     /// Returns the login for the repository `path` of `host`. Helpers are started and waited for.
     pub(crate) fn find(&self, host: &str, path: &str) -> Result<Option<Known>> {
         for file in &self.files {
-            if let Some(known) = file.find(host, path)? {
+            if let Some(known) = file.find(host, path, self.patience.unwrap_or(PATIENCE))? {
                 return Ok(Some(known));
             }
         }
@@ -135,11 +149,11 @@ impl File {
         Ok(File { path: path.to_owned(), ..file })
     }
 
-    fn find(&self, host: &str, path: &str) -> Result<Option<Known>> {
+    fn find(&self, host: &str, path: &str, patience: Duration) -> Result<Option<Known>> {
         let own = self.path.display();
         let asked = |helper: &str, server: &str| -> Result<Option<Known>> {
             let place = format!("docker-credential-{helper}, which {own} names");
-            Ok(ask(helper, server)?.map(|login| Known { login, place }))
+            Ok(ask(helper, server, patience)?.map(|login| Known { login, place }))
         };
         for key in keys(host, path) {
             // As docker has it: a helper for just this registry first, then the store for all, then the file.
@@ -207,7 +221,7 @@ fn normalized(key: &str) -> String {
 /// Asks a helper for the login of a server.
 ///
 /// <https://github.com/docker/docker-credential-helpers#development>
-fn ask(helper: &str, server: &str) -> Result<Option<Login>> {
+fn ask(helper: &str, server: &str, patience: Duration) -> Result<Option<Login>> {
     let program = format!("docker-credential-{helper}");
     let failed = |problem: String| Error::CredentialHelper { helper: program.clone(), problem };
     if helper.contains('/') {
@@ -224,9 +238,22 @@ fn ask(helper: &str, server: &str) -> Result<Option<Login>> {
         // A helper that needs no input may be gone already.
         let _ = writeln!(input, "{server}");
     }
-    let output = child.wait_with_output().map_err(|error| failed(error.to_string()))?;
-    let answer = String::from_utf8_lossy(&output.stdout);
-    if !output.status.success() {
+    let (sender, receiver) = mpsc::channel();
+    if let Some(output) = child.stdout.take() {
+        std::thread::spawn(move || {
+            let mut answer = Vec::new();
+            let _ = sender.send(output.take(ANSWER_SIZE).read_to_end(&mut answer).map(|_| answer));
+        });
+    }
+    let Ok(answer) = receiver.recv_timeout(patience) else {
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err(failed(format!("it said nothing for {} s", patience.as_secs())));
+    };
+    let status = child.wait().map_err(|error| failed(error.to_string()))?;
+    let answer = answer.map_err(|error| failed(error.to_string()))?;
+    let answer = String::from_utf8_lossy(&answer);
+    if !status.success() {
         // Its words for "I know nobody there" are the protocol's.
         if answer.contains("credentials not found") || answer.trim().is_empty() {
             return Ok(None);

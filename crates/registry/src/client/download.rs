@@ -8,6 +8,7 @@ use reqwest::StatusCode;
 use reqwest::header;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
+use restow_oci::MediaType;
 
 use super::Client;
 use super::Core;
@@ -27,10 +28,27 @@ use crate::Result;
 /// How often a connection may break in one download, however far it comes each time.
 const BREAKS: u32 = 1000;
 
+/// What a registry says of a blob that it did not send.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BlobHead {
+    /// It need not say.
+    pub(crate) size: Option<u64>,
+}
+
 impl Client {
-    /// Returns the size of a blob that the repository holds, or nothing where it does not.
+    /// Returns the size of a blob that the repository holds, or nothing where it does not. Within a run, it is asked once.
     pub fn blob_size(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>> {
-        self.wait(self.core.blob_size(repository, digest, false))
+        let Some(head) = self.blob_head(repository, digest)? else { return Ok(None) };
+        let silent = || Error::Protocol {
+            request: format!("HEAD {repository}@{digest}"),
+            problem: "the answer names no length".to_owned(),
+        };
+        head.size.ok_or_else(silent).map(Some)
+    }
+
+    /// Returns what the registry says of a blob, if the repository holds it. Within a run, it is asked once.
+    pub(crate) fn blob_head(&self, repository: &Repository, digest: &Digest) -> Result<Option<BlobHead>> {
+        self.wait(self.core.blob_head(repository, digest, false))
     }
 
     /// Returns a blob of at most 4 MiB.
@@ -51,26 +69,34 @@ impl Client {
 }
 
 impl Core {
-    /// Asks for the head of a blob; `to_write`: with a token that does for writing, too.
-    pub(crate) async fn blob_size(
+    /// Asks for the head of a blob, once for all who read; `to_write`: in any case, and with a token that does for
+    /// writing, too.
+    pub(crate) async fn blob_head(
         &self,
         repository: &Repository,
         digest: &Digest,
         to_write: bool,
-    ) -> Result<Option<u64>> {
+    ) -> Result<Option<BlobHead>> {
+        let flight = self.cache.flight(format!("head {repository} blob {digest}"));
+        let _alone = flight.lock().await;
+        if !to_write && let Some(known) = self.cache.blob(repository, digest) {
+            return Ok(known);
+        }
         let endpoint = self.upstream(repository)?;
         let scopes = [if to_write { auth::push(&endpoint) } else { auth::pull(&endpoint) }];
         let url = endpoint.url(&format!("blobs/{digest}"));
         let call = Call::new(RequestKind::BlobHead, Method::HEAD, url, &scopes);
         let response = self.http.send(&endpoint, call).await?;
-        match response.status() {
+        let head = match response.status() {
             StatusCode::OK => {
-                let length = response.text_header(header::CONTENT_LENGTH).and_then(|text| text.parse().ok());
-                Ok(Some(length.ok_or_else(|| response.protocol("the answer names no length"))?))
+                let length = response.text_header(header::CONTENT_LENGTH);
+                Some(BlobHead { size: length.and_then(|length| length.parse().ok()) })
             }
-            StatusCode::NOT_FOUND => Ok(None),
-            _ => Err(response.into_error().await),
-        }
+            StatusCode::NOT_FOUND => None,
+            _ => return Err(response.into_error().await),
+        };
+        self.cache.keep_blob(repository, digest, head);
+        Ok(head)
     }
 
     /// Returns a blob of at most 4 MiB, from memory where it has been seen.
@@ -158,6 +184,23 @@ impl Download {
         })
     }
 
+    /// Begins with a blob of which only the digest is known, and waits for the answer, which tells the rest.
+    pub(crate) async fn begin(
+        core: &Arc<Core>,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Download> {
+        let unknown = Descriptor::new(MediaType::OCI_LAYER, digest.clone(), u64::MAX);
+        let mut download = Download::new(core, repository, &unknown, 0, u64::MAX)?;
+        download.answer = Some(download.connect().await?);
+        Ok(download)
+    }
+
+    /// Returns what is known of the blob.
+    pub(crate) fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
     /// Returns the next piece, or nothing at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>> {
         // An empty blob is asked for nevertheless: it may be missing.
@@ -243,8 +286,8 @@ impl Download {
         let endpoint = self.endpoints[self.place].clone();
         let url = endpoint.url(&format!("blobs/{}", self.descriptor.digest));
         let scopes = [auth::pull(&endpoint)];
-        let size = self.descriptor.size;
         loop {
+            let size = self.descriptor.size;
             let whole = self.offset == 0 && self.end == size;
             let mut call = Call::new(RequestKind::BlobGet, Method::GET, url.clone(), &scopes);
             if !whole && self.ranges {
@@ -256,6 +299,11 @@ impl Download {
                 StatusCode::OK => {
                     let length = response.text_header(header::CONTENT_LENGTH);
                     let length: Option<u64> = length.and_then(|length| length.parse().ok());
+                    if size == u64::MAX {
+                        let length = length.ok_or_else(|| response.protocol("the answer names no length"))?;
+                        (self.descriptor.size, self.end) = (length, length);
+                        return Ok(Answer { response, skip: 0, whole: true });
+                    }
                     if let Some(length) = length.filter(|&length| length != size) {
                         let problem = format!("the blob has {length} bytes, expected {size}");
                         return Err(response.protocol(problem));

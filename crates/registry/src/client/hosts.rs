@@ -6,7 +6,6 @@ mod hosts_toml;
 
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use reqwest::Certificate;
 use reqwest::Identity;
@@ -33,7 +32,8 @@ pub(crate) enum Purpose {
     Pull,
     /// To learn what a tag means.
     Resolve,
-    /// Everything else; mirrors take no part in it.
+    /// To write, and to look at what is there before that. Only the registry itself is asked, whatever a mirror
+    /// could do.
     Push,
 }
 
@@ -49,10 +49,31 @@ pub(crate) struct Endpoint {
     /// The registry that it mirrors, which it is told.
     pub(crate) mirrored: Option<String>,
     pub(crate) trust: Trust,
+    /// Whether it may turn out to be a server that does not speak TLS.
+    pub(crate) insecure: bool,
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Endpoint {
+    /// Adds certificates. Where there are any, TLS has been set up.
+    fn certified(mut self, found: Trust, settings: &Settings) -> Endpoint {
+        self.trust.authorities.extend(found.authorities);
+        self.trust.identity = found.identity;
+        if !settings.plain_http && self.base.set_scheme("https").is_ok() {
+            self.trust.plain = false;
+        }
+        self
+    }
+
+    /// Returns the same without TLS.
+    pub(crate) fn without_tls(&self) -> Endpoint {
+        let mut plain = self.clone();
+        // From one of the two schemes to the other, it cannot fail.
+        let _ = plain.base.set_scheme("http");
+        plain.trust.plain = true;
+        plain
+    }
+
     /// Returns what holds for a request to `url` that this endpoint led to: elsewhere, we show no certificate and
     /// want to see a good one.
     pub(crate) fn trust_at(&self, url: &Url) -> Trust {
@@ -173,15 +194,17 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// Reads the first of the `registries.conf` files that exists, and the `*.conf` in the directory
-    /// `registries.conf.d` beside it. The directories hold, for each host, a directory with a `hosts.toml`; of
-    /// two with the same host the first counts. They are read when a host is first met.
+    /// Reads the first of the `registries.conf` files that exists, and the `*.conf` in the directories
+    /// `registries.conf.d` beside all of them, there or not, of which the first counts most. The directories hold, for each
+    /// host, a directory with a `hosts.toml` or with certificates alone, as docker has them (`*.crt` of authorities,
+    /// `*.cert` and `*.key` of our own); of two with the same host the first counts. They are read when a host is first met.
     pub fn load(registries_conf: &[PathBuf], directories: &[PathBuf]) -> Result<Hosts> {
         let mut registries = Vec::new();
         if let Some(path) = registries_conf.iter().find(|path| path.exists()) {
             registries = containers::parse(path, &text(path)?)?;
-            let beside = path.with_extension("conf.d");
-            for path in files(&beside, "conf")? {
+        }
+        for path in registries_conf.iter().rev() {
+            for path in files(&path.with_extension("conf.d"), "conf")? {
                 containers::merge(&mut registries, containers::parse(&path, &text(&path)?)?);
             }
         }
@@ -215,26 +238,48 @@ impl Hosts {
             insecure = registry.insecure;
         }
         let own = endpoint(&location, insecure, settings)?;
-        match self.hosts_toml(&own.host)? {
-            Some(file) => endpoints.extend(file.endpoints(&own, purpose)),
+        match self.found(&own.host)? {
+            Some(Found::File(file)) => endpoints.extend(file.endpoints(&own, purpose)),
+            Some(Found::Certificates(trust)) => endpoints.push(own.certified(trust, settings)),
             None => endpoints.push(own),
         }
         Ok(endpoints)
     }
 
-    fn hosts_toml(&self, host: &str) -> Result<Option<Arc<hosts_toml::HostsToml>>> {
+    fn found(&self, host: &str) -> Result<Option<Found>> {
+        // As containerd has it, which cannot have colons in names everywhere.
+        let escaped = host.rsplit_once(':').map(|(name, port)| format!("{name}_{port}_"));
         for directory in &self.directories {
             // A host name holds no slash and is not made of dots, so the path stays below the directory.
-            let names = [host.to_owned(), host.replace(':', "_"), "_default".to_owned()];
-            for name in names {
-                let path = directory.join(name).join("hosts.toml");
+            for name in escaped.as_deref().into_iter().chain([host, "_default"]) {
+                let directory = directory.join(name);
+                let path = directory.join("hosts.toml");
                 if path.exists() {
-                    return Ok(Some(Arc::new(hosts_toml::parse(&path, &text(&path)?)?)));
+                    return Ok(Some(Found::File(hosts_toml::parse(&path, &text(&path)?)?)));
+                }
+                let identity = files(&directory, "cert")?.into_iter().next();
+                let identity = identity.map(|certificate| {
+                    let key = certificate.with_extension("key");
+                    (certificate, key)
+                });
+                let authorities = files(&directory, "crt")?;
+                if identity.is_some() || !authorities.is_empty() {
+                    return Ok(Some(Found::Certificates(Trust {
+                        authorities,
+                        identity,
+                        ..Trust::default()
+                    })));
                 }
             }
         }
         Ok(None)
     }
+}
+
+/// What a directory says of a host.
+enum Found {
+    File(hosts_toml::HostsToml),
+    Certificates(Trust),
 }
 
 /// Returns the server of `HOST/PATH`.
@@ -254,12 +299,13 @@ fn endpoint(location: &str, insecure: bool, settings: &Settings) -> Result<Endpo
         path: path.to_owned(),
         mirrored: None,
         trust: Trust { plain, ..trust },
+        insecure,
         headers: Vec::new(),
     })
 }
 
 /// Returns whether `host`, which may have a port, is this machine.
-fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),

@@ -1,6 +1,7 @@
 //! One request and its answer: attempts, budgets, redirects, authorization, patience.
 
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::error::Error as StdError;
 use std::future::Future;
 use std::future::poll_fn;
@@ -9,6 +10,7 @@ use std::hash::RandomState;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::task::Poll;
 use std::time::Duration;
@@ -92,6 +94,8 @@ pub(crate) struct Http {
     auth: Auth,
     clients: Mutex<HashMap<Trust, reqwest::Client>>,
     budgets: Mutex<HashMap<String, Arc<Budget>>>,
+    /// The hosts that are called insecure and have turned out not to speak TLS.
+    plain: Mutex<HashSet<String>>,
     jitter: RandomState,
 }
 
@@ -132,18 +136,39 @@ impl Http {
             auth: Auth::default(),
             clients: Mutex::default(),
             budgets: Mutex::default(),
+            plain: Mutex::default(),
             jitter: RandomState::new(),
         }
     }
 
     /// Sends a request, with a token if the registry wants one, along redirects. Any final answer is returned,
     /// also an error's.
-    pub(crate) async fn send(&self, endpoint: &Endpoint, call: Call<'_>) -> Result<Response> {
+    pub(crate) async fn send(&self, endpoint: &Endpoint, mut call: Call<'_>) -> Result<Response> {
+        if !endpoint.insecure || endpoint.trust.plain {
+            return self.ask(endpoint, &call).await;
+        }
+        // Whoever calls a registry insecure may mean that it has a bad certificate, or none at all.
+        let (host, plain) = (authority(&endpoint.base), endpoint.without_tls());
+        if !lock(&self.plain).contains(&host) {
+            match self.ask(endpoint, &call).await {
+                Err(Error::NoTls { .. }) => drop(lock(&self.plain).insert(host)),
+                result => return result,
+            }
+        }
+        if same_host(&call.url, &endpoint.base) {
+            let _ = call.url.set_scheme("http");
+        }
+        self.ask(&plain, &call).await
+    }
+
+    async fn ask(&self, endpoint: &Endpoint, call: &Call<'_>) -> Result<Response> {
         let mut authorization = self.auth.header(self, endpoint, call.scopes).await?;
         let mut refused = 0;
         loop {
-            let mut response = self.follow(endpoint, &call, authorization.as_ref()).await?;
-            if response.status() == StatusCode::UNAUTHORIZED && refused < 2 {
+            let mut response = self.follow(endpoint, call, authorization.as_ref()).await?;
+            // Whoever else a redirect or an upload leads to has no say in where our login goes.
+            let own = same_host(response.url(), &endpoint.base);
+            if own && response.status() == StatusCode::UNAUTHORIZED && refused < 2 {
                 refused += 1;
                 let challenges = response.headers().get_all(header::WWW_AUTHENTICATE);
                 let challenges = challenges.iter().filter_map(|value| value.to_str().ok());
@@ -158,7 +183,7 @@ impl Http {
                 }
             }
             let refusal = matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-            if refusal && same_host(response.url(), &endpoint.base) {
+            if own && refusal {
                 let login = self.auth.explain(self, endpoint).await;
                 response.refusal = Some(Refusal { host: endpoint.host.clone(), login });
             }
@@ -252,10 +277,7 @@ impl Http {
                         refusal: None,
                     };
                     match response.status() {
-                        status @ (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
-                            if postponed < POSTPONED
-                                && (attempt.again || status == StatusCode::TOO_MANY_REQUESTS) =>
-                        {
+                        status @ (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => {
                             let asked = response.retry_after();
                             if asked.is_some_and(|asked| asked > LONGEST_PAUSE) {
                                 return Ok(response);
@@ -263,6 +285,11 @@ impl Http {
                             let pause = asked.unwrap_or_else(|| self.backoff(&request, postponed));
                             attempt.budget.close(clock.now(), pause);
                             postponed += 1;
+                            // A host that says when to come back has done nothing with the request.
+                            let refused = status == StatusCode::TOO_MANY_REQUESTS || asked.is_some();
+                            if postponed > POSTPONED || !(attempt.again || refused) {
+                                return Ok(response);
+                            }
                             continue;
                         }
                         StatusCode::INTERNAL_SERVER_ERROR
@@ -302,7 +329,7 @@ impl Http {
         Duration::from_millis(ceiling / 2 + self.jitter.hash_one((request, count)) % (ceiling / 2))
     }
 
-    fn budget(&self, url: &Url, endpoint: &Endpoint) -> Arc<Budget> {
+    pub(crate) fn budget(&self, url: &Url, endpoint: &Endpoint) -> Arc<Budget> {
         let host = authority(url);
         let rate = if same_host(url, &endpoint.base) { self.rate(&endpoint.host) } else { None };
         let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -406,10 +433,37 @@ impl Response {
         Error::Protocol { request: self.request.clone(), problem: problem.into() }
     }
 
+    /// Returns how long the host wants to be left alone: it says so in seconds, or by a moment of its own clock, which
+    /// `Date` shows.
+    ///
+    /// <https://www.rfc-editor.org/rfc/rfc9110#name-retry-after>
     fn retry_after(&self) -> Option<Duration> {
-        let seconds = self.text_header(header::RETRY_AFTER)?.trim().parse().ok()?;
+        let text = self.text_header(header::RETRY_AFTER)?.trim();
+        let seconds = text.parse().ok().or_else(|| {
+            let (then, now) = (date(text)?, date(self.text_header(header::DATE)?.trim())?);
+            Some(then.saturating_sub(now))
+        })?;
         Some(Duration::from_secs(seconds))
     }
+}
+
+/// Parses a date such as `Sun, 06 Nov 1994 08:49:37 GMT` into seconds since the year 0.
+///
+/// <https://www.rfc-editor.org/rfc/rfc9110#name-date-time-formats>
+fn date(text: &str) -> Option<u64> {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let words: Vec<_> = text.split(' ').collect();
+    let [_, day, month, year, time, "GMT"] = words.as_slice() else { return None };
+    let number = |text: &str, limit: u64| text.parse().ok().filter(|number| *number <= limit);
+    let (day, year) = (number(day, 31)?, number(year, 9999)?);
+    let month = MONTHS.iter().position(|name| name == month)? as u64;
+    let parts: Vec<u64> = time.split(':').map(|part| number(part, 60)).collect::<Option<_>>()?;
+    let [hours, minutes, seconds] = *parts.as_slice() else { return None };
+    // Years that begin with March have their odd day at the end.
+    let (year, month) = if month >= 2 { (year, month - 2) } else { (year.checked_sub(1)?, month + 10) };
+    let days = year * 365 + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day;
+    Some(days * 86_400 + hours * 3600 + minutes * 60 + seconds)
 }
 
 /// Returns what a registry says in the body of an error: its codes and messages, printable and short. Proxies and
@@ -434,6 +488,10 @@ fn error_message(body: &[u8]) -> String {
     };
     let message = errors.iter().take(3).map(text).collect::<Vec<_>>().join("; ");
     message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits for `work` as long as `moved` shows that it moves.
@@ -485,4 +543,30 @@ pub(crate) fn describe(method: &Method, url: &Url) -> String {
 
 fn shown(url: &Url) -> String {
     format!("{}://{}{}", url.scheme(), authority(url), url.path())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_as_far_apart_as_they_should_be() {
+        let apart = |one: &str, other: &str| {
+            Some(date(&format!("Sun, {other} GMT"))? - date(&format!("Sun, {one} GMT"))?)
+        };
+        for (one, other, expected) in [
+            ("06 Nov 1994 08:49:37", "06 Nov 1994 08:49:37", Some(0)),
+            ("06 Nov 1994 08:49:37", "06 Nov 1994 09:50:38", Some(3661)),
+            ("31 Dec 2025 23:59:59", "01 Jan 2026 00:00:00", Some(1)),
+            ("28 Feb 2024 00:00:00", "01 Mar 2024 00:00:00", Some(2 * 86_400)),
+            ("28 Feb 2100 00:00:00", "01 Mar 2100 00:00:00", Some(86_400)),
+            ("01 Jan 2026 00:00:00", "01 Jan 2027 00:00:00", Some(365 * 86_400)),
+            ("01 Foo 2026 00:00:00", "01 Jan 2027 00:00:00", None),
+            ("01 Jan 2026 00:00", "01 Jan 2027 00:00:00", None),
+            ("01 Jan 99999999999 00:00:00", "01 Jan 2027 00:00:00", None),
+        ] {
+            assert_eq!(apart(one, other), expected, "{one} {other}");
+        }
+        assert_eq!((date(""), date("Sunday, 06-Nov-94 08:49:37 GMT")), (None, None));
+    }
 }

@@ -184,40 +184,82 @@ impl Core {
         descriptor: &Descriptor,
         bytes: &Bytes,
     ) -> Result<()> {
+        let Some((subject, entry)) = self.referrer(descriptor, bytes) else { return Ok(()) };
+        let endpoint = self.upstream(repository)?;
+        let is_listed = |listed: &[Descriptor]| listed.iter().any(|one| one.digest == entry.digest);
+        if self.listed_referrers(&endpoint, &subject, None).await?.is_some_and(|listed| is_listed(&listed)) {
+            return Ok(());
+        }
+        let add = |index: &mut Index| {
+            let new = !is_listed(index.manifests());
+            if new {
+                index.push(&entry);
+            }
+            new
+        };
+        self.edit_fallback(repository, &subject, add).await
+    }
+
+    /// Takes a manifest that is gone from such a list.
+    pub(crate) async fn unregister_referrer(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+        bytes: &Bytes,
+    ) -> Result<()> {
+        let Some((subject, entry)) = self.referrer(descriptor, bytes) else { return Ok(()) };
+        let endpoint = self.upstream(repository)?;
+        if self.listed_referrers(&endpoint, &subject, None).await?.is_some() {
+            return Ok(());
+        }
+        let remove = |index: &mut Index| {
+            let before = index.manifests().len();
+            index.retain(|_, listed| listed.digest != entry.digest);
+            index.manifests().len() < before
+        };
+        self.edit_fallback(repository, &subject, remove).await
+    }
+
+    /// Returns the subject of a manifest and what a list of its referrers says of that manifest, if it has one.
+    fn referrer(&self, descriptor: &Descriptor, bytes: &Bytes) -> Option<(Digest, Descriptor)> {
         let limits = &self.settings().limits;
         let (subject, artifact_type, annotations) = match descriptor.media_type.kind() {
             Kind::Manifest => {
-                let Ok(manifest) = Manifest::parse(bytes.to_vec(), limits) else { return Ok(()) };
+                let manifest = Manifest::parse(bytes.to_vec(), limits).ok()?;
                 let config = manifest.config().media_type.clone();
                 let artifact_type = manifest.artifact_type().cloned().unwrap_or(config);
                 (manifest.subject().cloned(), Some(artifact_type), manifest.annotations().clone())
             }
             Kind::Index => {
-                let Ok(index) = Index::parse(bytes.to_vec(), limits) else { return Ok(()) };
+                let index = Index::parse(bytes.to_vec(), limits).ok()?;
                 (index.subject().cloned(), index.artifact_type().cloned(), index.annotations().clone())
             }
-            _ => return Ok(()),
+            _ => return None,
         };
-        let Some(subject) = subject else { return Ok(()) };
-        let endpoint = self.upstream(repository)?;
-        if let Some(listed) = self.listed_referrers(&endpoint, &subject.digest, None).await?
-            && listed.iter().any(|listed| listed.digest == descriptor.digest)
-        {
-            return Ok(());
-        }
-        let tag = repository.tagged(&referrers_tag(&subject.digest))?;
+        Some((subject?.digest, Descriptor { artifact_type, annotations, ..descriptor.clone() }))
+    }
+
+    /// Changes the index that stands in for a list of referrers, if `edit` says that it has.
+    async fn edit_fallback(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+        edit: impl FnOnce(&mut Index) -> bool,
+    ) -> Result<()> {
+        let tag = repository.tagged(&referrers_tag(subject))?;
         let flight = self.cache.flight(format!("referrers {tag}"));
         let _alone = flight.lock().await;
+        // Another program may have changed it since it was read.
+        self.cache.forget(repository, None, Some(tag.tag_or_latest()));
         let mut index = match self.manifest(&tag).await? {
             Some(content) if content.descriptor.media_type.kind() == Kind::Index => {
                 self.index(&content.bytes, &tag)?
             }
             _ => Index::new(Vec::new()),
         };
-        if index.manifests().iter().any(|listed| listed.digest == descriptor.digest) {
+        if !edit(&mut index) {
             return Ok(());
         }
-        index.push(&Descriptor { artifact_type, annotations, ..descriptor.clone() });
         let bytes = Bytes::from(index.into_bytes());
         // An index of referrers has no subject itself, so this goes no deeper.
         Box::pin(self.put_manifest(&tag, &MediaType::OCI_INDEX, &bytes)).await.map(drop)

@@ -24,6 +24,7 @@ use super::http::describe;
 use super::payload::Payload;
 use crate::Error;
 use crate::Name;
+use crate::Repository;
 use crate::Result;
 
 const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
@@ -46,7 +47,8 @@ impl Client {
         self.wait(self.core.manifest(name))
     }
 
-    /// Returns the digest that the registry says a name has, without the document. A registry need not say.
+    /// Returns the digest that the registry says a name has, without the document. A registry need not say. Within a
+    /// run, it is asked once.
     pub fn digest(&self, name: &Name) -> Result<Option<Digest>> {
         self.wait(self.core.head(name, false)).map(|head| head.and_then(|head| head.digest))
     }
@@ -54,6 +56,11 @@ impl Client {
     /// As [`digest`](Client::digest), asked where and as one who is about to write.
     pub(crate) fn digest_to_write(&self, name: &Name) -> Result<Option<Digest>> {
         self.wait(self.core.head(name, true)).map(|head| head.and_then(|head| head.digest))
+    }
+
+    /// Returns whether a repository that is written to has a manifest.
+    pub(crate) fn holds_manifest(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
+        Ok(self.wait(self.core.head(&repository.at(digest), true))?.is_some())
     }
 
     /// Stores a manifest or an index under its digest, or under the tag of `name` if it has one. A registry
@@ -69,7 +76,7 @@ impl Client {
 }
 
 /// What a registry says of a manifest that it did not send.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Head {
     pub(crate) digest: Option<Digest>,
 }
@@ -135,16 +142,26 @@ impl Core {
         }
     }
 
-    /// Asks for the head of a manifest; `to_write`: with a token that does for writing, too.
+    /// Asks for the head of a manifest, once for all who read. `to_write`: in any case, of the registry itself, and with a
+    /// token that does for writing, too.
     pub(crate) async fn head(&self, name: &Name, to_write: bool) -> Result<Option<Head>> {
+        let (repository, reference) = (&name.repository, reference(name));
+        let flight = self.cache.flight(format!("head {repository} {reference}"));
+        let _alone = flight.lock().await;
+        if !to_write && let Some(known) = self.cache.head(repository, &reference) {
+            return Ok(known);
+        }
         let purpose = if to_write { Purpose::Push } else { Purpose::Resolve };
-        let endpoints = self.endpoints(&name.repository, purpose)?;
+        let endpoints = self.endpoints(repository, purpose)?;
         let mut result = Ok(None);
         for endpoint in &*endpoints {
             result = self.head_at(endpoint, name, to_write).await;
             if matches!(result, Ok(Some(_))) {
                 break;
             }
+        }
+        if let Ok(head) = &result {
+            self.cache.keep_head(repository, &reference, head);
         }
         result
     }
@@ -205,10 +222,17 @@ impl Core {
     async fn delete_manifest(&self, name: &Name) -> Result<()> {
         let endpoint = self.upstream(&name.repository)?;
         let url = endpoint.url(&format!("manifests/{}", reference(name)));
+        // What it is about, it alone says.
+        let content = if name.digest.is_some() { self.manifest(name).await.ok().flatten() } else { None };
         self.delete(&endpoint, url, name).await?;
         let tag = name.digest.is_none().then(|| name.tag_or_latest());
         self.cache.forget(&name.repository, name.digest.as_ref(), tag);
-        Ok(())
+        match content {
+            Some(Content { descriptor, bytes }) => {
+                self.unregister_referrer(&name.repository, &descriptor, &bytes).await
+            }
+            None => Ok(()),
+        }
     }
 
     pub(crate) async fn delete(&self, endpoint: &Endpoint, url: reqwest::Url, name: &Name) -> Result<()> {

@@ -1,5 +1,6 @@
 //! What goes up with a request, as often as it has to.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use http_body::Frame;
 use http_body::SizeHint;
 use restow_content::Blob;
 use restow_oci::Descriptor;
+use restow_oci::Digest;
 use restow_oci::Digester;
 use tokio::sync::mpsc;
 
@@ -34,13 +36,36 @@ pub(crate) enum Payload {
     Part(Box<Part>),
 }
 
-/// The bytes `start..end` of a blob; verified where that is all of it.
+/// The bytes `start..end` of a blob. The last ones are verified with all before them that were read for the same upload.
 #[derive(Clone)]
 pub(crate) struct Part {
     pub(crate) blob: Arc<dyn Blob>,
     pub(crate) descriptor: Descriptor,
     pub(crate) start: u64,
     pub(crate) end: u64,
+    pub(crate) digesters: Arc<Digesters>,
+}
+
+/// The digests of a blob's first bytes, by how many these are: where one part ends, the next one goes on, and the same
+/// part may be read again.
+pub(crate) struct Digesters(Mutex<BTreeMap<u64, Digester>>);
+
+impl Digesters {
+    pub(crate) fn new(digest: &Digest) -> Digesters {
+        let start = Digester::new(digest.algorithm()).map(|digester| (0, digester));
+        Digesters(Mutex::new(start.into_iter().collect()))
+    }
+
+    fn at(&self, offset: u64) -> Option<Digester> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&offset).cloned()
+    }
+
+    fn keep(&self, start: u64, end: u64, digester: Digester) {
+        let mut digesters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // An upload begins again at the start, or goes on from where it is.
+        digesters.retain(|&offset, _| offset == 0 || offset == start);
+        digesters.insert(end, digester);
+    }
 }
 
 impl std::fmt::Debug for Payload {
@@ -81,9 +106,8 @@ impl Part {
             *progress.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
             let _ = sender.blocking_send(Err(io::Error::other("the blob cannot be read")));
         };
-        let whole = self.start == 0 && self.end == self.descriptor.size;
         let digest = &self.descriptor.digest;
-        let mut digester = if whole { Digester::new(digest.algorithm()).ok() } else { None };
+        let mut digester = self.digesters.at(self.start);
         let mut offset = self.start;
         while offset < self.end {
             let wanted = usize::try_from(self.end - offset).unwrap_or(usize::MAX).min(PIECE);
@@ -108,7 +132,7 @@ impl Part {
                 digester.update(&piece);
             }
             // The last piece goes only if all of them are right, so that a damaged blob never arrives whole.
-            if offset == self.end
+            if offset == self.descriptor.size
                 && let Some(actual) = digester.take().map(Digester::finish)
                 && actual != *digest
             {
@@ -126,6 +150,9 @@ impl Part {
             if sender.blocking_send(Ok(piece.into())).is_err() {
                 return;
             }
+        }
+        if let Some(digester) = digester {
+            self.digesters.keep(self.start, self.end, digester);
         }
     }
 }

@@ -18,9 +18,11 @@ use super::RequestKind;
 use super::auth;
 use super::http::Call;
 use super::http::Response;
+use super::payload::Digesters;
 use super::payload::Part;
 use super::payload::Payload;
 use crate::Error;
+use crate::Remote;
 use crate::Repository;
 use crate::Result;
 
@@ -73,26 +75,58 @@ impl Client {
         };
         // Opening may itself ask a registry, and wait for it.
         let blob = open()?;
+        self.upload(repository, descriptor, blob, session)
+    }
+
+    /// Sees to it that a blob of another repository lies in this one: taken from there where the registry is the same,
+    /// fetched and sent otherwise. Nothing need be known of it but its digest.
+    pub(crate) fn copy_blob(&self, from: &Repository, digest: &Digest, to: &Repository) -> Result<Pushed> {
+        let flight = self.core.cache.flight(format!("push {to} {digest}"));
+        let _alone = flight.blocking_lock();
+        if self.core.cache.knows(to, digest) {
+            return Ok(Pushed::There);
+        }
+        if from == to {
+            let missing = || Error::NotInRegistry { name: from.at(digest).to_string() };
+            return if self.holds(to, digest)? { Ok(Pushed::There) } else { Err(missing()) };
+        }
+        let mut session = None;
+        if from.host() == to.host() {
+            match self.wait(self.core.mount(to, digest, from))? {
+                Ok(()) => return Ok(Pushed::Mounted),
+                Err(opened) => session = opened,
+            }
+        }
+        let (descriptor, blob) = Remote::new(self, from).begin(digest)?;
+        match self.wait(self.core.find(to, &descriptor, session))? {
+            Found::Is(pushed) => Ok(pushed),
+            Found::Not(session) => self.upload(to, &descriptor, blob, session),
+        }
+    }
+
+    fn upload(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+        blob: Arc<dyn Blob>,
+        session: Option<Session>,
+    ) -> Result<Pushed> {
         let endpoint = self.core.upstream(repository)?;
         let scopes = [auth::push(&endpoint)];
-        let upload = Upload { core: &self.core, endpoint: &endpoint, scopes: &scopes, descriptor, blob };
+        let digesters = Arc::new(Digesters::new(&descriptor.digest));
+        let upload =
+            Upload { core: &self.core, endpoint: &endpoint, scopes: &scopes, descriptor, blob, digesters };
         self.wait(upload.run(session))?;
         self.core.cache.saw(repository, &descriptor.digest);
         Ok(Pushed::Uploaded)
     }
-}
 
-impl Client {
     /// Returns whether a repository that is written to holds a blob. Within a run, it is asked once.
     pub(crate) fn holds(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
         if self.core.cache.knows(repository, digest) {
             return Ok(true);
         }
-        let found = self.wait(self.core.blob_size(repository, digest, true))?.is_some();
-        if found {
-            self.core.cache.saw(repository, digest);
-        }
-        Ok(found)
+        Ok(self.wait(self.core.blob_head(repository, digest, true))?.is_some())
     }
 }
 
@@ -118,35 +152,41 @@ impl Core {
         descriptor: &Descriptor,
         others: &[Repository],
     ) -> Result<Found> {
-        let Descriptor { digest, size, .. } = descriptor;
-        if self.cache.knows(repository, digest) {
+        if self.cache.knows(repository, &descriptor.digest) {
             return Ok(Found::Is(Pushed::There));
         }
-        let endpoint = self.upstream(repository)?;
         let mut session = None;
         for other in others.iter().filter(|other| *other != repository && other.host() == repository.host()) {
-            match self.mount(&endpoint, descriptor, other).await? {
-                Ok(()) => {
-                    self.cache.saw(repository, digest);
-                    return Ok(Found::Is(Pushed::Mounted));
-                }
+            match self.mount(repository, &descriptor.digest, other).await? {
+                Ok(()) => return Ok(Found::Is(Pushed::Mounted)),
                 Err(opened) => session = opened.or(session),
             }
         }
+        self.find(repository, descriptor, session).await
+    }
+
+    /// Looks for a blob, if it is worth a look. `session` is an upload that is open for it.
+    async fn find(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+        session: Option<Session>,
+    ) -> Result<Found> {
+        let Descriptor { digest, size, .. } = descriptor;
         if *size > WORTH_A_HEAD
-            && let Some(found) = self.blob_size(repository, digest, true).await?
+            && let Some(head) = self.blob_head(repository, digest, true).await?
         {
-            if found != *size {
+            if let Some(found) = head.size.filter(|found| found != size) {
                 let (digest, expected) = (digest.clone(), *size);
                 return Err(restow_content::Error::WrongSize { digest, expected, actual: found }.into());
             }
             if let Some(Session { location, .. }) = session {
                 // Nobody waits for what will not come.
+                let endpoint = self.upstream(repository)?;
                 let scopes = [auth::push(&endpoint)];
                 let call = Call::new(RequestKind::Upload, Method::DELETE, location, &scopes);
                 drop(self.http.send(&endpoint, call.once()).await);
             }
-            self.cache.saw(repository, digest);
             return Ok(Found::Is(Pushed::There));
         }
         Ok(Found::Not(session))
@@ -155,21 +195,23 @@ impl Core {
     /// Takes a blob from another repository. A registry that declines may have opened an upload instead.
     async fn mount(
         &self,
-        endpoint: &Endpoint,
-        descriptor: &Descriptor,
+        repository: &Repository,
+        digest: &Digest,
         other: &Repository,
     ) -> Result<Result<(), Option<Session>>> {
-        let scopes = [auth::push(endpoint), auth::pull_from(other)];
+        let endpoint = self.upstream(repository)?;
+        let scopes = [auth::push(&endpoint), auth::pull_from(other)];
         let mut url = endpoint.url("blobs/uploads/");
-        url.query_pairs_mut()
-            .append_pair("mount", descriptor.digest.as_str())
-            .append_pair("from", other.path());
+        url.query_pairs_mut().append_pair("mount", digest.as_str()).append_pair("from", other.path());
         let call = Call::new(RequestKind::BlobMount, Method::POST, url, &scopes)
             .payload(Payload::Bytes(Bytes::new()));
-        let response = self.http.send(endpoint, call).await?;
+        let response = self.http.send(&endpoint, call).await?;
         match response.status() {
-            StatusCode::CREATED => Ok(Ok(())),
-            StatusCode::ACCEPTED => Ok(Err(session(endpoint, &response).ok())),
+            StatusCode::CREATED => {
+                self.cache.saw(repository, digest);
+                Ok(Ok(()))
+            }
+            StatusCode::ACCEPTED => Ok(Err(session(&endpoint, &response).ok())),
             // Some refuse instead: the other repository may not be ours to read.
             status if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => Ok(Err(None)),
             _ => Err(response.into_error().await),
@@ -203,6 +245,7 @@ struct Upload<'a> {
     scopes: &'a [String],
     descriptor: &'a Descriptor,
     blob: Arc<dyn Blob>,
+    digesters: Arc<Digesters>,
 }
 
 impl Upload<'_> {
@@ -226,7 +269,8 @@ impl Upload<'_> {
                 Error::Connection { .. } => {}
                 Error::Status { status, .. } if *status >= 500 => {}
                 // The registry has other bytes than we thought, or has forgotten the upload.
-                Error::Status { status: 404 | 416, .. } if failures > 0 => {}
+                Error::Status { status: 416, .. } => {}
+                Error::Status { status: 404, .. } if failures > 0 => {}
                 Error::Status { status: 413, .. } if chunk.is_none() => chunk = Some(CHUNK),
                 _ => return Err(error),
             }
@@ -318,7 +362,8 @@ impl Upload<'_> {
 
     fn part(&self, start: u64, end: u64) -> Payload {
         let (blob, descriptor) = (self.blob.clone(), self.descriptor.clone());
-        Payload::Part(Box::new(Part { blob, descriptor, start, end }))
+        let digesters = self.digesters.clone();
+        Payload::Part(Box::new(Part { blob, descriptor, start, end, digesters }))
     }
 }
 

@@ -21,6 +21,19 @@ fn what_an_input_leaves_out_is_inferred() {
     let index = r#"{"mediaType": "application/vnd.oci.image.index.v1+json"}"#;
     let raw = STANDARD.encode(index);
     let local = "localhost:5000/example";
+    let part = |media_type: &str, digest: &str| {
+        format!(r#"{{"mediaType":"application/vnd.oci.image.{media_type}","digest":"{digest}","size":9}}"#)
+    };
+    let children = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{},{}]}}"#,
+        part("manifest.v1+json", A),
+        part("manifest.v1+json", B)
+    );
+    let image = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{},"layers":[{}]}}"#,
+        part("config.v1+json", BLOB),
+        part("layer.v1.tar+gzip", B)
+    );
     // The rest of the input; the ref that is pushed to; where lookup leads; what is copied.
     let hub = "docker.io/tianon/true";
     let table = [
@@ -121,6 +134,34 @@ fn what_an_input_leaves_out_is_inferred() {
             format!("{local}@{A}"),
             vec![("", hub), (B, hub), (A, hub)],
             Some(format!("{hub}@{A}")),
+        ),
+        (
+            format!(r#""type":"manifest","refs":["{local}:test"],"lookup":{{"{A}":"tianon/true"}}"#),
+            format!("{local}:test@{A}"),
+            vec![("", hub), (A, hub)],
+            Some(format!("{hub}@{A}")),
+        ),
+        (
+            format!(
+                r#""type":"manifest","refs":["{local}:test"],"lookup":{{"{A}":"tianon/true","{B}":"tianon/true"}},"data":{children}"#
+            ),
+            format!("{local}:test@{}", Digest::sha256(children.as_bytes())),
+            vec![(B, hub), (A, hub)],
+            None,
+        ),
+        (
+            format!(
+                r#""type":"manifest","refs":["{local}:test"],"lookup":{{"{B}":"tianon/true","":"tianon/test"}},"data":{image}"#
+            ),
+            format!("{local}:test@{}", Digest::sha256(image.as_bytes())),
+            vec![("", "docker.io/tianon/test"), (B, hub)],
+            None,
+        ),
+        (
+            format!(r#""type":"manifest","refs":["{local}:test"],"lookup":null,"data":{index}"#),
+            format!("{local}:test@{INDEX}"),
+            vec![],
+            None,
         ),
     ];
     for (input, name, lookup, copied) in table {
@@ -294,6 +335,62 @@ fn blobs_and_tags_are_copied_between_registries() {
     assert_eq!(to.manifest("b", "v2").as_deref(), Some(image.root_bytes()));
     assert!(to.blob("b", &digest).unwrap() == large);
     assert_eq!(to.blob("b", &Digest::sha256(b"raw")).as_deref(), Some(b"raw".as_slice()));
+}
+
+#[test]
+fn a_blob_is_copied_without_a_look_before() {
+    let (from, to) = (Registry::start(), Registry::start());
+    let (small, large) = (b"small".to_vec(), restow_testkit::Random::new(3).bytes(5 << 20));
+    for content in [small, large] {
+        let digest = from.put_blob("a", &content);
+        let input = |host: &Registry| {
+            let refs = [format!("{}/b", host.host())];
+            let input = json!({"type": "blob", "refs": refs, "lookup": {digest.as_str(): from.name("a")}});
+            parse(&input.to_string()).unwrap()
+        };
+        let run = |host: &Registry| input(host).run(&Client::new(Settings::default()).unwrap()).map(drop);
+        // In the same registry it is taken over, whatever its size.
+        run(&from).unwrap();
+        assert_eq!(from.take_lines(), ["POST /v2/b/blobs/uploads/"]);
+        from.remove_blob("b", &digest);
+        // To another it is fetched, and looked for there once its size is known to be worth it.
+        run(&to).unwrap();
+        assert_eq!(from.take_lines(), [format!("GET /v2/a/blobs/{digest}")]);
+        let lines: Vec<_> = to.take_lines().iter().map(|line| line[..4].to_owned()).collect();
+        let expected = ["HEAD", "POST", "PUT "];
+        assert_eq!(lines, expected[usize::from(content.len() < 65_536)..]);
+        assert_eq!(to.blob("b", &digest), Some(content));
+        // What is nowhere is an error.
+        let declines = Registry::start();
+        declines.put_blob("a", b"other");
+        let missing = json!({"type": "blob", "refs": [declines.name("b")], "lookup": {digest.as_str(): declines.name("a")}});
+        let error = parse(&missing.to_string()).unwrap().run(&Client::new(Settings::default()).unwrap());
+        assert!(error.unwrap_err().is_not_found());
+    }
+}
+
+#[test]
+fn ten_copies_of_a_tag_are_looked_at_with_eleven_requests() {
+    let registry = Registry::start();
+    registry.put("a", "v1", &ImageBuilder::new().build());
+    let client = Client::new(Settings::default()).unwrap();
+    for number in 0..10 {
+        let refs = [registry.name(&format!("b:v{number}"))];
+        let input = json!({"type": "manifest", "refs": refs, "lookup": {"": registry.name("a:v1")}});
+        assert_eq!(parse(&input.to_string()).unwrap().pending(&client).unwrap().len(), 1);
+    }
+    assert_eq!(registry.take_lines().len(), 11);
+}
+
+#[test]
+fn a_copied_tag_comes_to_the_digest_that_was_pushed() {
+    let registry = Registry::start();
+    let image = ImageBuilder::new().build();
+    registry.put("a", "v1", &image);
+    let input =
+        json!({"type": "manifest", "refs": [registry.name("b:v1")], "lookup": {"": registry.name("a:v1")}});
+    let client = Client::new(Settings::default()).unwrap();
+    assert_eq!(parse(&input.to_string()).unwrap().run(&client).unwrap(), image.root.digest);
 }
 
 #[test]

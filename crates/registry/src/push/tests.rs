@@ -40,6 +40,18 @@ fn push(registry: &Registry, image: &Image, tags: &[&str]) -> Result<Vec<Notice>
     push_as(&Client::new(Settings::default()).unwrap(), registry, image, tags)
 }
 
+/// A client that has met the registry in an earlier run.
+fn client_that_knows(registry: &Registry) -> Client {
+    let notes = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(notes.path(), format!("{}\n", registry.host())).unwrap();
+    let client =
+        Client::new(Settings { careful_hosts: Some(notes.path().to_owned()), ..Settings::default() });
+    let client = client.unwrap();
+    let repository = Name::parse(&registry.name("a")).unwrap().repository;
+    assert!(client.core().is_careful(&repository));
+    client
+}
+
 /// Counts the lines that start with each word.
 fn count(registry: &Registry) -> [usize; 5] {
     let lines = registry.take_lines();
@@ -60,6 +72,10 @@ fn the_first_push_sends_what_is_missing_and_the_second_looks() {
     // Under another tag it is put, and a look at the config says that all is there.
     push(&registry, &image, &["v2"]).unwrap();
     assert_eq!(count(&registry), [2, 0, 0, 0, 1]);
+    // Of a registry that is known to look for that itself, it is not asked.
+    let client = client_that_knows(&registry);
+    push_as(&client, &registry, &image, &["v3"]).unwrap();
+    assert_eq!(count(&registry), [1, 0, 0, 0, 1]);
     push(&registry, &image, &[]).unwrap();
     assert_eq!(count(&registry), [1, 0, 0, 0, 0]);
 }
@@ -70,9 +86,12 @@ fn an_index_of_present_manifests_costs_a_look_and_a_put() {
     let images: Vec<_> = (0..12).map(|seed| image(100 * seed, &[1000])).collect();
     let index = images.iter().fold(IndexBuilder::new(), |index, image| index.image(image)).build();
     registry.put("a", "v1", &index);
-    push(&registry, &index, &["v2"]).unwrap();
+    push_as(&client_that_knows(&registry), &registry, &index, &["v2"]).unwrap();
     assert_eq!(count(&registry), [1, 0, 0, 0, 1]);
     assert_eq!(registry.manifest("a", "v2").as_deref(), Some(index.root_bytes()));
+    // Where it is not known that the registry looks for them, the last one is looked for.
+    push(&registry, &index, &["v2.1"]).unwrap();
+    assert_eq!(count(&registry), [2, 0, 0, 0, 1]);
 
     // One of them missing: it is found out by putting each, which does no harm.
     let more = image(9999, &[1000]);
@@ -91,7 +110,7 @@ fn an_index_of_present_manifests_costs_a_look_and_a_put() {
 #[test]
 fn a_registry_that_looks_for_no_blobs_gets_them_all_the_same() {
     let registry = Registry::start();
-    registry.look_for_no_blobs();
+    registry.look_for_no_parts();
     let (one, two) = (image(1, &[1000, 100_000]), image(2, &[2000]));
     let holds = |image: &Image| {
         image.blobs.iter().all(|(digest, bytes)| {
@@ -103,6 +122,9 @@ fn a_registry_that_looks_for_no_blobs_gets_them_all_the_same() {
     let index = IndexBuilder::new().image(&one).image(&two).build();
     push(&registry, &index, &["v2"]).unwrap();
     assert!(holds(&two));
+    for image in [&one, &two] {
+        assert_eq!(registry.manifest("a", image.root.digest.as_str()).as_deref(), Some(image.root_bytes()));
+    }
     // A conversion that leaves the config as it was, and has been put there before.
     let tar = restow_testkit::Random::new(3).bytes(3000);
     let (before, after) = (Layer::plain(&tar), Layer::gzip(&tar));
@@ -123,6 +145,19 @@ fn a_registry_that_looks_for_no_blobs_gets_them_all_the_same() {
     let broken = ImageBuilder::new().layer(Layer::plain("gone").missing()).build();
     let error = push(&registry, &broken, &["v3"]).unwrap_err();
     assert!(matches!(&error, Error::MissingBlobs { .. }), "{error}");
+}
+
+#[test]
+fn what_one_document_lacks_is_not_missed_by_another() {
+    let registry = Registry::start();
+    registry.look_for_no_parts();
+    let whole = image(1, &[1000]);
+    let broken = ImageBuilder::new().layer(Layer::plain("gone").missing()).build();
+    // Of a document that is refused for another's parts, nothing would be told.
+    let index = IndexBuilder::new().image(&whole).image(&broken).build();
+    let error = push(&registry, &index, &["v1"]).unwrap_err();
+    let Error::MissingBlobs { root, missing } = &error else { panic!("{error}") };
+    assert_eq!((root, missing.as_slice()), (&broken.root.digest, &[Digest::sha256(b"gone")][..]));
 }
 
 #[test]
@@ -210,4 +245,106 @@ fn a_large_blob_is_sent_as_soon_as_it_is_committed() {
     assert_eq!(count(&registry), [2, 0, 2, 0, 4]);
     drop(destination);
     assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
+}
+
+/// Tells which blobs have come how far.
+#[derive(Debug, Default)]
+struct Told(Mutex<Vec<(&'static str, u64)>>);
+
+impl crate::Observer for Told {
+    fn started(&self, blob: &Descriptor) {
+        self.0.lock().unwrap().push(("started", blob.size));
+    }
+
+    fn advanced(&self, _: &Descriptor, _: u64) {}
+
+    fn finished(&self, blob: &Descriptor, whole: bool) {
+        self.0.lock().unwrap().push((if whole { "sent" } else { "broken" }, blob.size));
+    }
+}
+
+#[test]
+fn a_layer_is_sent_while_the_next_one_is_still_fetched() {
+    let registry = Registry::start();
+    let image = image(1, &[100_000, 5 << 20]);
+    registry.put("src", "v1", &image);
+    let layers: Vec<_> = image.blobs[2..4].iter().map(|(_, bytes)| bytes.clone()).collect();
+    let layers = [100_000, 5 << 20].map(|size| layers.iter().find(|bytes| bytes.len() == size).unwrap());
+    let describe =
+        |bytes: &[u8]| Descriptor::new(MediaType::OCI_LAYER, Digest::sha256(bytes), bytes.len() as u64);
+    // The second layer does not come before the first one has gone.
+    registry.hold(&format!("GET /v2/src/blobs/{}", Digest::sha256(layers[1])), "PUT /v2/a/blobs/uploads/");
+    // One that waits for ever is given up.
+    let client = Client::new(Settings { attempts: 1, ..Settings::default() }).unwrap();
+    let name = |name: &str| Name::parse(&registry.name(name)).unwrap().repository;
+    let scratch = tempfile::tempdir().unwrap();
+    let told = std::sync::Arc::new(Told::default());
+    let destination = RemoteDestination::new(&client, &name("a"), &[], &Scratch::new(scratch.path()));
+    let destination = destination.unwrap().watched(told.clone());
+    let source = crate::Remote::new(&client, &name("src"));
+    for layer in layers {
+        restow_content::copy(&source, destination.store(), &describe(layer)).unwrap();
+    }
+    (&destination as &dyn Destination).publish(&source, &image.root, &["v1".to_owned()]).unwrap();
+    assert_eq!(registry.manifest("a", "v1").as_deref(), Some(image.root_bytes()));
+    // The reader of a blob may take a moment longer than who was sent it.
+    while told.0.lock().unwrap().len() < 4 {
+        std::thread::yield_now();
+    }
+    let told = told.0.lock().unwrap();
+    for size in [100_000, 5 << 20] {
+        assert!(told.contains(&("started", size)) && told.contains(&("sent", size)), "{told:?}");
+    }
+    assert_eq!(told.len(), 4, "configs are not told of: {told:?}");
+}
+
+#[test]
+fn a_refused_upload_ends_the_work_at_the_next_commit() {
+    let registry = Registry::start();
+    registry.intercept(|request| (request.method == "POST").then(|| Answer::error(403, "DENIED")));
+    let client = Client::new(Settings::default()).unwrap();
+    let repository = Name::parse(&registry.name("a")).unwrap().repository;
+    let scratch = tempfile::tempdir().unwrap();
+    let destination =
+        RemoteDestination::new(&client, &repository, &[], &Scratch::new(scratch.path())).unwrap();
+    let write = |seed: u64| {
+        let bytes = restow_testkit::Random::new(seed).bytes(100_000);
+        restow_content::write(destination.store(), MediaType::OCI_LAYER, &bytes).map(drop)
+    };
+    write(0).unwrap();
+    let failed = (1..).find_map(|seed| write(seed).err()).unwrap();
+    let error = crate::client::chain(&failed);
+    assert!(error.contains("cannot write to") && error.contains("403, DENIED"), "{error}");
+    // And all that come after it.
+    assert!(crate::client::chain(&write(u64::MAX).unwrap_err()).contains("403, DENIED"));
+}
+
+#[test]
+fn no_more_than_four_blobs_are_sent_ahead_at_a_time() {
+    let registry = Registry::start();
+    let client = Client::new(Settings::default()).unwrap();
+    let repository = Name::parse(&registry.name("a")).unwrap().repository;
+    let scratch = tempfile::tempdir().unwrap();
+    let destination =
+        RemoteDestination::new(&client, &repository, &[], &Scratch::new(scratch.path())).unwrap();
+    registry.hold("POST", "GET /v2/go");
+    let write = |seed: u64| {
+        let bytes = restow_testkit::Random::new(seed).bytes(100_000);
+        restow_content::write(destination.store(), MediaType::OCI_LAYER, &bytes).unwrap();
+        Digest::sha256(&bytes)
+    };
+    let blobs: Vec<_> = (0..12).map(write).collect();
+    let waiting = || registry.requests().iter().filter(|request| request.method == "POST").count();
+    while waiting() < 4 {
+        std::thread::yield_now();
+    }
+    // A fifth would have been looked for before it is sent.
+    assert_eq!(registry.requests().iter().filter(|request| request.method == "HEAD").count(), 4);
+    drop(std::net::TcpStream::connect(registry.host()).and_then(|mut stream| {
+        std::io::Write::write_all(&mut stream, b"GET /v2/go HTTP/1.1\r\n\r\n")?;
+        std::io::Read::read(&mut stream, &mut [0])
+    }));
+    let image = image(50, &[10]);
+    (&destination as &dyn Destination).publish(&store(&image), &image.root, &["v1".to_owned()]).unwrap();
+    assert!(blobs.iter().all(|digest| registry.blob("a", digest).is_some()));
 }

@@ -78,6 +78,71 @@ fn an_index_of_images_and_attestations_is_told_where_each_lies() {
     assert_eq!(entries[3]["annotations"][DOCKER_REFERENCE_DIGEST], amd64.root.digest.as_str());
 }
 
+/// All of the document that docker:dind comes to there: four platforms, an attestation behind each. Of two entries for one
+/// manifest the first stays, whatever the other says.
+#[test]
+fn what_is_made_of_dockers_own_image_is_known_to_the_letter() {
+    let registry = Registry::start();
+    let platforms = [
+        ("linux/amd64", json!({"architecture": "amd64", "os": "linux"}), "amd64"),
+        ("linux/arm/v6", json!({"architecture": "arm", "os": "linux", "variant": "v6"}), "arm32v6"),
+        ("linux/arm/v7", json!({"architecture": "arm", "os": "linux", "variant": "v7"}), "arm32v7"),
+        ("linux/arm64/v8", json!({"architecture": "arm64", "os": "linux", "variant": "v8"}), "arm64v8"),
+    ];
+    let image = |platform: &str| {
+        ImageBuilder::new().platform(platform).layer(Layer::gzip(platform.as_bytes())).build()
+    };
+    let revision = "org.opencontainers.image.revision";
+    let images = platforms.each_ref().map(|(platform, ..)| image(platform));
+    let mut builder = IndexBuilder::new();
+    for (image, (_, platform, word)) in images.iter().zip(&platforms) {
+        let fields =
+            json!({"annotations": {revision: format!("of {word}"), ARCH: "stale"}, "platform": platform});
+        builder = builder.image_with(image, fields).attestation(image);
+    }
+    let second = json!({"annotations": {revision: "of the second"}, "platform": {"architecture": "s390x", "os": "linux"}});
+    let index = builder.image_with(&images[0], second).build();
+    registry.put("library/docker", "dind", &index);
+
+    let name = registry.name("library/docker:dind");
+    let place = |digest: &str| format!("{name}@{digest}");
+    let given = index.document();
+    let mut expected = Vec::new();
+    for (pair, (image, (_, platform, word))) in
+        given["manifests"].as_array().unwrap().chunks(2).zip(images.iter().zip(&platforms))
+    {
+        let [entry, attestation] = pair else { panic!("{pair:?}") };
+        let digest = image.root.digest.as_str();
+        expected.push(json!({
+            "mediaType": MediaType::OCI_MANIFEST.as_str(),
+            "digest": digest,
+            "size": entry["size"],
+            "annotations": {ARCH: word, revision: format!("of {word}"), REF_NAME: place(digest)},
+            "platform": platform,
+        }));
+        let about = attestation["digest"].as_str().unwrap();
+        expected.push(json!({
+            "mediaType": MediaType::OCI_MANIFEST.as_str(),
+            "digest": about,
+            "size": attestation["size"],
+            "annotations": {
+                ARCH: word,
+                REF_NAME: place(about),
+                "vnd.docker.reference.digest": digest,
+                "vnd.docker.reference.type": "attestation-manifest",
+            },
+            "platform": {"architecture": "unknown", "os": "unknown"},
+        }));
+    }
+    let expected = json!({
+        "schemaVersion": 2,
+        "mediaType": MediaType::OCI_INDEX.as_str(),
+        "manifests": expected,
+        "annotations": {REF_NAME: place(index.root.digest.as_str())},
+    });
+    assert_eq!(made(&client(), &name).unwrap().unwrap(), expected);
+}
+
 /// The shape of the nanoserver manifest there: Docker's, alone, its platform in its config, a version with it.
 #[test]
 fn a_manifest_alone_becomes_an_index_of_one() {

@@ -17,7 +17,7 @@ pub(super) struct State {
     next_upload: usize,
     gate: Gate,
     pub(super) referrers: bool,
-    /// Whether manifests are taken without a look for their blobs.
+    /// Whether manifests are taken without a look for their parts.
     pub(super) careless: bool,
 }
 
@@ -212,7 +212,7 @@ impl State {
         let careless = self.careless;
         let repository = self.repository(name);
         for (digest, _) in digests(&document["manifests"]) {
-            if !repository.manifests.contains_key(&digest) {
+            if !careless && !repository.manifests.contains_key(&digest) {
                 return Answer::error(404, "MANIFEST_UNKNOWN");
             }
         }

@@ -94,6 +94,7 @@ struct File {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
 struct Entry {
     prefix: Option<String>,
     location: Option<String>,
@@ -101,6 +102,8 @@ struct Entry {
     insecure: bool,
     #[serde(default)]
     blocked: bool,
+    #[serde(default)]
+    mirror_by_digest_only: bool,
     #[serde(default)]
     mirror: Vec<Mirror>,
 }
@@ -125,8 +128,14 @@ impl Entry {
             true => String::new(),
             false => prefix.clone(),
         });
-        let mirrors =
-            self.mirror.into_iter().map(|mirror| Mirror { location: trim(mirror.location), ..mirror });
+        let mirrors = self.mirror.into_iter().map(|mirror| Mirror {
+            location: trim(mirror.location),
+            insecure: mirror.insecure,
+            pull_from_mirror: match self.mirror_by_digest_only {
+                true => PullFromMirror::DigestOnly,
+                false => mirror.pull_from_mirror,
+            },
+        });
         Ok(Registry {
             prefix,
             location,

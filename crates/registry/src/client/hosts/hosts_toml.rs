@@ -38,12 +38,14 @@ impl HostsToml {
     /// Returns the servers for a repository of the host that is reached at `own` without this file.
     pub(super) fn endpoints(&self, own: &Endpoint, purpose: Purpose) -> Vec<Endpoint> {
         let capability = match purpose {
-            Purpose::Pull => "pull",
-            Purpose::Resolve => "resolve",
-            Purpose::Push => "push",
+            Purpose::Pull => Some("pull"),
+            Purpose::Resolve => Some("resolve"),
+            Purpose::Push => None,
         };
         let mirrors = self.mirrors.iter().filter(|server| {
-            server.capabilities.is_empty() || server.capabilities.iter().any(|found| found == capability)
+            capability.is_some_and(|capability| {
+                server.capabilities.is_empty() || server.capabilities.iter().any(|found| found == capability)
+            })
         });
         let mut endpoints: Vec<_> = mirrors.map(|server| server.endpoint(own, true)).collect();
         endpoints.push(match &self.upstream {
@@ -66,6 +68,7 @@ impl Server {
             host,
             path: own.path.clone(),
             trust: if self.certified { self.trust.clone() } else { inherited },
+            insecure: false,
             headers: self.headers.clone(),
         }
     }

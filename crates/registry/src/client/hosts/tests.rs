@@ -58,6 +58,11 @@ fn registries_conf_names_mirrors_and_other_places() {
         prefix = "*.internal.example.org"
         insecure = true
         [[registry]]
+        location = "digests.example.com"
+        mirror-by-digest-only = true
+        [[registry.mirror]]
+        location = "mirror.example.org"
+        [[registry]]
         prefix = "bad.example.org"
         blocked = true
         "#,
@@ -77,6 +82,9 @@ fn registries_conf_names_mirrors_and_other_places() {
     let internal = hosts.endpoints(&internal, Purpose::Pull, &settings).unwrap();
     assert_eq!(internal[0].url("x").as_str(), "https://a.internal.example.org/v2/b/x");
     assert!(internal[0].trust.unverified);
+    let by_digest = "https://digests.example.com/v2/a/tags/list";
+    assert_eq!(list("digests.example.com/a", Purpose::Resolve), [by_digest]);
+    assert_eq!(list("digests.example.com/a", Purpose::Pull).len(), 2);
     let bad = Name::parse("bad.example.org/a").unwrap().repository;
     assert!(matches!(hosts.endpoints(&bad, Purpose::Pull, &settings), Err(Error::Unauthorized { .. })));
 }
@@ -113,13 +121,85 @@ fn hosts_toml_names_servers_in_their_order() {
     let upstream = "https://upstream.example.org/v2/a/x";
     assert_eq!(urls(Purpose::Pull), [z, a, b, upstream]);
     assert_eq!(urls(Purpose::Resolve), [a, b, upstream]);
-    assert_eq!(urls(Purpose::Push), [b, upstream]);
+    assert_eq!(urls(Purpose::Push), [upstream]);
     let endpoints = found(Purpose::Pull);
     assert!(endpoints[2].trust.unverified && !endpoints[0].trust.unverified && endpoints[1].trust.plain);
     assert_eq!(endpoints[2].headers[0].0, "x-key");
     // A mirror is not shown the credentials of what it mirrors.
     assert_eq!((&*endpoints[0].host, &*endpoints[3].host), ("z.example.org", "example.org"));
     assert!(endpoints[3].trust.authorities[0].ends_with("example.org/up.pem"));
+}
+
+#[test]
+fn a_host_with_a_port_has_containerds_directory_or_dockers() {
+    let text = |name: &str| format!("server = \"https://{name}.example.org\"");
+    let (theirs, plain, default) = (text("theirs"), text("plain"), text("default"));
+    let both = [("a.org_5000_", &*theirs), ("a.org:5000", &*plain), ("_default", &*default)];
+    for (skipped, expected) in [(0, "theirs"), (1, "plain"), (2, "default")] {
+        let hosts = loaded("", &both[skipped..]);
+        let found = endpoints(&hosts, "a.org:5000/b", Purpose::Pull, &Settings::default());
+        assert_eq!(found, [format!("https://{expected}.example.org/v2/b/tags/list")]);
+    }
+}
+
+#[test]
+fn certificates_alone_are_enough() {
+    let certs = tempfile::tempdir().unwrap();
+    for (host, files) in [
+        ("a.org", &["ca.crt", "other.crt", "client.cert", "client.key"][..]),
+        ("localhost:5000", &["ca.crt"]),
+        ("b.org", &["README"]),
+    ] {
+        std::fs::create_dir(certs.path().join(host)).unwrap();
+        for file in files {
+            std::fs::write(certs.path().join(host).join(file), "").unwrap();
+        }
+    }
+    let hosts = Hosts::load(&[], &[certs.path().to_owned()]).unwrap();
+    let settings = Settings { authorities: vec!["own.pem".into()], ..Settings::default() };
+    let trust = |name: &str, settings: &Settings| {
+        let repository = Name::parse(name).unwrap().repository;
+        let endpoint = hosts.endpoints(&repository, Purpose::Push, settings).unwrap().remove(0);
+        let files =
+            endpoint.trust.authorities.iter().chain(endpoint.trust.identity.iter().flat_map(|(a, b)| [a, b]));
+        let names = files.map(|file| file.file_name().unwrap().to_str().unwrap().to_owned());
+        (endpoint.base.scheme().to_owned(), names.collect::<Vec<_>>().join(" "))
+    };
+    let expect = |scheme: &str, files: &str| (scheme.to_owned(), files.to_owned());
+    let all = "own.pem ca.crt other.crt client.cert client.key";
+    assert_eq!(trust("a.org/x", &settings), expect("https", all));
+    assert_eq!(trust("b.org/x", &settings), expect("https", "own.pem"));
+    // They are there for TLS, on this machine too.
+    assert_eq!(trust("localhost:5000/x", &Settings::default()), expect("https", "ca.crt"));
+    let plain = Settings { plain_http: true, ..Settings::default() };
+    assert_eq!(trust("localhost:5000/x", &plain), expect("http", "ca.crt"));
+}
+
+#[test]
+fn what_lies_beside_a_missing_registries_conf_counts() {
+    let directory = tempfile::tempdir().unwrap();
+    let [user, system] = ["user", "system"].map(|name| directory.path().join(name));
+    let write = |path: &Path, location: &str| {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let text = format!("[[registry]]\nprefix = \"a.org\"\nlocation = \"{location}\"\n");
+        std::fs::write(path, text).unwrap();
+    };
+    let files = [user.join("registries.conf"), system.join("registries.conf")];
+    let place = || {
+        let hosts = Hosts::load(&files, &[]).unwrap();
+        endpoints(&hosts, "a.org/x", Purpose::Push, &Settings::default()).remove(0)
+    };
+    assert_eq!(place(), "https://a.org/v2/x/tags/list");
+    for (path, location) in [
+        (system.join("registries.conf.d/a.conf"), "one.org"),
+        (system.join("registries.conf.d/b.conf"), "two.org"),
+        (user.join("registries.conf.d/a.conf"), "three.org"),
+    ] {
+        write(&path, location);
+        assert_eq!(place(), format!("https://{location}/v2/x/tags/list"));
+    }
+    write(&files[0], "four.org");
+    assert_eq!(place(), "https://three.org/v2/x/tags/list");
 }
 
 #[test]

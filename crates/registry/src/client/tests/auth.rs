@@ -196,3 +196,78 @@ fn a_challenge_that_nobody_understands_is_answered_once() {
     client().manifest(&name(&registry, "a:v1")).unwrap_err();
     assert_eq!(registry.requests().len(), 1);
 }
+
+#[test]
+fn only_the_registry_itself_is_heard_when_it_wants_a_login() {
+    let challenges: [fn(&str) -> String; 2] =
+        [|host| format!(r#"Bearer realm="http://{host}/token""#), |_| r#"Basic realm="x""#.to_owned()];
+    for challenge in challenges {
+        let (registry, other) = (Registry::start(), Registry::start());
+        let challenge = challenge(&other.host());
+        other.intercept(move |request| {
+            Some(match request.path.as_str() {
+                "/token" => Answer::new(200).body(r#"{"token":"x"}"#),
+                _ => Answer::error(401, "UNAUTHORIZED").header("WWW-Authenticate", &challenge),
+            })
+        });
+        let login =
+            format!(r#"{{"auths":{{"{}":{{"username":"user","password":"secret"}}}}}}"#, registry.host());
+        let elsewhere = format!("http://{}/v2/a/elsewhere", other.host());
+        registry.intercept(move |request| {
+            let status = if request.method == "GET" { 307 } else { 202 };
+            Some(Answer::new(status).header("Location", &elsewhere))
+        });
+        // Sent on to it, by a redirect or for an upload.
+        let client = with(&login);
+        let error = client.manifest(&name(&registry, "a:v1")).unwrap_err();
+        assert!(matches!(error, Error::Status { status: 401, .. }), "{error}");
+        let repository = name(&registry, "a").repository;
+        let error = client.push_blob(&repository, &layer(b"x"), &blob(b"x"), &[]).unwrap_err();
+        assert!(matches!(error, Error::Status { status: 401, .. }), "{error}");
+        let asked = other.requests();
+        assert_eq!(asked.len(), 2);
+        assert!(asked.iter().all(|request| !request.headers.contains_key("authorization")));
+        assert!(registry.requests().iter().all(|request| !request.headers.contains_key("authorization")));
+    }
+}
+
+#[test]
+fn a_token_is_asked_for_again_when_it_is_about_to_expire() {
+    let registry = registry();
+    registry.require_token(None);
+    let (client, clock) = client_with(Settings::default());
+    let tokens = || registry.take_lines().iter().filter(|line| *line == "GET /token").count();
+    let look = || client.digest_to_write(&name(&registry, "a:v1")).unwrap().unwrap();
+    // It lives for 300 s, of which the last tenth does not count.
+    for (seconds, expected) in [(0, 1), (269, 0), (2, 1), (100, 0), (1000, 1)] {
+        *clock.now.lock().unwrap() += Duration::from_secs(seconds);
+        look();
+        assert_eq!(tokens(), expected, "{seconds}");
+    }
+}
+
+#[test]
+fn a_token_that_expires_in_an_upload_is_replaced_and_the_bytes_come_again() {
+    let registry = Registry::start();
+    let host = registry.host();
+    let issued = std::sync::atomic::AtomicUsize::new(0);
+    registry.intercept(move |request| {
+        use std::sync::atomic::Ordering::SeqCst;
+        if request.path == "/token" {
+            let number = issued.fetch_add(1, SeqCst) + 1;
+            return Some(Answer::new(200).body(format!(r#"{{"token":"t{number}"}}"#)));
+        }
+        // The first token is good for all but the bytes themselves.
+        let good = if request.method == "PUT" { "Bearer t2" } else { "Bearer t" };
+        let sent = request.headers.get("authorization").map(String::as_str).unwrap_or_default();
+        let challenge = format!(r#"Bearer realm="http://{host}/token",service="test""#);
+        (!sent.starts_with(good))
+            .then(|| Answer::error(401, "UNAUTHORIZED").header("WWW-Authenticate", challenge))
+    });
+    let content = large(300_000);
+    let repository = name(&registry, "a").repository;
+    let pushed = client().push_blob(&repository, &layer(&content), &blob(&content), &[]).unwrap();
+    assert_eq!(pushed, Pushed::Uploaded);
+    assert_eq!(registry.blob("a", &Digest::sha256(&content)), Some(content));
+    assert_eq!(registry.take_lines().iter().filter(|line| line.starts_with("PUT")).count(), 2);
+}

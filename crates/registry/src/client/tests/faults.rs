@@ -252,19 +252,135 @@ fn an_upload_is_not_sent_on_to_another_host() {
 }
 
 #[test]
-fn a_host_that_asks_for_patience_gets_it_from_everyone() {
+fn a_host_that_asks_for_patience_gets_it() {
     let registry = Registry::start();
     registry.put("a", "v1", &ImageBuilder::new().build());
-    for status in [429, 503] {
+    let moment = "Sun, 06 Nov 1994 08:49:44 GMT";
+    for (status, wish) in [(429, "7"), (503, "7"), (429, moment), (503, moment)] {
         let refused = AtomicUsize::new(0);
         registry.intercept(move |_| {
-            let answer = Answer::new(status).header("Retry-After", 7);
+            let answer = Answer::new(status).header("Retry-After", wish);
+            let answer = answer.header("Date", "Sun, 06 Nov 1994 08:49:37 GMT");
             (refused.fetch_add(1, Ordering::SeqCst) < 2).then_some(answer)
         });
         let (client, clock) = client_with(Settings::default());
         client.manifest(&name(&registry, "a:v1")).unwrap().unwrap();
         assert_eq!(clock.slept(), [Duration::from_secs(7); 2]);
+        // An upload is not sent again by itself, but it is if the host has not looked at it.
+        let refused = AtomicUsize::new(0);
+        registry.intercept(move |request| {
+            let answer = Answer::new(status).header("Retry-After", 9);
+            (request.method == "PUT" && refused.fetch_add(1, Ordering::SeqCst) == 0).then_some(answer)
+        });
+        let content = large(100_000);
+        let (client, clock) = client_with(Settings::default());
+        let repository = name(&registry, &format!("b{status}{}", wish.len())).repository;
+        client.push_blob(&repository, &layer(&content), &blob(&content), &[]).unwrap();
+        assert_eq!(clock.slept(), [Duration::from_secs(9)]);
+        // The whole body has come again.
+        assert_eq!(registry.blob(repository.path(), &Digest::sha256(&content)), Some(content));
     }
+}
+
+/// A clock on which time stands still until all who sleep are woken.
+#[derive(Debug, Default)]
+struct Standing {
+    slept: Arc<Mutex<Vec<Duration>>>,
+    woken: Arc<Mutex<bool>>,
+}
+
+impl Clock for Standing {
+    fn now(&self) -> Duration {
+        let woken = *self.woken.lock().unwrap();
+        if woken { Duration::from_secs(60) } else { Duration::ZERO }
+    }
+
+    fn sleep(&self, duration: Duration) -> Wait {
+        self.slept.lock().unwrap().push(duration);
+        let woken = self.woken.clone();
+        Box::pin(async move {
+            while !*woken.lock().unwrap() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+    }
+
+    fn patience(&self, _: Duration) -> Wait {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[test]
+fn a_host_that_one_was_refused_by_is_left_alone_by_all() {
+    let registry = Registry::start();
+    registry.put("a", "v1", &ImageBuilder::new().build());
+    registry.put("b", "v1", &ImageBuilder::new().build());
+    let refused = AtomicUsize::new(0);
+    registry.intercept(move |_| {
+        let answer = Answer::new(429).header("Retry-After", 7);
+        (refused.fetch_add(1, Ordering::SeqCst) == 0).then_some(answer)
+    });
+    let clock = Arc::new(Standing::default());
+    let client = Client::new(Settings { clock: clock.clone(), ..Settings::default() }).unwrap();
+    let get = |rest: &str| {
+        let (client, name) = (client.clone(), name(&registry, rest));
+        std::thread::spawn(move || client.manifest(&name).unwrap().unwrap())
+    };
+    let sleepers = || clock.slept.lock().unwrap().len();
+    let one = get("a:v1");
+    while sleepers() < 1 {
+        std::thread::yield_now();
+    }
+    let other = get("b:v1");
+    while sleepers() < 2 && !other.is_finished() {
+        std::thread::yield_now();
+    }
+    assert_eq!((sleepers(), registry.requests().len()), (2, 1));
+    *clock.woken.lock().unwrap() = true;
+    one.join().unwrap();
+    other.join().unwrap();
+    assert_eq!(registry.requests().len(), 3);
+}
+
+#[test]
+fn a_service_of_tokens_that_asks_for_patience_gets_it_from_all_registries() {
+    let service = Registry::start();
+    let refused = AtomicUsize::new(0);
+    service.intercept(move |_| {
+        Some(match refused.fetch_add(1, Ordering::SeqCst) {
+            0 => Answer::new(429).header("Retry-After", 7),
+            _ => Answer::new(200).body(r#"{"token":"x"}"#),
+        })
+    });
+    let registries = [Registry::start(), Registry::start()];
+    for registry in &registries {
+        registry.put("a", "v1", &ImageBuilder::new().build());
+        let challenge = format!(r#"Bearer realm="http://{}/token""#, service.host());
+        registry.intercept(move |request| {
+            let known = request.headers.contains_key("authorization");
+            (!known).then(|| Answer::error(401, "UNAUTHORIZED").header("WWW-Authenticate", &challenge))
+        });
+    }
+    let clock = Arc::new(Standing::default());
+    let client = Client::new(Settings { clock: clock.clone(), ..Settings::default() }).unwrap();
+    let get = |registry: &Registry| {
+        let (client, name) = (client.clone(), name(registry, "a:v1"));
+        std::thread::spawn(move || client.manifest(&name).unwrap().unwrap())
+    };
+    let sleepers = || clock.slept.lock().unwrap().len();
+    let one = get(&registries[0]);
+    while sleepers() < 1 {
+        std::thread::yield_now();
+    }
+    let other = get(&registries[1]);
+    while sleepers() < 2 && !other.is_finished() {
+        std::thread::yield_now();
+    }
+    assert_eq!((sleepers(), service.requests().len()), (2, 1));
+    *clock.woken.lock().unwrap() = true;
+    one.join().unwrap();
+    other.join().unwrap();
+    assert_eq!(service.requests().len(), 3);
 }
 
 #[test]

@@ -149,3 +149,48 @@ fn containerds_mirror_is_told_whom_it_mirrors_and_shown_no_password() {
     scene.by_hosts_toml(r#""pull""#).manifest(&scene.by_digest()).unwrap().unwrap();
     assert_eq!(scene.mirror.take_lines().len(), 1);
 }
+
+#[test]
+fn what_a_mirror_has_is_pushed_to_the_registry_nevertheless() {
+    let scene = Scene::new();
+    scene.mirror.put("a", "v1", &scene.image);
+    scene.mirror.put("mirror/a", "v1", &scene.image);
+    for capabilities in ["", r#""pull", "resolve", "push""#] {
+        let client = scene.by_hosts_toml(capabilities);
+        assert_eq!(client.digest_to_write(&scene.by_tag()).unwrap(), None);
+    }
+    assert_eq!(scene.by_registries_conf("").digest_to_write(&scene.by_tag()).unwrap(), None);
+    assert!(scene.mirror.requests().is_empty());
+    // To read, it does.
+    let found = scene.by_registries_conf("").digest(&scene.by_tag()).unwrap();
+    assert_eq!(found, Some(scene.image.root.digest.clone()));
+}
+
+#[test]
+fn a_registry_that_is_called_insecure_need_not_speak_tls() {
+    let registry = Registry::start();
+    let image = ImageBuilder::new().build();
+    registry.put("a", "v1", &image);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("registries.conf");
+    // Not known as this machine, so it is tried with TLS first.
+    let place = registry.host().replace("127.0.0.1", "0.0.0.0");
+    let client = |insecure: bool| {
+        let text = format!(
+            "[[registry]]\nprefix = \"registry.test\"\nlocation = \"{place}\"\ninsecure = {insecure}\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        let hosts = Hosts::load(std::slice::from_ref(&path), &[]).unwrap();
+        client_with(Settings { hosts, ..Settings::default() }).0
+    };
+    let name = Name::parse("registry.test/a:v1").unwrap();
+    let error = client(false).manifest(&name).unwrap_err();
+    assert!(matches!(error, Error::NoTls { .. }), "{error}");
+    let client = client(true);
+    client.manifest(&name).unwrap().unwrap();
+    client.push_blob(&name.repository, &layer(b"x"), &blob(b"x"), &[]).unwrap();
+    assert_eq!(registry.blob("a", &Digest::sha256(b"x")).as_deref(), Some(b"x".as_slice()));
+    // It is found out once.
+    let sent: u64 = client.requests().iter().map(|(_, _, count)| count).sum();
+    assert_eq!(sent, 1 + 3);
+}

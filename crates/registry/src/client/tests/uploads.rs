@@ -268,3 +268,104 @@ fn a_registry_that_stores_something_else_is_found_out() {
         client().put_manifest(&name(&registry, "a:v1"), &MediaType::OCI_INDEX, &document).unwrap_err();
     assert!(error.to_string().contains("the registry stored sha256:"), "{error}");
 }
+
+#[test]
+fn pieces_go_on_from_what_the_registry_has_whatever_it_said_of_one() {
+    let content = large(1000);
+    // The connection ends without a word, the registry fails, or it has other bytes than we thought.
+    let faults: [fn() -> Answer; 3] = [
+        || Answer::new(202).header("Content-Length", "x").ending(Ending::Closed),
+        || Answer::new(500),
+        || Answer::error(416, "BLOB_UPLOAD_INVALID").header("Range", "0-299"),
+    ];
+    for fault in faults {
+        let registry = Registry::start();
+        let pieces = AtomicUsize::new(0);
+        registry.intercept(move |request| {
+            (request.method == "PATCH" && pieces.fetch_add(1, Ordering::SeqCst) == 3).then(fault)
+        });
+        let settings = Settings { chunk_size: Some(100), ..Settings::default() };
+        push(&client_with(settings).0, &registry, &content).unwrap();
+        assert_eq!(registry.blob("a", &Digest::sha256(&content)).as_ref(), Some(&content));
+        let lines = lines(&registry);
+        let count = |word: &str| lines.iter().filter(|line| line.starts_with(word)).count();
+        // One piece comes twice, after a look at how far it has come.
+        assert_eq!((count("POST"), count("PATCH"), count("GET")), (1, 11, 1), "{lines:#?}");
+    }
+}
+
+#[test]
+fn a_damaged_blob_never_arrives_whole_in_pieces_either() {
+    let registry = Registry::start();
+    let mut content = large(1000);
+    let descriptor = layer(&content);
+    content[77] ^= 1;
+    let settings = Settings { chunk_size: Some(100), ..Settings::default() };
+    let repository = name(&registry, "a").repository;
+    let error =
+        client_with(settings).0.push_blob(&repository, &descriptor, &blob(&content), &[]).unwrap_err();
+    assert!(matches!(error, Error::Content(restow_content::Error::Mismatch { .. })), "{error}");
+    let pieces = registry.requests().iter().filter(|request| request.method == "PATCH").count();
+    assert_eq!((pieces, registry.blob("a", &descriptor.digest)), (9, None));
+}
+
+#[test]
+fn a_registry_that_names_no_length_has_the_blob_all_the_same() {
+    let registry = Registry::start();
+    registry.intercept(|request| (request.method == "HEAD").then(|| Answer::new(200).without_length()));
+    let content = large(100_000);
+    assert_eq!(push(&client(), &registry, &content).unwrap(), Pushed::There);
+    let repository = name(&registry, "a").repository;
+    let error = client().blob_size(&repository, &Digest::sha256(&content)).unwrap_err();
+    assert!(error.to_string().contains("names no length"), "{error}");
+}
+
+/// Zeros without end, or nearly so.
+struct Zeros;
+
+impl Blob for Zeros {
+    fn size(&self) -> u64 {
+        1 << 30
+    }
+
+    fn read_at(&self, buffer: &mut [u8], _: u64) -> std::io::Result<usize> {
+        buffer.fill(0);
+        Ok(buffer.len())
+    }
+}
+
+#[test]
+fn a_registry_that_stops_reading_an_upload_is_given_up() {
+    use std::io::Read as _;
+    use std::io::Write as _;
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = server.local_addr().unwrap();
+    let (done, ends) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        for answer in ["404 x\r\n", "202 x\r\nLocation: /v2/a/blobs/uploads/x\r\n"] {
+            let mut stream = server.accept().unwrap().0;
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                head.extend(byte);
+            }
+            let answer = format!("HTTP/1.1 {answer}Content-Length: 0\r\nConnection: close\r\n\r\n");
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+        // The bytes come, and nobody takes them.
+        kept.push(server.accept().unwrap().0);
+        let _ = ends.recv();
+    });
+    let clock = Arc::new(SystemClock::default());
+    let settings =
+        Settings { idle_timeout: Duration::from_millis(20), attempts: 1, clock, ..Settings::default() };
+    let repository = Name::parse(&format!("{host}/a")).unwrap().repository;
+    let descriptor = Descriptor::new(MediaType::OCI_LAYER, Digest::sha256(b"never reached"), 1 << 30);
+    let zeros: Arc<dyn Blob> = Arc::new(Zeros);
+    let error = Client::new(settings).unwrap().push_blob(&repository, &descriptor, &zeros, &[]).unwrap_err();
+    assert!(chain(&error).contains("nothing came for"), "{}", chain(&error));
+    drop(done);
+    thread.join().unwrap();
+}

@@ -14,7 +14,7 @@ type Key = u128;
 
 /// The names of a layer's entries, by their position in the tar.
 #[derive(Debug, Default)]
-pub(super) struct Names {
+pub(crate) struct Names {
     /// The last entry of each name.
     last: HashMap<Key, u32>,
     /// Whether an entry is a directory, by position.
@@ -48,7 +48,7 @@ fn key(path: &str) -> Key {
 
 impl Names {
     /// Adds the next entry of the tar, which starts at tar byte `offset`.
-    pub(super) fn add(&mut self, listing: &Listing, offset: u64) {
+    pub(crate) fn add(&mut self, listing: &Listing, offset: u64) {
         let entry = &listing.entry;
         let target = (entry.kind == EntryKind::Hardlink).then(|| path::clean(&entry.link_name));
         self.add_path(&listing.path, entry.kind, target, offset);
@@ -76,12 +76,23 @@ impl Names {
     }
 
     /// Returns the entries that later ones of the same name replace.
-    pub(super) fn replaced(&self) -> &BTreeSet<u32> {
+    pub(crate) fn replaced(&self) -> &BTreeSet<u32> {
         &self.replaced
     }
 
+    /// Returns why podman does not read a layer of these names in part, or should not: of a directory that no entry names
+    /// it makes one without any permissions.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        if !self.replaced.is_empty() {
+            return Some("it has several entries of the same name".into());
+        }
+        self.unlisted().map(|path| {
+            format!("it has no entry for the directory {path:?}, which podman would let nobody into")
+        })
+    }
+
     /// Returns the first directory, by its path, that entries lie in and that no entry names, the root aside.
-    pub(super) fn unlisted(&self) -> Option<&str> {
+    fn unlisted(&self) -> Option<&str> {
         let parents = self.parents.values().filter(|parent| !parent.path.is_empty());
         let unlisted = parents.filter(|parent| self.find(&parent.path).is_none());
         unlisted.map(|parent| &*parent.path).min()
@@ -89,7 +100,7 @@ impl Names {
 
     /// Refuses what readers of a table of contents cannot resolve: hard links to nothing, to directories or to later
     /// entries (which rules out cycles), and entries below something that is not a directory.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         for (position, link) in &self.links {
             let problem = match self.find(&link.target) {
                 None => "which this layer does not have".to_string(),
@@ -128,7 +139,7 @@ impl Names {
     /// Before each path come its ancestors, the whiteouts that came before it and would remove it if they came after
     /// it now (some readers unpack a tar in order), and the target of a hard link with all of its own. What the layer
     /// lacks of these needs no place.
-    pub(super) fn order(&self, prioritized: &[String]) -> (Vec<u32>, Vec<String>) {
+    pub(crate) fn order(&self, prioritized: &[String]) -> (Vec<u32>, Vec<String>) {
         let mut order = Vec::new();
         let mut missing = Vec::new();
         let mut entered = BTreeSet::new();

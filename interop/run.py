@@ -303,7 +303,7 @@ def main(restow, lazyread, peers):
         subprocess.run(["gcc", "-static", "-o", bystander / "true", "-xc", "-"], input=b"int main(void){return 0;}",
                        check=True)
         made = [make(work / make.__name__) for make in (shapes.awkward, shapes.platforms, shapes.docker)]
-        source, *_ = reworked = [*golden()]
+        reworked = [*golden()]
         busybox = shapes.Shape("busybox", f"{TESTDATA}/layouts/busybox:demo",
                                prefetch=(TESTDATA / "busybox.prefetch").read_text(),
                                first={0: ["bin", "bin/busybox", "bin/sh"],
@@ -326,7 +326,7 @@ def main(restow, lazyread, peers):
             references = {shape.name: shape.reference for shape in (busybox, *made)}
             registries.judge(bench, work / "registries", references)
             podman.judge_all(bench, bench.peers, [
-                busybox, source, *made[:2], shapes.details(work / "details"), shapes.refused(work / "refused")])
+                busybox, *made[:2], shapes.details(work / "details"), shapes.refused(work / "refused")])
         same_everywhere(bench, made[0], work / "awkward.prefetch")
         killed(bench, old=busybox, kept=made[2], new=shapes.bulk(work / "bulk"))
     print(f"interop: {report.passed} passed, {report.failed} failed")

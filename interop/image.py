@@ -30,9 +30,9 @@ class Image:
     def json(self, descriptor):
         return json.loads(self.blob(descriptor).read_text())
 
-    def seekable(self, platform):
+    def seekable(self, manifest):
         """Position, descriptor and TOC digest of the layers that can be read lazily: all but those with nothing to read."""
-        for position, layer in enumerate(self.manifest(platform)["layers"]):
+        for position, layer in enumerate(manifest["layers"]):
             toc = layer.get("annotations", {}).get("containerd.io/snapshot/stargz/toc.digest")
             if toc:
                 yield position, layer, toc
@@ -71,10 +71,14 @@ class Image:
         files = {}
         with self.tar(descriptor) as tar:
             for entry in tar:
-                path = posixpath.normpath(entry.name)
+                path = _path(entry.name)
                 files.pop(path, None)
                 if entry.isreg():
                     files[path] = hashlib.file_digest(tar.extractfile(entry), "sha256").hexdigest()
                 elif entry.islnk():
-                    files[path] = files[posixpath.normpath(entry.linkname)]
+                    files[path] = files[_path(entry.linkname)]
         return files
+
+
+def _path(name):
+    return posixpath.normpath(name).lstrip("/")

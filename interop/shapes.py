@@ -142,6 +142,7 @@ def _attributes(tar):
 
 def _changes(tar):
     """Everything a layer can do to the layers below it."""
+    tar.directory("bin", mode=0o2775)
     tar.add("bin/.wh.tool-soft")
     tar.directory("data/deep")
     tar.add("data/deep/.wh..wh..opq")
@@ -180,7 +181,7 @@ def awkward(directory):
         "awkward", f"{directory}:awkward",
         prefetch="# what a start reads\n/bin/tool-harder\ndata/large\n/data/n*\n\nno/parents/given/file\nnot/there\n",
         first={0: [".", "./bin", "./bin/tool", "./bin/tool-hard", "./bin/tool-harder"], 1: ["data", "data/large"]},
-        refused=(3,), impossible="duplicates of file paths not supported")
+        refused=(0, 3), impossible="duplicates of file paths not supported")
 
 
 def _times(tar):
@@ -252,6 +253,7 @@ def _runs(tar):
         tar.add(f"runs/zeros-{size}", data=bytes(size))
         tar.add(f"runs/between-{size}", data=b"a" + bytes(size) + b"b")
         tar.add(f"runs/around-{size}", data=bytes(1024) + b"c" * size + bytes(1024))
+    tar.add("runs/several", data=bytes(70_000) + _bytes(6, 300_000) + bytes(5000) + b"d" + bytes(1024) + _bytes(8, 5_000_000) + bytes(2000))
     tar.end()
 
 
@@ -310,6 +312,11 @@ def _sized_link(tar):
     tar.end()
 
 
+def _no_parent(tar):
+    tar.add("refused/no/parent", data=b"below directories that are not listed")
+    tar.end()
+
+
 def _much_garbage(tar):
     tar.directory("refused")
     tar.add("refused/garbage", data=b"and then more than fits into a segment")
@@ -334,11 +341,11 @@ def details(directory):
 def refused(directory):
     """A layer that podman pulls in part between some of which it can pull none in part."""
     layout = Layout(directory)
-    for write in (_sized_link, _links, _much_garbage):
+    for write in (_sized_link, _links, _much_garbage, _no_parent):
         with layout.layer() as output:
             write(Tar(output))
     layout.tag("refused", layout.manifest())
-    return Shape("refused", f"{directory}:refused", prefetch="links/to-data\n", refused=(0, 2))
+    return Shape("refused", f"{directory}:refused", prefetch="links/to-data\n", refused=(0, 2, 3))
 
 
 def _small(layout, seed, **options):

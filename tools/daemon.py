@@ -94,6 +94,10 @@ class Registry:
                 method, path, status, size, client = found.groups()
                 yield method, path, int(status), int(size), client
 
+    def sent(self, name):
+        """How many bytes of the blobs of a repository it has sent."""
+        return sum(size for method, path, _, size, _ in self.requests() if method == "GET" and path.startswith(f"/v2/{name}/blobs/"))
+
 
 @contextmanager
 def registry(directory, peers):

@@ -81,7 +81,9 @@ fn remedy(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
         _ => None,
     })
     .or_else(|| match cause.downcast_ref()? {
-        layer::Error::Unlistable { .. } => Some("--unsupported keep leaves such layers as they are"),
+        layer::Error::Unlistable { .. } | layer::Error::TocSize { .. } => {
+            Some("--unsupported keep leaves such layers as they are")
+        }
         layer::Error::Spool(_) => Some("--tmp-dir names another directory for temporary files"),
         _ => None,
     })

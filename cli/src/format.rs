@@ -31,7 +31,7 @@ pub(crate) struct FormatArguments {
     zstdchunked_compression_level: i32,
     /// The most bytes of a file in one chunk, in bytes or as 64KiB, 4MiB; 0 is 4MiB
     ///
-    /// A chunk is what a reader fetches and verifies at once.
+    /// A chunk is what a reader fetches and verifies at once. Larger ones make smaller tables of contents.
     #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = parse_chunk_size_or_default)]
     zstdchunked_chunk_size: u64,
     /// Where the chunks of a file end

@@ -1,6 +1,5 @@
 //! Which readers can fetch parts of a layer, and what keeps the others from it.
 
-use restow_layer::Format;
 use restow_layer::Verified;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
@@ -27,12 +26,13 @@ pub(crate) struct Readership {
 impl Readership {
     /// Judges a layer that has been read in full.
     pub(crate) fn of(layer: &Descriptor, verified: &Verified) -> Self {
-        let containerd = match (&verified.lazy_annotations, layer.annotations.get(STARGZ_TOC_DIGEST)) {
-            (_, None) => Err("its descriptor does not name the digest of its table of contents".into()),
-            (None, _) if verified.format == Format::Zstd => {
-                Err("it does not end with the footer that is looked for".into())
+        let containerd = match &verified.lazy_annotations {
+            _ if verified.entries == 0 => Err("it has no entries".into()),
+            Err(reason) => Err(reason.clone()),
+            Ok(_) if !layer.annotations.contains_key(STARGZ_TOC_DIGEST) => {
+                Err("its descriptor does not name the digest of its table of contents".into())
             }
-            _ => Ok(()),
+            Ok(_) => Ok(()),
         };
         let partial = verified.content.as_ref().map(|content| &content.partial_annotations);
         let podman = match partial {

@@ -1,3 +1,4 @@
+use restow_testkit::testdata;
 use serde_json::Value;
 use serde_json::json;
 
@@ -36,7 +37,12 @@ fn each_reader_can_use_the_images_made_for_it() {
             vec![(json!("linux/amd64/v1"), [0, layers]), (amd64.clone(), [layers, 0])],
         ),
         (
-            "--zstdchunked --zstdchunked-readers podman --add-variant",
+            "--zstdchunked --zstdchunked-readers containerd --add-variant",
+            vec![(amd64.clone(), [layers, layers]), (amd64.clone(), [0, layers])],
+        ),
+        // containerd would go on with the source, so what is added is podman's.
+        (
+            "--zstdchunked --add-variant --strict",
             vec![(amd64.clone(), [layers, layers]), (amd64.clone(), [layers, 0])],
         ),
     ] {
@@ -52,6 +58,39 @@ fn each_reader_can_use_the_images_made_for_it() {
     let told = bench.ok("verify oci:dst:v1 --readers").stdout;
     for words in [format!("{layers} of {layers} layers in part"), "it is ordinary gzip".into()] {
         assert!(told.contains(&words), "{told}");
+    }
+}
+
+#[test]
+fn what_keeps_readers_from_the_layers_of_other_tools_is_told() {
+    let bench = Bench::new();
+    let golden = |name: &str| testdata("golden").join(name).display().to_string();
+    let external = "it is ordinary estargz with external TOC";
+    let no_tar_split = "it has no tar-split stream that its table of contents vouches for";
+    let no_footer = "it does not end with the footer that is looked for";
+    let whole_format = "it is in a format that podman fetches as a whole";
+    let no_directory = "it has no entry for the directory \"data/long\", which podman would let nobody into";
+    for (name, containerd, podman) in [
+        ("src", Some("it is ordinary gzip"), Some("it is ordinary gzip")),
+        ("zstdchunked", None, Some(no_tar_split)),
+        ("zstdchunked-prioritized", None, Some(no_tar_split)),
+        ("estargz", None, Some(whole_format)),
+        ("estargz-prioritized", None, Some(whole_format)),
+        ("estargz-minchunk", None, Some(whole_format)),
+        ("estargz-externaltoc", Some(external), Some(external)),
+        ("estargz-keepdiffid --toc-image estargz-keepdiffid-esgztoc", None, Some(whole_format)),
+        // podman would read it in part, and not well.
+        ("podman-zstdchunked", Some(no_footer), Some(no_directory)),
+    ] {
+        let words = name.replace("--toc-image ", &format!("--toc-image {}/", golden("")));
+        let document = bench.json(&format!("verify {} --readers --format json", golden(&words)));
+        for (reader, expected) in [("containerd", containerd), ("podman", podman)] {
+            let layers = document["readers"][0][reader].as_array().unwrap();
+            assert_eq!(layers.len(), 2, "{name}");
+            for layer in layers {
+                assert_eq!(layer["problem"].as_str(), expected, "{name}: {reader}");
+            }
+        }
     }
 }
 

@@ -179,22 +179,21 @@ fn place_layers(
         match done {
             None => report.observer.layer_finished(&layer),
             Some(done) => {
-                let why =
-                    |reason| format!("layer {position} of manifest {manifest} stays as it is: {reason}");
-                report.warn(done.reason.map(why));
+                let warn = |what: &str| format!("layer {position} of manifest {manifest} {what}");
+                if options.readers == Readers::Containerd {
+                    report.warn(too_large_a_table(&layer, options).map(|problem| warn(&problem)));
+                } else if let Some(reason) = done.changed.as_ref().and_then(refusal) {
+                    strict(&layer, reason, options)?;
+                    report.warn(Some(warn(&format!("is an ordinary zstd layer to podman: {reason}"))));
+                } else if let Some(reason) = &done.reason {
+                    strict(&layer, reason, options)?;
+                }
+                report.warn(done.reason.map(|reason| warn(&format!("stays as it is: {reason}"))));
                 report.warn(mislabelled(&layer));
                 report.warn(layer.statistics.order_refused.then(|| {
-                    format!(
-                        "layer {position} of manifest {manifest} keeps its order: what its global extended header says \
-                         holds for the files after it"
-                    )
+                    warn("keeps its order: what its global extended header says holds for the files after it")
                 }));
-                if let Some(blob) = done.changed {
-                    if options.readers != Readers::Containerd {
-                        check_partial(&layer, &blob, options.strict, report)?;
-                    }
-                    changed.push((position, blob));
-                }
+                changed.extend(done.changed.map(|blob| (position, blob)));
             }
         }
         report.layers.push(layer);
@@ -202,32 +201,34 @@ fn place_layers(
     Ok(changed)
 }
 
-/// Sees to a layer that podman would refuse, or make something else of.
-fn check_partial(layer: &LayerReport, blob: &NewBlob, strict: bool, report: &mut Report<'_>) -> Result<()> {
-    let LayerReport { manifest, position, .. } = layer;
-    let Some(Partial::Refused(reason)) = &blob.partial else {
-        let told = layer.statistics.unlisted_directory.as_ref().map(|path| {
-            format!(
-                "layer {position} of manifest {manifest} has no entry for the directory {path:?}, which podman will \
-                 make without any permissions"
-            )
-        });
-        report.warn(told.filter(|_| blob.partial.is_some()));
-        return Ok(());
-    };
-    if strict {
-        return Err(Error::Layer {
-            manifest: manifest.clone(),
-            position: *position,
-            media_type: layer.source.media_type.clone(),
-            digest: layer.source.digest.clone(),
-            source: Error::Refused { reason: reason.clone() }.into(),
-        });
+/// Returns why podman would refuse to read a layer in part.
+fn refusal(blob: &NewBlob) -> Option<&str> {
+    match &blob.partial {
+        Some(Partial::Refused(reason)) => Some(reason),
+        Some(Partial::Annotations(_)) | None => None,
     }
-    report.warn(Some(format!(
-        "layer {position} of manifest {manifest} is an ordinary zstd layer to podman: {reason}"
-    )));
-    Ok(())
+}
+
+/// Fails, if the options are strict, for a layer that podman does not read in part.
+fn strict(layer: &LayerReport, reason: &str, options: &Options) -> Result<()> {
+    if !options.strict {
+        return Ok(());
+    }
+    Err(Error::Layer {
+        manifest: layer.manifest.clone(),
+        position: layer.position,
+        media_type: layer.source.media_type.clone(),
+        digest: layer.source.digest.clone(),
+        source: Error::Refused { reason: reason.to_owned() }.into(),
+    })
+}
+
+/// Says what there is against a table of contents that readers hold in memory. podman's have a limit of their own.
+fn too_large_a_table(layer: &LayerReport, options: &Options) -> Option<String> {
+    let (size, limit) = (layer.statistics.toc_size, options.limits.toc_size);
+    let problem =
+        || format!("has a table of contents of {size} bytes; restow itself opens none of more than {limit}");
+    (size > limit).then(problem)
 }
 
 /// Writes the manifests of an image, one for each kind of reader, with the new blobs of its layers. Returns them, or

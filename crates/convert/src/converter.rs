@@ -249,8 +249,7 @@ pub struct Statistics {
     /// another one, there is a warning.
     #[serde(default)]
     pub source_compression: String,
-    /// The first directory in which entries lie though it has none itself, the root aside. podman, when it reads the layer
-    /// in part, makes it without any permissions; there is a warning then.
+    /// Bytes of the JSON of its table of contents. Where they are more than this project reads, there is a warning.
     #[serde(default)]
-    pub unlisted_directory: Option<String>,
+    pub toc_size: u64,
 }

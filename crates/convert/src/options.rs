@@ -26,8 +26,8 @@ pub struct Options {
     /// Whether converted images join the index beside their sources, which stay first and untouched. A root that is
     /// the manifest of an image becomes an index.
     pub add_variants: bool,
-    /// Whether a layer that podman's reader would refuse is an error. Otherwise it is an ordinary layer to it, with a
-    /// warning.
+    /// Whether a layer that podman's reader would refuse is an error, or one that cannot be converted and is kept. Otherwise
+    /// it is an ordinary layer to podman, with a warning.
     pub strict: bool,
     /// Whose media types the images get.
     pub media_types: MediaTypes,

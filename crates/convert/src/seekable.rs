@@ -184,8 +184,8 @@ impl Seekable {
             }
         };
         layer.check_diff_id(encoded.source_diff_id.clone())?;
-        if encoded.entries == 0 {
-            // stargz's reader knows no layer without a root; one that holds nothing has nothing to fetch lazily.
+        if encoded.entries == 0 && self.codec.layout().toc != TocPlace::Hidden {
+            // stargz's reader knows no layer without a root, and for others this would be gzip as before.
             return Ok(None);
         }
         if let Some(depth) = self.verify {
@@ -203,7 +203,9 @@ impl Seekable {
         depth: Depth,
     ) -> Result<(), BoxError> {
         let blob = ReadBack { blob: output.written()?, cancel: layer.cancel };
-        let mut hints = Hints::from_annotations(&encoded.lazy_annotations)?;
+        let partial =
+            encoded.partial_annotations.as_ref().ok().filter(|_| encoded.lazy_annotations.is_empty());
+        let mut hints = Hints::from_annotations(partial.unwrap_or(&encoded.lazy_annotations))?;
         if let Some(toc) = &mut encoded.toc_blob {
             let mut bytes = Vec::new();
             toc.read()?.read_to_end(&mut bytes)?;
@@ -236,7 +238,7 @@ impl Seekable {
         layer.cancel.check()?;
         let Ok(verified) = verified else { return Ok(None) };
         let media_type = self.codec.media_type();
-        let (Some(mut annotations), Some(content)) = (verified.lazy_annotations, verified.content) else {
+        let (Ok(mut annotations), Some(content)) = (verified.lazy_annotations, verified.content) else {
             return Ok(None);
         };
         if media_type != ordinary(verified.format) || verified.toc_place != self.codec.layout().toc {
@@ -246,7 +248,7 @@ impl Seekable {
         let toc = toc.map(|table| Descriptor::new(toc_image::MEDIA_TYPE, table.digest.clone(), table.size));
         layer.open(store)?.finish()?;
         // Where there is no landmark, nothing but the annotation knows how far to fetch ahead.
-        let prefetch = descriptor.annotations.get(STARGZ_PREFETCH).cloned();
+        let prefetch = descriptor.annotations.get(STARGZ_PREFETCH).filter(|_| verified.entries > 0).cloned();
         annotations.extend(prefetch.map(|size| (STARGZ_PREFETCH.to_owned(), size)));
         let partial = Some(Partial::from(content.partial_annotations));
         let statistics = Statistics {
@@ -254,6 +256,7 @@ impl Seekable {
             entries: verified.entries,
             chunks: verified.chunks,
             source_compression: verified.format.to_string(),
+            toc_size: verified.toc_size,
             ..Statistics::default()
         };
         let mut descriptor = Descriptor::new(media_type, descriptor.digest.clone(), descriptor.size);
@@ -290,7 +293,7 @@ impl LayerConverter for Seekable {
             missing: encoded.missing,
             order_refused: encoded.order_refused,
             source_compression: encoded.source_format.to_string(),
-            unlisted_directory: encoded.unlisted_directory,
+            toc_size: encoded.toc_size,
         };
         let partial = Some(Partial::from(encoded.partial_annotations));
         let toc = encoded.toc_blob.as_mut().map(|toc| toc_image::store(store, toc)).transpose()?;

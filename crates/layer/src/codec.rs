@@ -120,6 +120,13 @@ impl Contents {
         self.toc.read()
     }
 
+    /// Returns the table as it waits until the layer is sealed, which is compressed by zstd: the size in bytes, the digest and
+    /// the bytes.
+    pub fn stored_toc(&mut self) -> Result<(u64, Digest, impl Read + '_)> {
+        let (size, digest) = (self.toc.stored_size, self.toc.stored_digest.clone());
+        Ok((size, digest, self.toc.read_stored()?))
+    }
+
     /// Returns a tar of the table alone.
     pub fn toc_tar(&mut self) -> Result<impl Read + '_> {
         toc_tar(&mut self.toc)

@@ -119,14 +119,16 @@ pub enum Error {
         limit: u64,
     },
 
-    /// The layer's table of contents would be larger than readers accept.
+    /// The layer's table of contents would be larger than [`restow_oci::Limits`] allows.
     ///
-    /// Larger chunks make it smaller; such a layer is fine as a plain one too.
-    #[error("the table of contents has {size} bytes, more than the {limit} that readers accept")]
+    /// Such a layer is fine as a plain one.
+    #[error("its table of contents has {found} {unit}, more than the limit of {limit}")]
     TocSize {
-        /// The size of the table's JSON, in bytes.
-        size: u64,
-        /// The size that is accepted.
+        /// How many there are.
+        found: u64,
+        /// Of what: bytes of JSON, or entries with those of chunks among them.
+        unit: &'static str,
+        /// How many are allowed.
         limit: u64,
     },
 

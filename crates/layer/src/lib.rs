@@ -30,6 +30,7 @@ mod hostile;
 mod landmark;
 mod listing;
 mod locate;
+mod names;
 pub mod path;
 mod reader;
 mod recompress;

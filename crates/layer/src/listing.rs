@@ -176,15 +176,27 @@ fn role(path: &str, kind: EntryKind) -> Result<Role, String> {
 /// Why podman reads no eStargz in part.
 pub(crate) const WHOLE_FORMAT: &str = "it is in a format that podman fetches as a whole";
 
-/// Why podman refuses a layer in which a name comes twice.
-pub(crate) const REPLACED_NAMES: &str = "it has several entries of the same name";
-
-/// Returns why podman refuses a layer whose table of contents is larger than it reads, which has this many bytes.
-pub(crate) fn too_large_a_table(size: u64, limits: &Limits) -> Option<String> {
-    let limit = limits.toc_size;
-    (size > limit).then(|| {
-        format!("its table of contents has {size} bytes, more than {limit}; larger chunks make it smaller")
-    })
+/// Returns why podman refuses a layer whose table of contents is larger than it reads: `size` bytes for as many `entries`,
+/// and for chunks that are not the first of their file.
+pub(crate) fn too_large_a_table(
+    size: u64,
+    entries: u64,
+    further_chunks: u64,
+    limits: &Limits,
+) -> Option<String> {
+    let limit = limits.podman_toc_size;
+    if size <= limit {
+        return None;
+    }
+    // What it takes to list a chunk and an entry is much the same.
+    let rows = u128::from(entries) + u128::from(further_chunks);
+    let of_entries = u128::from(size) * u128::from(entries) / rows.max(1);
+    let remedy = if of_entries <= limit.into() {
+        "larger chunks make it smaller"
+    } else {
+        "it becomes smaller only if the files are spread over several layers"
+    };
+    Some(format!("its table of contents has {size} bytes, more than the {limit} that podman reads; {remedy}"))
 }
 
 fn refusal(header: &Header, entry: &Entry) -> Option<&'static str> {

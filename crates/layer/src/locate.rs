@@ -213,14 +213,6 @@ impl<'h> Location<'h> {
         ])))
     }
 
-    /// Returns how many bytes the table has, where that is said before it is read.
-    pub(crate) fn toc_size(&self) -> u64 {
-        match &self.table {
-            Table::Frame(toc) => toc.uncompressed_size,
-            Table::Member { .. } | Table::External(_) => 0,
-        }
-    }
-
     /// Returns where the table is.
     pub(crate) fn toc_place(&self) -> TocPlace {
         match self.table {
@@ -305,6 +297,8 @@ pub(crate) struct OpenToc<'a> {
 pub(crate) struct TocFacts {
     /// The digest of the JSON.
     pub(crate) digest: Digest,
+    /// The size of the JSON in bytes.
+    pub(crate) size: u64,
     /// The digest of the compressed tar-split, where the table names one.
     pub(crate) tar_split_digest: Option<Digest>,
 }
@@ -313,11 +307,11 @@ impl OpenToc<'_> {
     /// Reads the rest and checks the whole.
     pub(crate) fn finish(mut self) -> Result<TocFacts> {
         let tar_split_digest = self.parser.finish()?;
-        let digest = self.parser.into_source().into_inner().finish()?;
+        let (digest, size) = self.parser.into_source().into_inner().finish()?;
         if let Some(expected) = &self.hints.toc_digest {
             expect_digest(&digest, expected, || "the table of contents".into())?;
         }
-        Ok(TocFacts { digest, tar_split_digest })
+        Ok(TocFacts { digest, size, tar_split_digest })
     }
 }
 
@@ -336,11 +330,11 @@ impl<'a> Json<'a> {
         Self { source, digester: Digester::sha256(), size: 0, limit, exact }
     }
 
-    fn finish(self) -> Result<Digest> {
+    fn finish(self) -> Result<(Digest, u64)> {
         if self.exact && self.size != self.limit {
             return Err(Error::Toc(format!("it has {} bytes, expected {}", self.size, self.limit)));
         }
-        Ok(self.digester.finish())
+        Ok((self.digester.finish(), self.size))
     }
 }
 

@@ -7,7 +7,7 @@
 //!
 //! The table cuts the blob into segments, each of which must decode on its own and hold its chunks where the table
 //! puts them. Joined they are the tar, which says what else the table must say. Memory is bounded by the segments
-//! under way; neither the tar nor the table is ever held as a whole.
+//! under way and a few bytes for each name; neither the tar nor the table is ever held as a whole.
 
 mod compare;
 mod decode;
@@ -22,7 +22,7 @@ use std::thread;
 use crossbeam_channel::bounded;
 use restow_oci::{Digest, Limits, annotations};
 
-use self::compare::{Comparison, Feed};
+use self::compare::{Comparison, Feed, Obstacles};
 use self::decode::{Decoder, Output};
 use self::segment::Segments;
 use self::stream::{Piece, Stream};
@@ -85,9 +85,11 @@ pub struct Verified {
     pub chunks: u64,
     /// The sha256 digest of the table's JSON.
     pub toc_digest: Digest,
-    /// What containerd's readers find and verify the table by, as [`encode`](crate::encode()) would write it; nothing where
-    /// they would not find it whatever the descriptor said. All that it takes a full reading to know is left out.
-    pub lazy_annotations: Option<BTreeMap<String, String>>,
+    /// The size of the JSON in bytes.
+    pub toc_size: u64,
+    /// What containerd's readers find and verify the table by, as [`encode`](crate::encode()) would write it, or why they
+    /// could not use it whatever the descriptor said. All that it takes a full reading to know is left out.
+    pub lazy_annotations: Result<BTreeMap<String, String>, String>,
     /// What only reading everything tells.
     pub content: Option<VerifiedContent>,
 }
@@ -112,36 +114,50 @@ pub struct VerifiedContent {
 /// replaces, as it must where readers take a path to have one entry.
 pub fn verify(blob: &dyn ReadAt, options: &VerifyOptions, workers: &Workers) -> Result<Verified> {
     // The table is read entry by entry, so it may be larger than one that is kept.
-    let podman = &options.limits;
     let limits = Limits { toc_size: options.limits.streamed_toc_size, ..options.limits.clone() };
     let options = &VerifyOptions { limits, ..options.clone() };
     let location = Location::find(blob, &options.hints, &options.limits)?;
     let layer = Layer { blob, location: &location, options };
     let mut counts = Counts::default();
-    let (facts, content) = match options.depth {
-        Depth::Toc => (layer.read_toc(&mut counts, |_, chunk| layer.check_frame(chunk))?, None),
+    let (facts, content, unlistable) = match options.depth {
+        Depth::Toc => (layer.read_toc(&mut counts, |_, chunk| layer.check_frame(chunk))?, None, None),
         Depth::Full => {
-            let (facts, content) = layer.read_all(&mut counts, workers, podman)?;
-            (facts, Some(content))
+            let (facts, content, unlistable) = layer.read_all(&mut counts, workers)?;
+            (facts, Some(content), unlistable)
         }
     };
-    let lazy_annotations = location.lazy_annotations(blob)?.map(|mut annotations| {
-        annotations.insert(annotations::STARGZ_TOC_DIGEST.into(), facts.digest.to_string());
-        annotations.insert(annotations::STARGZ_PREFETCH.into(), counts.prefetch_size.to_string());
-        if let Some(VerifiedContent { uncompressed_size, .. }) = &content {
-            annotations.insert(annotations::STARGZ_UNCOMPRESSED_SIZE.into(), uncompressed_size.to_string());
+    let Counts { entries, chunks, prefetch_size, .. } = counts;
+    let lazy_annotations = match (location.lazy_annotations(blob)?, unlistable) {
+        (None, _) => Err("it does not end with the footer that is looked for".into()),
+        (Some(_), Some(problem)) => Err(problem),
+        (Some(_), None) if entries == 0 => Ok(BTreeMap::new()),
+        (Some(mut annotations), None) => {
+            annotations.insert(annotations::STARGZ_TOC_DIGEST.into(), facts.digest.to_string());
+            annotations.insert(annotations::STARGZ_PREFETCH.into(), prefetch_size.to_string());
+            if let Some(VerifiedContent { uncompressed_size: size, .. }) = &content {
+                annotations.insert(annotations::STARGZ_UNCOMPRESSED_SIZE.into(), size.to_string());
+            }
+            Ok(annotations)
         }
-        annotations
-    });
-    let Counts { entries, chunks, .. } = counts;
-    let (format, toc_place, toc_digest) = (location.format, location.toc_place(), facts.digest);
-    Ok(Verified { format, toc_place, entries, chunks, toc_digest, lazy_annotations, content })
+    };
+    Ok(Verified {
+        format: location.format,
+        toc_place: location.toc_place(),
+        entries,
+        chunks,
+        toc_digest: facts.digest,
+        toc_size: facts.size,
+        lazy_annotations,
+        content,
+    })
 }
 
 #[derive(Default)]
 struct Counts {
     entries: u64,
     chunks: u64,
+    /// Those that are not the first of their file.
+    further_chunks: u64,
     /// Where the landmark is, if there is one.
     prefetch_size: u64,
 }
@@ -164,7 +180,9 @@ impl Layer<'_> {
         let mut plan = Plan::new(self.location.payload_end);
         while let Some(entry) = toc.parser.next_entry()? {
             let chunk = plan.add(&entry)?;
-            counts.entries += u64::from(entry.kind != EntryKind::Chunk);
+            let further = u64::from(entry.kind == EntryKind::Chunk);
+            counts.entries += 1 - further;
+            counts.further_chunks += further;
             counts.chunks += u64::from(chunk.is_some());
             if let Some(chunk) = chunk.as_ref().filter(|_| path::clean(&entry.name) == landmark::PREFETCH) {
                 counts.prefetch_size = chunk.offset;
@@ -175,13 +193,12 @@ impl Layer<'_> {
         toc.finish()
     }
 
-    /// Reads every byte. `podman` are the limits of podman's reader.
+    /// Reads every byte. Also returns why nobody finds all entries by the table.
     fn read_all(
         &self,
         counts: &mut Counts,
         workers: &Workers,
-        podman: &Limits,
-    ) -> Result<(TocFacts, VerifiedContent)> {
+    ) -> Result<(TocFacts, VerifiedContent, Option<String>)> {
         let Self { blob, location, options } = *self;
         if location.format == Format::Zstd {
             self.check_skippable_frames()?;
@@ -220,24 +237,28 @@ impl Layer<'_> {
             (run, comparing.join())
         });
         // The comparison is behind the decoding: what it finds is nearer to the start of the layer.
-        let refusal = match compared.map_err(|_| Error::Workers("the comparing thread panicked".into()))? {
-            Compared::Failed(error) => return Err(error),
-            Compared::Passed { refusal } => run.map(|()| refusal)?,
-            Compared::GaveUp => run.map(|()| None)?,
-        };
+        let Obstacles { refusal, unlistable } =
+            match compared.map_err(|_| Error::Workers("the comparing thread panicked".into()))? {
+                Compared::Failed(error) => return Err(error),
+                Compared::Passed(obstacles) => run.map(|()| obstacles)?,
+                Compared::GaveUp => run.map(|()| Obstacles::default())?,
+            };
         let facts = facts.ok_or(Error::NotSeekable)?;
         let (diff_id, uncompressed_size) = stream.finish();
         if let Some(expected) = &options.diff_id {
             expect_digest(&diff_id, expected, || "the tar".into())?;
         }
         let tar_split = self.check_tar_split(&facts)?;
-        let refusal = refusal.or_else(|| too_large_a_table(location.toc_size(), podman));
+        let Counts { entries, further_chunks, .. } = *counts;
+        let too_large = || too_large_a_table(facts.size, entries, further_chunks, &options.limits);
+        let refusal = refusal.or_else(too_large);
         let partial_annotations = match location.partial_annotations(blob)? {
             _ if location.format == Format::Gzip => Err(WHOLE_FORMAT.into()),
             Some(annotations) if tar_split => refusal.map_or(Ok(annotations), Err),
             _ => Err("it has no tar-split stream that its table of contents vouches for".into()),
         };
-        Ok((facts, VerifiedContent { diff_id, uncompressed_size, tar_split, partial_annotations }))
+        let content = VerifiedContent { diff_id, uncompressed_size, tar_split, partial_annotations };
+        Ok((facts, content, unlistable))
     }
 
     /// Checks that a member or a frame starts where a chunk should, and that a frame has room for it if it says how much
@@ -299,10 +320,8 @@ impl Layer<'_> {
 
 /// How the comparison of table and tar ended.
 enum Compared {
-    /// They agree; podman may still refuse the layer.
-    Passed {
-        refusal: Option<String>,
-    },
+    /// They agree, which does not mean that everyone can use them.
+    Passed(Obstacles),
     Failed(Error),
     /// The tar broke off because decoding it failed.
     GaveUp,

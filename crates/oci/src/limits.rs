@@ -24,8 +24,10 @@ pub struct Limits {
     pub index_depth: usize,
     /// How many descriptors a walk from one root visits.
     pub nodes: usize,
-    /// The size of a table of contents that is held in memory, compressed or not. It is podman's limit too.
+    /// The size of a table of contents that is held in memory, compressed or not.
     pub toc_size: u64,
+    /// The size of a table of contents that podman reads, compressed or not. A larger one is not written for it.
+    pub podman_toc_size: u64,
     /// The size of a table of contents that is written, or read entry by entry.
     pub streamed_toc_size: u64,
     /// How many entries a layer's tar holds.
@@ -72,6 +74,7 @@ impl Default for Limits {
             index_depth: 16,
             nodes: 100_000,
             toc_size: 150 * MIB,
+            podman_toc_size: 150 * MIB,
             streamed_toc_size: 4 * GIB,
             tar_entries: 10_000_000,
             path_length: 4096,

@@ -6,7 +6,9 @@ use restow_convert::Platforms;
 use restow_convert::Readers;
 use restow_convert::Result;
 use restow_convert::RunMemo;
+use restow_convert::Unsupported;
 use restow_oci::Descriptor;
+use restow_oci::Limits;
 use restow_oci::annotations;
 use restow_testkit::Image;
 use restow_testkit::ImageBuilder;
@@ -139,8 +141,11 @@ fn each_platform_is_spelled_so_that_each_client_finds_its_own() {
         ("linux/386", ("linux/i386", true), ("linux/386", true)),
         ("linux/arm64", ("linux/arm64/8", true), ("linux/arm64", true)),
         ("linux/arm64/v8", ("linux/arm64/8", true), ("linux/arm64/v8", true)),
+        ("linux/arm64/v9", ("linux/arm64/9", true), ("linux/arm64/v9", true)),
+        ("linux/arm/v5", ("linux/arm/5", true), ("linux/arm/v5", true)),
         ("linux/arm/v6", ("linux/arm/6", true), ("linux/arm/v6", true)),
         ("linux/arm/v7", ("linux/arm/7", true), ("linux/arm/v7", true)),
+        ("linux/arm/v8", ("linux/arm/8", true), ("linux/arm/v8", true)),
         ("linux/riscv64", ("Linux/riscv64", true), ("linux/riscv64", true)),
         ("windows/amd64/v3", ("Windows/amd64/v3", true), ("windows/amd64/v3", true)),
     ] {
@@ -267,12 +272,91 @@ fn a_layer_that_podman_would_refuse_is_an_ordinary_one_to_it_or_an_error() {
 }
 
 #[test]
-fn a_directory_that_podman_would_let_nobody_into_is_warned_of() {
-    let image = ImageBuilder::new().layer(Layer::gzip(TarBuilder::new().file("d/f", "").finish())).build();
-    for (readers, warned) in [(Readers::Containerd, false), (Readers::Podman, true), (Readers::Both, true)] {
-        let warnings = run(&store(&image), &image.root, options(readers)).unwrap().warnings;
+fn a_layer_that_stays_as_it_is_is_none_for_podman_either() {
+    let odd = TarBuilder::new().file(b"\xff".as_slice(), "").finish();
+    let image = ImageBuilder::new().layer(Layer::gzip(tar("fine"))).layer(Layer::gzip(odd)).build();
+    for (readers, refused) in [(Readers::Containerd, false), (Readers::Podman, true), (Readers::Both, true)] {
+        let kept = Options { unsupported: Unsupported::Keep, ..options(readers) };
+        let warnings = run(&store(&image), &image.root, kept.clone()).unwrap().warnings;
+        assert!(warnings.len() == 1 && warnings[0].contains("stays as it is"), "{warnings:?}");
+        let result = run(&store(&image), &image.root, Options { strict: true, ..kept });
+        assert_eq!(result.is_err(), refused, "{readers:?}");
+        if let Err(error) = result {
+            assert!(matches!(error, Error::Layer { position: 1, .. }), "{error:?}");
+            let words = chain(&error);
+            assert!(
+                words.contains("podman cannot read it in part") && words.contains("not UTF-8"),
+                "{words}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_layer_without_entries_is_seekable_for_podman_and_ordinary_for_containerd() {
+    let empty = TarBuilder::new().finish();
+    let image = ImageBuilder::new().layer(Layer::gzip(tar("a"))).layer(Layer::gzip(empty)).build();
+    for readers in [Readers::Containerd, Readers::Podman, Readers::Both] {
+        let store = store(&image);
+        let strict = Options { strict: true, ..options(readers) };
+        let first = run(&store, &image.root, strict.clone()).unwrap();
+        assert_eq!(first.warnings, [""; 0]);
+        let root = document(&store, &first.root);
+        let manifests = match readers {
+            Readers::Both => {
+                vec![follow(&store, &root, "/manifests/0"), follow(&store, &root, "/manifests/1")]
+            }
+            Readers::Containerd | Readers::Podman => vec![root],
+        };
+        for (number, manifest) in manifests.iter().enumerate() {
+            let layer = &manifest["layers"][1];
+            assert_eq!(layer["mediaType"], "application/vnd.oci.image.layer.v1.tar+zstd");
+            if readers == Readers::Podman || number == 1 {
+                assert_speaks(manifest, &PODMAN, &CONTAINERD);
+            } else {
+                assert_eq!(layer.get("annotations"), None);
+            }
+        }
+        for converter in [seekable(1), seekable(1).reuse(true)] {
+            let again = convert_with(&store, &first.root, &converter, strict.clone()).unwrap();
+            assert_eq!(again.root, first.root, "{readers:?}");
+        }
+    }
+}
+
+#[test]
+fn readers_decide_over_descriptors_and_not_over_blobs() {
+    let image = ImageBuilder::new()
+        .layer(Layer::gzip(tar("a")))
+        .layer(Layer::gzip(TarBuilder::new().finish()))
+        .layer(Layer::gzip(TarBuilder::new().file("no/parent", "").finish()))
+        .build();
+    let blobs = [Readers::Containerd, Readers::Podman, Readers::Both].map(|readers| {
+        let layers = run(&store(&image), &image.root, options(readers)).unwrap().layers;
+        layers.into_iter().map(|layer| (layer.destination.digest, layer.diff_id_kept)).collect::<Vec<_>>()
+    });
+    assert_eq!(blobs[0].len(), 3);
+    assert!(blobs[0].iter().all(|(_, kept)| *kept));
+    assert_eq!(blobs[0], blobs[1]);
+    assert_eq!(blobs[0], blobs[2]);
+}
+
+#[test]
+fn a_table_that_restow_would_not_open_itself_is_warned_of() {
+    let image = image("a").build();
+    let size =
+        run(&store(&image), &image.root, options(Readers::Containerd)).unwrap().layers[0].statistics.toc_size;
+    for (less, readers, warned) in [
+        (0, Readers::Containerd, false),
+        (1, Readers::Containerd, true),
+        // podman reads no more than its own limit, which is for its warning.
+        (1, Readers::Podman, false),
+    ] {
+        let limits = Limits { toc_size: size - less, ..Limits::default() };
+        let options = Options { limits, ..options(readers) };
+        let warnings = run(&store(&image), &image.root, options).unwrap().warnings;
         assert_eq!(warnings.len(), usize::from(warned), "{warnings:?}");
-        assert!(warnings.iter().all(|warning| warning.contains("for the directory \"d\"")), "{warnings:?}");
+        assert!(warnings.iter().all(|warning| warning.contains(&format!("{size} bytes"))), "{warnings:?}");
     }
 }
 

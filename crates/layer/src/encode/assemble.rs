@@ -8,14 +8,17 @@ use restow_oci::{Digest, Digester, Limits};
 
 use super::batch::{Framed, Frames, Item, Start};
 use super::diff::Diff;
-use super::names::{NameIndex, Names};
 use crate::codec::Tar;
 use crate::error::{Error, Result};
 use crate::listing::Role;
+use crate::names::{NameIndex, Names};
 use crate::spool::{Packed, Packer};
 use crate::tarsplit::{Checksum, TarSplit};
 use crate::toc::{Dialect, Entry, EntryKind, Parser, Writer};
 use crate::workers::Memory;
+
+/// Bytes of a table's text that are compressed at once.
+const TEXT: usize = 64 << 10;
 
 /// Writes the frames of a layer and collects its table of contents and tar-split stream.
 pub(super) struct Assembler<'a> {
@@ -36,6 +39,8 @@ pub(super) struct Assembler<'a> {
 pub(super) struct Listed {
     pub(super) entries: u64,
     pub(super) chunks: u64,
+    /// Those that are not the first of their file.
+    pub(super) further_chunks: u64,
     /// Where the region to be fetched first ends, in blob bytes.
     pub(super) prefetch_size: u64,
     /// Why podman would refuse the layer.
@@ -159,6 +164,7 @@ impl<'a> Assembler<'a> {
         let listed = &mut self.listed;
         listed.entries += 1;
         listed.chunks += file.chunks.len() as u64;
+        listed.further_chunks += file.chunks.len().saturating_sub(1) as u64;
         if let (None, Some(refusal)) = (&listed.refusal, file.start.listing.refusal) {
             listed.refusal = Some(format!("{refusal} ({})", file.start.listing.entry.name));
         }
@@ -263,6 +269,9 @@ impl Table {
                 Entry { name: name.clone(), kind: EntryKind::Chunk, chunk_offset, ..Entry::default() };
             self.describe(&mut entry, chunk, index + 2 == count, true);
             self.writer.entry(&entry, &mut self.text);
+            if self.text.len() >= TEXT {
+                self.flush()?;
+            }
         }
         self.flush()
     }

@@ -28,6 +28,10 @@ const STEP: u64 = 256 << 10;
 /// Bytes of trailing data in one item.
 const TRAILING: u64 = 256 << 10;
 
+/// Chunks of a file that follow its content. They are held until the file ends, and content that is made for it has one in
+/// 512 bytes; files of as many otherwise have some 4 GiB.
+const CHUNKS: u32 = 1 << 16;
+
 /// Sends a batch, with the memory it holds.
 pub(super) type Send<'a> = &'a mut dyn FnMut(Batch, usize) -> Result<()>;
 
@@ -262,10 +266,12 @@ pub(super) fn cut<R: Read>(
     }
 }
 
-/// Cuts a file into chunks that follow its content, of `most` bytes at the most.
+/// Cuts a file into chunks that follow its content, of `most` bytes at the most. What comes after [`CHUNKS`] of them is
+/// cut into chunks of `most` bytes.
 fn cut_by_content<R: Read>(tar: &mut TarReader<R>, most: u64, cutter: &mut Cutter<'_>) -> Result<()> {
     let (mut boundaries, mut ends) = (Boundaries::new(), Vec::new());
     let (mut read, mut named) = (0, 0);
+    let mut found = 0;
     loop {
         let start = cutter.bytes().len();
         let more = tar.read_payload(cutter.bytes(), STEP.min(most))?;
@@ -275,6 +281,11 @@ fn cut_by_content<R: Read>(tar: &mut TarReader<R>, most: u64, cutter: &mut Cutte
             boundaries.finish(&mut ends);
         }
         for end in ends.drain(..) {
+            let last = more == 0 && end == read;
+            if end == named || found == CHUNKS && !last {
+                continue;
+            }
+            found += 1;
             while named < end {
                 let size = most.min(end - named);
                 cutter.chunk_of(size as usize)?;
@@ -339,5 +350,43 @@ fn open_end<R: Read>(tar: &mut TarReader<R>, cutter: &mut Cutter<'_>, padded: us
             return Ok(());
         }
         cutter.drop_after(start)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use restow_testkit::TarBuilder;
+
+    use super::*;
+    use crate::toc::Dialect;
+
+    #[test]
+    fn content_decides_over_a_bounded_number_of_chunks() {
+        let size = 100_000;
+        let content = [&[0; 1024][..], b"x"].concat().repeat(40_000);
+        let tar = TarBuilder::new().file("f", &content).finish();
+        let limits = Limits::default();
+        let workers = Workers::new(1).unwrap();
+        let layout = Layout {
+            placement: Placement::Apart,
+            dialect: Dialect::Superset,
+            toc: TocPlace::Hidden,
+            landmark: false,
+        };
+        let mut found = Vec::new();
+        let mut send = |batch: Batch, _| {
+            let chunks = batch.items.iter().filter(|item| matches!(item, Item::Chunk { .. }));
+            found.extend(chunks.map(|item| item.range().len() as u64));
+            Ok(())
+        };
+        let mut cutter = Cutter::new(layout, &limits, &workers, &mut send);
+        cut(&mut TarReader::new(&tar[..], &limits), size, Chunking::Content, None, &mut cutter).unwrap();
+        cutter.finish().unwrap();
+
+        let (by_content, fixed) = found.split_at(CHUNKS as usize);
+        assert!(by_content.iter().copied().eq([1024, 1].into_iter().cycle().take(CHUNKS as usize)));
+        let (last, full) = fixed.split_last().unwrap();
+        assert!(full.iter().all(|chunk| *chunk == size) && *last <= size, "{fixed:?}");
+        assert_eq!(found.iter().sum::<u64>(), content.len() as u64);
     }
 }

@@ -15,7 +15,6 @@ mod boundaries;
 mod cut;
 mod diff;
 mod gather;
-mod names;
 mod reorder;
 
 use std::collections::BTreeMap;
@@ -25,7 +24,7 @@ use std::sync::Arc;
 
 use restow_oci::{Digest, Limits, annotations};
 
-use self::assemble::{Assembled, Assembler, Spelling};
+use self::assemble::{Assembled, Assembler, Listed, Spelling};
 use self::batch::{FrameFile, Headers, Press};
 use self::cut::Cutter;
 use self::diff::Diff;
@@ -36,7 +35,7 @@ use crate::codec::{Codec, Contents, Layout, Placement, TocPlace};
 use crate::decompress::{Decompress, Format, decompress};
 use crate::error::{Error, Result};
 use crate::landmark::Landmark;
-use crate::listing::{REPLACED_NAMES, WHOLE_FORMAT, too_large_a_table};
+use crate::listing::{WHOLE_FORMAT, too_large_a_table};
 use crate::spool::TocBlob;
 use crate::tar::{Header, TarReader};
 use crate::toc::Dialect;
@@ -92,7 +91,8 @@ pub enum Chunking {
     #[default]
     Fixed,
     /// Where podman's writer ends them, which its content decides: after 64 KiB on average, and around zeros. What a file
-    /// has in common with another is in chunks that both have. Formats whose chunks take along what follows them are
+    /// has in common with another is in chunks that both have. What a file has after 65,536 of them is cut as by
+    /// [`Fixed`](Self::Fixed). Formats whose chunks take along what follows them are
     /// cut as by [`Fixed`](Self::Fixed).
     Content,
 }
@@ -112,7 +112,10 @@ pub struct Encoded {
     pub size: u64,
     /// The digest of the table of contents.
     pub toc_digest: Digest,
-    /// What containerd's readers find the table by, the prefetch size among it.
+    /// The size of its JSON, in bytes.
+    pub toc_size: u64,
+    /// What containerd's readers find the table by, the prefetch size among it. Nothing where there are no entries: they
+    /// want a root, and unpack such a layer if they are told nothing.
     pub lazy_annotations: BTreeMap<String, String>,
     /// What podman's reader finds the table by, or why there is no such thing or it would refuse the layer.
     pub partial_annotations: Result<BTreeMap<String, String>, String>,
@@ -129,9 +132,6 @@ pub struct Encoded {
     pub order_refused: bool,
     /// Bytes from the start of the blob that are worth fetching first.
     pub prefetch_size: u64,
-    /// The first directory, by its path, that entries lie in and that no entry names, the root aside. podman's reader makes
-    /// it without any permissions.
-    pub unlisted_directory: Option<String>,
     /// The table of contents, where the format puts it into a blob of its own.
     pub toc_blob: Option<TocBlob>,
 }
@@ -327,20 +327,24 @@ impl<'e> Encoder<'e> {
     ) -> Result<Encoded> {
         let Options { limits, spool_directory, .. } = self.options;
         assembled.names.check()?;
-        let unlisted_directory = assembled.names.unlisted().map(str::to_owned);
         let replaced = assembled.names.replaced();
         let mut listed = assembled.listed;
+        listed.refusal = listed.refusal.or_else(|| assembled.names.refusal());
         let tar_split = assembled.tar_split;
         let (mut toc, mut toc_digest) =
             assembled.table.finish(tar_split.as_ref().map(|tar_split| &tar_split.stored_digest))?;
         if !replaced.is_empty() {
             (toc, toc_digest) = assemble::without(toc, replaced, self.spelling(), spool_directory, limits)?;
-            listed.refusal = listed.refusal.or(Some(REPLACED_NAMES.into()));
         }
-        if toc.size > limits.streamed_toc_size {
-            return Err(Error::TocSize { size: toc.size, limit: limits.streamed_toc_size });
-        }
-        listed.refusal = listed.refusal.or_else(|| too_large_a_table(toc.size, limits));
+        let too_large = |found, unit, limit| {
+            if found > limit { Err(Error::TocSize { found, unit, limit }) } else { Ok(()) }
+        };
+        too_large(toc.size, "bytes", limits.streamed_toc_size)?;
+        let Listed { entries, further_chunks, .. } = listed;
+        too_large(entries.saturating_add(further_chunks), "entries", limits.tar_entries)?;
+        let toc_size = toc.size;
+        let refused = || too_large_a_table(toc_size, entries, further_chunks, limits);
+        listed.refusal = listed.refusal.or_else(refused);
         let mut contents = Contents {
             toc,
             toc_digest: toc_digest.clone(),
@@ -353,9 +357,12 @@ impl<'e> Encoder<'e> {
         if seal.partial.is_empty() {
             listed.refusal = Some(WHOLE_FORMAT.into());
         }
-        let mut lazy_annotations = seal.lazy;
-        lazy_annotations.insert(annotations::STARGZ_UNCOMPRESSED_SIZE.into(), tar.size.to_string());
-        lazy_annotations.insert(annotations::STARGZ_PREFETCH.into(), listed.prefetch_size.to_string());
+        let mut lazy_annotations = BTreeMap::new();
+        if listed.entries > 0 {
+            lazy_annotations = seal.lazy;
+            lazy_annotations.insert(annotations::STARGZ_UNCOMPRESSED_SIZE.into(), tar.size.to_string());
+            lazy_annotations.insert(annotations::STARGZ_PREFETCH.into(), listed.prefetch_size.to_string());
+        }
         Ok(Encoded {
             source_format,
             source_diff_id: assembled.source_diff_id,
@@ -363,6 +370,7 @@ impl<'e> Encoder<'e> {
             uncompressed_size: tar.size,
             size: assembled.position + seal.size,
             toc_digest,
+            toc_size,
             lazy_annotations,
             partial_annotations: listed.refusal.map_or(Ok(seal.partial), Err),
             entries: listed.entries,
@@ -371,7 +379,6 @@ impl<'e> Encoder<'e> {
             missing,
             order_refused: false,
             prefetch_size: listed.prefetch_size,
-            unlisted_directory,
             toc_blob: seal.toc_blob,
         })
     }

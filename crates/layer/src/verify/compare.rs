@@ -14,8 +14,9 @@ use super::tar_split::TarSplitReader;
 use crate::blob::ReadAt;
 use crate::buffer::Buffer;
 use crate::codec::TocPlace;
-use crate::listing::{self, Listing, REPLACED_NAMES};
+use crate::listing::{self, Listing};
 use crate::locate::{Location, OpenToc, expect_digest};
+use crate::names::Names;
 use crate::tar::{Header, TarReader};
 use crate::tarsplit::Checksum;
 use crate::time::Timestamp;
@@ -39,9 +40,20 @@ pub(super) struct Comparison<'a> {
     toc: OpenToc<'a>,
     /// The entry of the table that comes next, if it has been read.
     next: Option<Entry>,
-    tar_split: Option<TarSplitReader<'a>>,
+    /// The tar-split stream, or what is wrong with it, which counts only if the table vouches for it. Its end tells.
+    tar_split: Result<Option<TarSplitReader<'a>>>,
     /// Why podman would refuse the layer, were everything else as it wants it.
     refusal: Option<String>,
+    names: Names,
+}
+
+/// What keeps readers from a layer whose table and tar agree.
+#[derive(Default)]
+pub(super) struct Obstacles {
+    /// Why podman would refuse it.
+    pub(super) refusal: Option<String>,
+    /// Why nobody finds all entries by the table.
+    pub(super) unlistable: Option<String>,
 }
 
 impl<'a> Comparison<'a> {
@@ -53,8 +65,9 @@ impl<'a> Comparison<'a> {
             limits,
             toc: location.open_toc(blob, limits)?,
             next: None,
-            tar_split: tar_split.transpose()?,
+            tar_split: tar_split.transpose(),
             refusal: None,
+            names: Names::default(),
         })
     }
 
@@ -64,13 +77,10 @@ impl<'a> Comparison<'a> {
         let mut tar = TarReader::new(feed, limits);
         let mut skipped = Skipped::default();
         let result = self.compare(&mut tar, &mut skipped);
-        let replaced = skipped.any();
         let same = |entry: &Entry, listed: &Entry| difference(entry, listed, location.podman).is_none();
         match (skipped.check(|| location.open_toc(blob, limits), same), result) {
             (Err(error), _) => Compared::Failed(error),
-            (Ok(_), Ok(refusal)) => {
-                Compared::Passed { refusal: refusal.or_else(|| replaced.then(|| REPLACED_NAMES.into())) }
-            }
+            (Ok(_), Ok(obstacles)) => Compared::Passed(obstacles),
             (Ok(_), Err(_)) if tar.source().broken.get() => Compared::GaveUp,
             // What follows from an entry that has not been found says less than what is wrong with it.
             (Ok(Some(stuck)), Err(Error::Disagreement { .. })) => Compared::Failed(stuck),
@@ -78,21 +88,23 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    fn compare(mut self, tar: &mut TarReader<Feed>, skipped: &mut Skipped) -> Result<Option<String>> {
+    fn compare(mut self, tar: &mut TarReader<Feed>, skipped: &mut Skipped) -> Result<Obstacles> {
         let (mut raw, mut content) = (Buffer::default(), Buffer::default());
         let mut toc_in_tar = self.location.toc_place() == TocPlace::InTar;
         while let Some(header) = self.next_header(tar, &mut raw)? {
-            let Listing { entry: listed, path, refusal, .. } = listing::list(&header, self.limits)?;
+            let listing = listing::list(&header, self.limits)?;
+            self.peek_listed()?;
+            if self.next.is_none() && toc_in_tar && listing.path == TAR_NAME {
+                toc_in_tar = false;
+                read_content(tar, &mut content, u64::MAX)?;
+                continue;
+            }
+            self.names.add(&listing, header.offset);
+            let Listing { entry: listed, path, refusal, .. } = listing;
             if let (None, Some(refusal)) = (&self.refusal, refusal) {
                 self.refusal = Some(format!("{refusal} ({})", listed.name));
             }
-            self.peek_listed()?;
             let field = match &self.next {
-                None if toc_in_tar && path == TAR_NAME => {
-                    toc_in_tar = false;
-                    read_content(tar, &mut content, u64::MAX)?;
-                    continue;
-                }
                 None => Some("the table does not have it".to_string()),
                 Some(entry) => difference(entry, &listed, self.location.podman)
                     .map(|field| format!("the {field} differs")),
@@ -114,31 +126,39 @@ impl<'a> Comparison<'a> {
                     self.next.take().map_or(Ok(()), |entry| check_empty(&entry))?;
                 }
             }
-            if let Some(tar_split) = &mut self.tar_split {
-                tar_split.expect_segment(raw.filled())?;
-            }
+            self.expect(|tar_split| tar_split.expect_segment(raw.filled()));
             read_content(tar, &mut content, u64::MAX)?;
-            if let Some(tar_split) = &mut self.tar_split {
-                let checksum = tar.source().checksum.get().unwrap_or_default();
-                tar_split.expect_file(&header.name, header.size, checksum)?;
-            }
+            let checksum = tar.source().checksum.get().unwrap_or_default();
+            self.expect(|tar_split| tar_split.expect_file(&header.name, header.size, checksum));
         }
         self.peek_listed()?;
         if let Some(entry) = self.next {
             return Err(differ(&entry.name, "the tar does not have it"));
         }
-        self.toc.finish()?;
         loop {
-            if let Some(tar_split) = &mut self.tar_split {
-                tar_split.expect_segment(raw.filled())?;
-            }
+            self.expect(|tar_split| tar_split.expect_segment(raw.filled()));
             raw.truncate(0);
             if tar.read_trailing(&mut raw, STEP)? == 0 {
                 break;
             }
         }
-        let refusal = self.tar_split.map_or(Ok(None), TarSplitReader::finish)?;
-        Ok(self.refusal.or(refusal.map(str::to_owned)))
+        let refusal = match self.toc.finish()?.tar_split_digest {
+            Some(_) => self.tar_split?.map_or(Ok(None), TarSplitReader::finish)?,
+            None => None,
+        };
+        let names = self.names.finish();
+        let unlistable = names.check().err().map(|error| error.to_string());
+        let refusal = self.refusal.or(refusal.map(str::to_owned)).or_else(|| names.refusal());
+        Ok(Obstacles { refusal: refusal.or_else(|| unlistable.clone()), unlistable })
+    }
+
+    /// Holds the tar-split stream to what the tar has next.
+    fn expect(&mut self, take: impl FnOnce(&mut TarSplitReader<'a>) -> Result<()>) {
+        if let Ok(Some(tar_split)) = &mut self.tar_split
+            && let Err(error) = take(tar_split)
+        {
+            self.tar_split = Err(error);
+        }
     }
 
     /// Reads up to the content of the next entry, leaving the bytes of the headers in `raw`.

@@ -79,11 +79,6 @@ impl Skipped {
         Ok(())
     }
 
-    /// Returns whether the tar has entries that the table leaves out.
-    pub(super) fn any(&self) -> bool {
-        !self.paths.is_empty()
-    }
-
     /// Reads the table again, if anything was skipped, and fails with the first disagreement that it does not explain.
     /// Otherwise returns the one that the comparison was stuck at.
     ///

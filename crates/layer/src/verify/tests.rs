@@ -68,14 +68,15 @@ fn a_sound_layer_is_told_what_it_is() {
             tar_split: true,
             partial_annotations: verified.content.clone().unwrap().partial_annotations,
         };
-        let toc_digest = Digest::sha256(&zstd().toc());
+        let toc = zstd().toc();
         let lazy_annotations = verified.lazy_annotations.clone();
         let expected = Verified {
             format: Format::Zstd,
             toc_place: TocPlace::Hidden,
             entries: 8,
             chunks: 4,
-            toc_digest,
+            toc_digest: Digest::sha256(&toc),
+            toc_size: toc.len() as u64,
             lazy_annotations,
             content: Some(content),
         };
@@ -132,15 +133,21 @@ fn a_table_that_lists_something_else_than_the_tar_is_refused() {
             |forged| forged.entry("d/small").accessed = time(9, 9),
             "access or change time differs",
         );
+        refused(
+            &forged,
+            |forged| forged.entry("d/small").changed = time(9, 9),
+            "access or change time differs",
+        );
     }
 }
 
 #[test]
 fn podman_wants_every_field_and_others_what_the_kind_has() {
     let time = |seconds, nanoseconds| Timestamp::new(seconds, nanoseconds);
-    let changes: [fn(&mut Forged); 5] = [
+    let changes: [fn(&mut Forged); 6] = [
         |forged| forged.entry("d/big").modified = Timestamp::new(1_700_000_001, 0),
         |forged| forged.entry("d/small").accessed = None,
+        |forged| forged.entry("d/small").changed = None,
         |forged| forged.entry("d/small").link_name = "x".into(),
         |forged| forged.entry("d/small").device_major = 1,
         |forged| forged.entry("again").size = 1,
@@ -472,6 +479,33 @@ fn the_table_vouches_for_the_tar_split_stream() {
     let offset = u64::from_le_bytes(blob[footer + 40..footer + 48].try_into().unwrap()) as usize;
     blob[offset..offset + 4].copy_from_slice(b"\x1f\x8b\x08\0");
     assert!(check(&blob).is_err());
+}
+
+#[test]
+fn a_tar_split_stream_that_the_table_does_not_name_is_nobodys_concern() {
+    let forged = zstd();
+    let toc = Forged { tar_split: None, ..forged.clone() }.toc();
+    let reason = "it has no tar-split stream that its table of contents vouches for";
+    for lines in [forged.tar_split.clone().unwrap(), "old\n".into(), String::new()] {
+        let blob = Forged { tar_split: Some(lines), ..forged.clone() }.seal_with(&toc);
+        let content = check(&blob).unwrap().content.unwrap();
+        assert_eq!((content.tar_split, content.partial_annotations), (false, Err(reason.to_string())));
+    }
+}
+
+#[test]
+fn what_the_encoder_would_refuse_is_sound_and_for_nobody_to_read_in_parts() {
+    let links = TarBuilder::new().file("a", b"a").hardlink("l", "gone");
+    let below = TarBuilder::new().file("f", b"").file("f/g", b"g");
+    for (tar, reason) in [(links, "which this layer does not have"), (below, "which is not a directory")] {
+        for format in [Format::Zstd, Format::Gzip] {
+            let verified = check(&Forged::new(format, &tar.clone().finish(), 1000).seal()).unwrap();
+            let lazy = verified.lazy_annotations.unwrap_err();
+            assert!(lazy.contains(reason), "{lazy}");
+            let partial = verified.content.unwrap().partial_annotations.unwrap_err();
+            assert!(format == Format::Gzip || partial == lazy, "{partial}");
+        }
+    }
 }
 
 #[test]

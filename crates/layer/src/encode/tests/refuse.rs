@@ -222,21 +222,64 @@ fn damaged_sources_are_refused_and_never_look_unlistable() {
 fn limits_hold() {
     let tar = sample().finish();
     let run = |limits: Limits| run_with(&tar, &Options { limits, ..options() }, 2).map(|_| ());
-    run(Limits { tar_entries: 20, ..Limits::default() }).unwrap();
+    // 11 entries, and 5 chunks that are not the first of their file.
+    run(Limits { tar_entries: 16, ..Limits::default() }).unwrap();
+    let error = run(Limits { tar_entries: 15, ..Limits::default() }).unwrap_err();
+    assert!(
+        matches!(error, Error::TocSize { found: 16, unit: "entries", limit: 15 }) && error.is_unlistable()
+    );
     let error = run(Limits { tar_entries: 10, ..Limits::default() }).unwrap_err();
     assert!(matches!(error, Error::TarLimit { entry: Some(name), .. } if name == "null"));
     let error = run(Limits { uncompressed_size: 1000, ..Limits::default() }).unwrap_err();
     assert!(matches!(error, Error::Limit { .. }));
     let error = run(Limits { streamed_toc_size: 100, ..Limits::default() }).unwrap_err();
-    assert!(matches!(error, Error::TocSize { limit: 100, .. }) && error.is_unlistable());
+    assert!(matches!(error, Error::TocSize { unit: "bytes", limit: 100, .. }) && error.is_unlistable());
 }
 
 #[test]
 fn a_table_larger_than_podman_accepts_is_written_but_not_for_podman() {
-    let limits = Limits { toc_size: 100, ..Limits::default() };
-    let (encoded, _) = run(&sample().finish(), &Options { limits, ..options() });
-    let refusal = encoded.partial_annotations.unwrap_err();
-    assert!(refusal.contains("table of contents") && refusal.contains("100"), "{refusal}");
+    let tar = sample().finish();
+    let size = run(&tar, &options()).0.toc_size;
+    let undivided = Options { chunk_size: 5000, ..options() };
+    let smaller = run(&tar, &undivided).0.toc_size;
+    let (fewer_chunks, fewer_entries) = (
+        "larger chunks make it smaller",
+        "it becomes smaller only if the files are spread over several layers",
+    );
+    for (options, size, limit, remedy) in [
+        (options(), size, size - 1, fewer_chunks),
+        (options(), size, 100, fewer_entries),
+        (undivided, smaller, smaller - 1, fewer_entries),
+    ] {
+        let limits = Limits { podman_toc_size: limit, ..Limits::default() };
+        let (encoded, blob) = run(&tar, &Options { limits: limits.clone(), ..options });
+        let refusal = format!(
+            "its table of contents has {size} bytes, more than the {limit} that podman reads; {remedy}"
+        );
+        assert_eq!(encoded.partial_annotations, Err(refusal));
+        assert_eq!(verified(&blob, limits).partial_annotations, encoded.partial_annotations);
+    }
+}
+
+fn verified(blob: &Vec<u8>, limits: Limits) -> crate::VerifiedContent {
+    let options = VerifyOptions { limits, ..VerifyOptions::default() };
+    verify(blob, &options, &TWO_WORKERS).unwrap().content.unwrap()
+}
+
+#[test]
+fn a_layer_without_entries_is_one_for_podman_alone() {
+    for tar in [TarBuilder::new().finish(), vec![0; 512], vec![0; 10_240]] {
+        for options in [options(), prioritized(&["gone"])] {
+            let (encoded, blob) = run(&tar, &options);
+            let layer = inspect(&encoded, &blob, 1000);
+            assert!(layer.tar == tar && encoded.lazy_annotations.is_empty());
+            let hints = Hints::from_annotations(encoded.partial_annotations.as_ref().unwrap()).unwrap();
+            let options = VerifyOptions { hints, ..VerifyOptions::default() };
+            let verified = verify(&blob, &options, &TWO_WORKERS).unwrap();
+            assert_eq!(verified.lazy_annotations, Ok(encoded.lazy_annotations));
+            assert_eq!(verified.content.unwrap().partial_annotations, encoded.partial_annotations);
+        }
+    }
 }
 
 #[test]
@@ -267,10 +310,19 @@ fn what_podman_would_refuse_is_said_with_its_reason() {
             "it has an extended attribute without a name (f)",
         ),
         (TarBuilder::new().file("f", "").file("./f", ""), "it has several entries of the same name"),
+        (
+            TarBuilder::new().file("d/e/f", "").dir("d/"),
+            "it has no entry for the directory \"d/e\", which podman would let nobody into",
+        ),
+        (
+            TarBuilder::new().file("d/.wh.f", ""),
+            "it has no entry for the directory \"d\", which podman would let nobody into",
+        ),
     ] {
         let tar = tar.file("last", "content").finish();
         let (encoded, blob) = run(&tar, &options());
         assert_eq!(encoded.partial_annotations, Err(reason.to_string()));
+        assert_eq!(verified(&blob, Limits::default()).partial_annotations, encoded.partial_annotations);
         // For containerd's readers it is a layer like any other.
         assert!(inspect(&encoded, &blob, 1000).tar == tar);
     }
@@ -332,6 +384,7 @@ fn awkward_metadata_arrives_as_it_is() {
         .entry(Entry::file("a\nb\t\"\\<&>\u{2028}\u{1}", "x"))
         .entry(Entry::symlink("loop", "loop"))
         .entry(Entry::symlink("absolute", "/../../etc/passwd"))
+        .dir("d/")
         .entry(Entry::file("d/.wh..wh.x", ""))
         .entry(Entry::file("d/.wh..wh..opq", "not empty"))
         .entry(Entry::dir("d/.wh.dir/"))

@@ -25,7 +25,7 @@ impl Keys {
 /// Collects the names of a layer's entries, in the order of the tar. [`finish`](Self::finish) makes them ready to be
 /// found.
 #[derive(Debug, Default)]
-pub(super) struct Names {
+pub(crate) struct Names {
     keys: Keys,
     /// The name of each entry, with its position.
     entries: Vec<(Key, u32)>,
@@ -40,7 +40,7 @@ pub(super) struct Names {
 
 /// The names of a layer's entries, by their position in the tar.
 #[derive(Debug, Default)]
-pub(super) struct NameIndex {
+pub(crate) struct NameIndex {
     keys: Keys,
     /// The last entry of each name, in the order of the keys.
     last: Vec<(Key, u32)>,
@@ -69,7 +69,7 @@ struct Parent {
 
 impl Names {
     /// Adds the next entry of the tar, which starts at tar byte `offset`.
-    pub(super) fn add(&mut self, listing: &Listing, offset: u64) {
+    pub(crate) fn add(&mut self, listing: &Listing, offset: u64) {
         let entry = &listing.entry;
         let target = (entry.kind == EntryKind::Hardlink).then(|| path::clean(&entry.link_name));
         self.add_path(&listing.path, entry.kind, target, offset);
@@ -103,7 +103,7 @@ impl Names {
     }
 
     /// Makes the names ready to be found.
-    pub(super) fn finish(self) -> NameIndex {
+    pub(crate) fn finish(self) -> NameIndex {
         let Self { keys, entries: mut last, directories, mut links, parents, .. } = self;
         last.sort_unstable();
         let replaced: BTreeSet<u32> =
@@ -118,12 +118,23 @@ impl Names {
 
 impl NameIndex {
     /// Returns the entries that later ones of the same name replace.
-    pub(super) fn replaced(&self) -> &BTreeSet<u32> {
+    pub(crate) fn replaced(&self) -> &BTreeSet<u32> {
         &self.replaced
     }
 
+    /// Returns why podman does not read a layer of these names in part, or should not: of a directory that no entry names
+    /// it makes one without any permissions.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        if !self.replaced.is_empty() {
+            return Some("it has several entries of the same name".into());
+        }
+        self.unlisted().map(|path| {
+            format!("it has no entry for the directory {path:?}, which podman would let nobody into")
+        })
+    }
+
     /// Returns the first directory, by its path, that entries lie in and that no entry names, the root aside.
-    pub(super) fn unlisted(&self) -> Option<&str> {
+    pub(crate) fn unlisted(&self) -> Option<&str> {
         let parents = self.parents.iter().filter(|parent| !parent.path.is_empty());
         let unlisted = parents.filter(|parent| self.find(&parent.path).is_none());
         unlisted.map(|parent| &*parent.path).min()
@@ -131,7 +142,7 @@ impl NameIndex {
 
     /// Refuses what readers of a table of contents cannot resolve: hard links to nothing, to directories or to later
     /// entries (which rules out cycles), and entries below something that is not a directory.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         for (position, link) in &self.links {
             let problem = match self.find(&link.target) {
                 None => "which this layer does not have".to_string(),
@@ -172,7 +183,7 @@ impl NameIndex {
     /// Before each path come its ancestors, the whiteouts that came before it and would remove it if they came after
     /// it now (some readers unpack a tar in order), and the target of a hard link with all of its own. What the layer
     /// lacks of these needs no place.
-    pub(super) fn order(&self, prioritized: &[String]) -> (Vec<u32>, Vec<String>) {
+    pub(crate) fn order(&self, prioritized: &[String]) -> (Vec<u32>, Vec<String>) {
         let mut order = Vec::new();
         let mut missing = Vec::new();
         let mut entered = BTreeSet::new();

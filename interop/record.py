@@ -290,7 +290,7 @@ def main(restow, image=None):
     restow = Path(restow).resolve()
     image = image and Path(image).resolve()
     failures, skipped, rows = 0, [], []
-    with tempfile.TemporaryDirectory(prefix="restow-record-test-") as directory, containerd(Path(directory) / "containerd") as daemon:
+    with tempfile.TemporaryDirectory(prefix="restow-records-") as directory, containerd(Path(directory) / "containerd") as daemon:
         work = Path(directory)
         os.chmod(work, 0o755)
 

@@ -152,5 +152,7 @@ mod tests {
             assert_eq!(is_usage(&error), expected, "{error}");
         }
         assert_eq!(hint(&anyhow::anyhow!("x")), None);
+        let denied = analyze::Error::Namespaces { problem: "no".into() };
+        assert!(hint(&denied.into()).unwrap().contains("kernel.unprivileged_userns_clone"));
     }
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use anyhow::Context as _;
 use restow_analyze::sandbox;
 use restow_content::publish;
 use restow_oci::Digest;
@@ -23,6 +24,8 @@ use crate::reference;
 const KEPT: u64 = 8 << 30;
 /// What directories are called in which nothing is kept. They are locked as long as someone is in them.
 const PREFIX: &str = "restow-record-";
+/// As many letters and digits follow.
+const RANDOM: usize = 12;
 /// What is in the directory that is opened, and in that.
 const ROOTS: &str = "roots";
 const NETWORKS: &str = "networks";
@@ -67,7 +70,7 @@ impl Home {
     /// Opens the directory in which unpacked images are kept, below that of the store or another; without any, one that goes
     /// with the result. What runs that were killed have left is taken away.
     pub(crate) fn open(keep: Option<&Path>) -> anyhow::Result<Self> {
-        clean_temporary()?;
+        clean_temporary();
         let (place, own) = match keep {
             // The sandbox changes its directory.
             Some(place) => (std::path::absolute(place)?, None),
@@ -79,7 +82,8 @@ impl Home {
         let roots = place.join(ROOTS);
         publish::create_directory(&roots)?;
         // Images hold programs that run as their owner, whoever starts them.
-        fs::set_permissions(&roots, fs::Permissions::from_mode(0o700))?;
+        fs::set_permissions(&roots, fs::Permissions::from_mode(0o700))
+            .with_context(|| roots.display().to_string())?;
         let [scratch, networks] = ["sandbox", NETWORKS].map(|name| roots.join(name));
         for directory in [&scratch, &networks] {
             publish::create_directory(directory)?;
@@ -185,27 +189,33 @@ fn begin(path: &Path) -> io::Result<PathBuf> {
     Ok(begun)
 }
 
-/// Takes away the temporary directories of runs that were killed.
-fn clean_temporary() -> io::Result<()> {
-    for entry in fs::read_dir(tempfile::env::temp_dir())?.flatten() {
-        if !entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)) {
+/// Takes away the temporary directories of runs that were killed, as far as it can.
+fn clean_temporary() {
+    for entry in fs::read_dir(tempfile::env::temp_dir()).into_iter().flatten().flatten() {
+        if !entry.file_name().to_str().is_some_and(is_ours) {
             continue;
         }
         let Ok(directory) = open_directory(&entry.path()) else { continue };
         // What others have put there is not believed.
-        let own = directory.metadata()?.uid() == rustix::process::geteuid().as_raw();
+        let user = rustix::process::geteuid().as_raw();
+        let own = directory.metadata().is_ok_and(|directory| directory.uid() == user);
         if own && directory.try_lock().is_ok() {
             let _ = sandbox::clean_networks(&entry.path().join(ROOTS).join(NETWORKS));
             let _ = remove(&entry.path());
         }
     }
-    Ok(())
+}
+
+/// Says whether a name is one that [`temporary`] gives.
+fn is_ours(name: &str) -> bool {
+    let rest = name.strip_prefix(PREFIX).unwrap_or_default();
+    rest.len() == RANDOM && rest.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 /// Makes a directory of which nothing is kept.
 fn temporary() -> anyhow::Result<(tempfile::TempDir, File)> {
     loop {
-        let own = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
+        let own = tempfile::Builder::new().prefix(PREFIX).rand_bytes(RANDOM).tempdir()?;
         // Before it is locked, someone may take it for one that was left.
         let lock = match open_directory(own.path()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -306,10 +316,11 @@ mod tests {
 
     #[test]
     fn a_temporary_directory_that_nobody_is_in_goes() {
-        let left = tempfile::Builder::new().prefix(PREFIX).tempdir().unwrap();
+        let left = tempfile::Builder::new().prefix(PREFIX).rand_bytes(RANDOM).tempdir().unwrap();
+        let foreign = tempfile::Builder::new().prefix(&format!("{PREFIX}test-")).tempdir().unwrap();
         let (own, _lock) = temporary().unwrap();
-        clean_temporary().unwrap();
-        assert!(!left.path().exists() && own.path().is_dir());
+        clean_temporary();
+        assert!(!left.path().exists() && own.path().is_dir() && foreign.path().is_dir());
     }
 
     #[test]

@@ -25,7 +25,8 @@ demo: build ## converts the image in testdata/layouts/busybox, shows the result 
 	$(RESTOW) inspect target/demo:demo
 	$(RESTOW) verify target/demo:demo
 
-test: ## runs every test, the documentation's code and the examples
+test: ## runs every test, the documentation's code and the examples (as root, installs runc: recording is tested then)
+	@[ "$$(id -u)" != 0 ] || .ci/need runc
 	@if cargo nextest --version >/dev/null 2>&1; then set -x; cargo nextest run --workspace $(LOCKED); \
 	else set -x; cargo test --workspace --lib --bins --tests --examples $(LOCKED); fi
 	cargo test --workspace --doc $(LOCKED)

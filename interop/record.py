@@ -5,14 +5,16 @@ usage: interop/record.py RESTOW [IMAGE]
 
 IMAGE is the layout of `make image`. Of each of its images (a python service, nginx, Node.js), ctr-remote's record must lie in
 restow's, layer for layer; a prediction must hold most of what is recorded; and what comes first by our record must be no
-larger than by theirs. Then come a network of CNI's, a terminal, a user without rights; and recordings are killed, of which
-nothing may be left. What cannot be checked is named, and fails the run unless SKIP in the environment names it. Needs
-root, containerd, ctr-remote, runc and containernetworking-plugins.
+larger than by theirs. What was found of all three goes into the table in bench/README.md. Then come a network of CNI's, a
+terminal, a user without rights; and recordings are killed, of which nothing may be left. What cannot be checked is named,
+and fails the run unless SKIP in the environment names it. Needs root, containerd, ctr-remote, runc and
+containernetworking-plugins.
 """
 
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -33,9 +35,14 @@ COVERED, EXCESS = 0.7, 2.0
 # The parts of layers before a landmark are compressed by other libraries; what is moved is compared by its size, too.
 SLACK = 1.005
 TAG = "org.opencontainers.image.ref.name"
-TAGS = ["bench", "nginx", "node"]
+TAGS = {"bench": "`python3 /app/app.py` (flask, pandas)", "nginx": "nginx", "node": "Node.js"}
+README = ROOT / "bench" / "README.md"
+COLUMNS = ["image", "recorded", "predicted", "recorded bytes predicted", "ctr-remote's files missing in our record",
+           "prefetch by our record, by theirs"]
 DEMO = f"{ROOT}/testdata/layouts/busybox:demo"
 BUSYBOX = ["--entrypoint", '["/bin/busybox"]']
+# As many seconds nobody else sleeps.
+SLEEP = f"9{os.getpid()}"
 
 
 def accesses(path):
@@ -63,6 +70,7 @@ def theirs(daemon, work, layout, tag):
 
 
 def compare(restow, daemon, work, layout, tag, reference):
+    """Compares records and predictions; returns a row of the table."""
     cache = work / "cache"
     record = work / f"{tag}.ours"
     # ctr-remote's client goes when the container does; ours is given the same time.
@@ -88,6 +96,17 @@ def compare(restow, daemon, work, layout, tag, reference):
         prefetch.append(sum(layer["prefetchSize"] for layer in document["layers"]))
     print(f"{tag}: prefetch {prefetch[0] / 1e6:.2f} MB by restow's record, {prefetch[1] / 1e6:.2f} MB by ctr-remote's", flush=True)
     require(prefetch[0] <= prefetch[1] * SLACK, "what comes first is larger by our record")
+    return [TAGS[tag], f"{len(sizes)} files, {recorded / 1e6:.1f} MB", f"{sum(predicted.values()) / 1e6:.1f} MB", f"{share:.1%}",
+            f"{len(reference_record - ours)} of {len(reference_record)}", f"{prefetch[0] / 1e6:.2f} MB, {prefetch[1] / 1e6:.2f} MB"]
+
+
+def write_table(rows):
+    lines = [COLUMNS, ["---"] + ["---:"] * (len(COLUMNS) - 1), *rows]
+    table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    text = README.read_text()
+    README.write_text(re.sub(r"(<!-- records -->\n).*(<!-- end of records -->)", lambda found: found[1] + table + found[2], text,
+                             flags=re.DOTALL))
+    print(table, end="", flush=True)
 
 
 def record(restow, work, *words, image=DEMO, **options):
@@ -119,6 +138,7 @@ def network(restow, work):
     try:
         _, said = record(restow, work, *flags, *BUSYBOX, "--args", '["ip", "address"]')
         require("10.254.77." in said, f"the container has no address: {said}")
+        require("LOOPBACK,UP" in said, f"the container cannot reach itself: {said}")
         require(not taken(), f"the network still knows {taken()}")
         process = subprocess.Popen([restow, "record", DEMO, "--out", work / "killed", *flags,
                                     *BUSYBOX, "--args", '["sleep", "60"]'],
@@ -137,7 +157,7 @@ def network(restow, work):
             time.sleep(0.05)
         record(restow, work, *flags, *BUSYBOX, "--args", '["true"]')
         require(not taken(), f"after a kill and another run the network still knows {taken()}")
-        require(not list((work / "net-cache" / "networks").iterdir()), "a note of a network is left")
+        require(not list((work / "net-cache" / "roots" / "networks").iterdir()), "a note of a network is left")
         print("network: an address by CNI, given back, also after a kill", flush=True)
     finally:
         subprocess.run(["ip", "link", "delete", "restow-test0"], capture_output=True)
@@ -181,6 +201,7 @@ def terminal(restow, work):
 def unprivileged(restow, work, image):
     """A user without rights records the same, by a file system of restow's own."""
     require(Path("/dev/fuse").exists(), "there is no /dev/fuse")
+    before = groups()
     place = work / "unprivileged"
     place.mkdir()
     os.chown(place, 65534, 65534)
@@ -207,30 +228,35 @@ def unprivileged(restow, work, image):
         missing = sizes[0] - sizes[1]
         print(f"unprivileged: {name}: {len(sizes[0])} files as root, {len(sizes[1])} without; missing: {sorted(missing)}", flush=True)
         require(not missing, "without root fewer files are seen")
-    left_over = left(place / "cache")
+    left_over = left(place / "cache", before)
     require(not any(left_over), f"left are {left_over}")
 
 
-def left(scratch):
-    """What is left of sandboxes: mounts, processes, files."""
-    mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(scratch) in line]
-    processes = []
-    for directory in Path("/proc").iterdir():
+def left(scratch, groups_before):
+    """What is left of sandboxes: mounts in whatever namespace, processes, control groups, files."""
+    mounts, processes = [], []
+    for directory in Path("/proc").glob("[0-9]*"):
         try:
+            mounts += [line for line in (directory / "mountinfo").read_text().splitlines() if str(scratch) in line]
             words = (directory / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if directory.name.isdigit() and (str(scratch).encode() in b" ".join(words) or b"sandbox" in words[1:2]):
+        if str(scratch).encode() in b" ".join(words) or b"sandbox" in words[1:2] or SLEEP.encode() in words:
             processes.append(words)
-    files = [path for path in (scratch / "sandbox").iterdir()] if (scratch / "sandbox").exists() else []
-    return mounts, processes, files
+    sandbox = scratch / "roots" / "sandbox"
+    return mounts, processes, sorted(groups() - groups_before), list(sandbox.iterdir()) if sandbox.exists() else []
+
+
+def groups():
+    """The control groups, at any depth, that are called as the container is."""
+    return {path for path in map(Path, (name for name, *_ in os.walk("/sys/fs/cgroup"))) if "restow" in path.name}
 
 
 def killed(restow, work):
-    """Starts recordings and kills them at moments of all kinds."""
+    """Starts recordings and kills them at moments of all kinds; a few end by themselves, with the period."""
     scratch = work / "kill-cache"
-    command = [restow, "record", f"{ROOT}/testdata/layouts/busybox:demo", "--out", work / "killed", "--cache-dir", scratch,
-               *BUSYBOX, "--args", '["sleep", "60"]']
+    before = groups()
+    command = [restow, "record", DEMO, "--out", work / "killed", "--cache-dir", scratch, *BUSYBOX, "--args", f'["sleep", "{SLEEP}"]']
     reached = 0
     for number in range(KILLS):
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -239,16 +265,14 @@ def killed(restow, work):
         process.send_signal(signal.SIGKILL)
         process.wait()
         for _ in range(100):
-            if not any(left(scratch)):
+            if not any(left(scratch, before)):
                 break
             time.sleep(0.05)
-        require(not any(left(scratch)), f"kill {number}: left are {left(scratch)}")
-    begun = scratch / "roots" / "begun"
-    run(restow, "record", f"{ROOT}/testdata/layouts/busybox:demo", "--out", work / "after", "--cache-dir", scratch,
-        *BUSYBOX, "--args", '["true"]')
-    require(not begun.exists(), "a half unpacked image is left")
-    groups = [path for path in Path("/sys/fs/cgroup").glob("*/restow*")]
-    require(not groups, f"control groups are left: {groups}")
+        require(not any(left(scratch, before)), f"kill {number}: left are {left(scratch, before)}")
+    begun = list((scratch / "roots").glob("*.begun"))
+    run(*command, "--period", "1")
+    require(not any(left(scratch, before)), f"after the period: left are {left(scratch, before)}")
+    require(not list((scratch / "roots").glob("*.begun")), f"of the half unpacked images {begun}, some are left")
     print(f"killed {KILLS} recordings, {reached} of them while the container ran; nothing is left", flush=True)
 
 
@@ -265,15 +289,15 @@ def running():
 def main(restow, image=None):
     restow = Path(restow).resolve()
     image = image and Path(image).resolve()
-    failures, skipped = 0, []
-    with tempfile.TemporaryDirectory(prefix="restow-record-test-") as directory, containerd(Path(directory) / "containerd") as daemon:
+    failures, skipped, rows = 0, [], []
+    with tempfile.TemporaryDirectory(prefix="restow-records-") as directory, containerd(Path(directory) / "containerd") as daemon:
         work = Path(directory)
         os.chmod(work, 0o755)
 
         def comparing(tag):
             def check():
                 require(image, "`make image` was not run")
-                compare(restow, daemon, work, image, tag, f"{image}:{tag}")
+                rows.append(compare(restow, daemon, work, image, tag, f"{image}:{tag}"))
             return check
 
         checks = [(tag, comparing(tag)) for tag in TAGS] + [
@@ -291,6 +315,8 @@ def main(restow, image=None):
             except Failure as error:
                 failures += 1
                 print(f"FAIL {name}: {error}", flush=True)
+    if len(rows) == len(TAGS):
+        write_table(rows)
     print(f"record: {len(checks) - failures - len(skipped)} passed, {failures} failed, skipped as asked: {' '.join(skipped) or 'none'}")
     return 1 if failures else 0
 

@@ -55,6 +55,7 @@ use crate::readers::ReadersArguments;
 use crate::reference;
 use crate::referrers;
 use crate::report::Summary;
+use crate::roots;
 use crate::toc_image::Tables;
 use crate::trees::Gathering;
 use crate::trees::Repeated;
@@ -130,7 +131,8 @@ pub(crate) struct ConversionArguments {
     /// Where to remember things between runs [default: restow in the user's cache directory]
     ///
     /// Of a converted layer, a digest and some numbers are remembered, at most 64 KiB for each of at most 65,536 layers;
-    /// of an image, the order of its files, at most 1 MiB for each of at most 256 images.
+    /// of an image, the order of its files, at most 1 MiB for each of at most 256 images. With --run, images are unpacked
+    /// there too [default: where the store is].
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
     /// Remember nothing and recall nothing: convert every layer
@@ -429,7 +431,9 @@ impl Run<'_> {
             // What may stay as it is need not be compressed.
             conversion: (!reuse).then_some(gathering),
         };
-        let planner = Planner { trees, progress: self.progress, cache: self.job.arguments.cache() };
+        let arguments = self.job.arguments;
+        let roots = roots::place(arguments.cache_dir.as_deref()).filter(|_| !arguments.no_cache);
+        let planner = Planner { trees, progress: self.progress, cache: arguments.cache(), roots };
         planner.plan(&images, order).with_context(|| self.source.name.clone())
     }
 

@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::io;
 
+use restow_analyze as analyze;
 use restow_content as content;
 use restow_convert as convert;
 use restow_layer as layer;
@@ -120,6 +121,13 @@ fn remedy(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
         }
         _ => None,
     })
+    .or_else(|| match cause.downcast_ref()? {
+        analyze::Error::Namespaces { .. } => Some(
+            "root may; users may if sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone and \
+            kernel.apparmor_restrict_unprivileged_userns allow it, and the container that this runs in",
+        ),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
@@ -149,5 +157,7 @@ mod tests {
             assert_eq!(is_usage(&error), expected, "{error}");
         }
         assert_eq!(hint(&anyhow::anyhow!("x")), None);
+        let denied = analyze::Error::Namespaces { problem: "no".into() };
+        assert!(hint(&denied.into()).unwrap().contains("kernel.unprivileged_userns_clone"));
     }
 }

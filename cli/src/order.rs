@@ -14,6 +14,7 @@ use restow_convert::Prioritized;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Kind;
+use restow_oci::Platform;
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -55,7 +56,8 @@ pub(crate) struct OrderArguments {
     max_unread: u64,
     /// Run the image's workload and move what it reads to the front, after the files of the list
     ///
-    /// The workload's flags say how. That takes root, and runc.
+    /// The workload's flags say how. That takes runc, and root or user namespaces and FUSE. Of several images, those for
+    /// other platforms than the host's are not run.
     #[arg(long, conflicts_with = "record_in")]
     run: bool,
     /// Write what the workload reads to this file, as --record-in takes it
@@ -95,12 +97,12 @@ impl Order {
 impl OrderArguments {
     pub(crate) fn order(&self) -> anyhow::Result<Order> {
         if self.no_optimize {
+            for (flag, file) in [("prefetch-list", &self.prefetch_list), ("record-in", &self.record_in)] {
+                if file.is_some() {
+                    output::tell(&format!("warning: with --no-optimize, --{flag} is not heeded"));
+                }
+            }
             return Ok(Order::default());
-        }
-        if self.workload.wait_on_signal {
-            // The signal would end the conversion, too.
-            let text = "--wait-on-signal is for `restow record`, whose record --record-in takes";
-            return Err(Usage(text.into()).into());
         }
         if self.workload.given() && !self.run {
             return Err(Usage("the workload's flags mean nothing without --run".into()).into());
@@ -143,8 +145,10 @@ pub(crate) struct Plan {
 pub(crate) struct Planner<'a> {
     pub(crate) trees: Trees<'a>,
     pub(crate) progress: &'a Progress,
-    /// Where plans made in earlier runs are, and images unpacked in them.
+    /// Where plans made in earlier runs are.
     pub(crate) cache: Option<PathBuf>,
+    /// Below which directory images unpacked in them are.
+    pub(crate) roots: Option<PathBuf>,
 }
 
 impl Planner<'_> {
@@ -159,11 +163,13 @@ impl Planner<'_> {
                 Ok(plan)
             }
             Order::Run { wishes, workload, record_out } => {
-                let record = self.run(images, workload)?;
+                let (record, notices) = self.run(images, workload)?;
                 if let Some(path) = record_out {
                     publish::write(path, record::write(&record).as_bytes())?;
                 }
-                self.follow(images, &Wishes { record, ..wishes.clone() })
+                let mut plan = self.follow(images, &Wishes { record, ..wishes.clone() })?;
+                plan.notices.extend(notices);
+                Ok(plan)
             }
         }
     }
@@ -182,8 +188,14 @@ impl Planner<'_> {
         Ok((accesses, notices))
     }
 
-    /// Runs the images' workloads and returns what they read.
-    fn run(&self, images: &[Image], workload: &WorkloadArguments) -> anyhow::Result<Vec<Access>> {
+    /// Runs the images' workloads and returns what they read, and what the user should know.
+    ///
+    /// Of several images, those that the host cannot run are passed over; a single one was meant.
+    fn run(
+        &self,
+        images: &[Image],
+        workload: &WorkloadArguments,
+    ) -> anyhow::Result<(Vec<Access>, Vec<String>)> {
         let Trees { provider, limits, threads, cancel, .. } = self.trees;
         let recorder = Recorder {
             arguments: workload,
@@ -191,14 +203,21 @@ impl Planner<'_> {
             limits,
             threads: threads.get(),
             cancel,
-            cache: self.cache.clone(),
+            keep: self.roots.clone(),
         };
-        let mut accesses = Vec::new();
+        let (mut accesses, mut notices) = (Vec::new(), Vec::new());
         for image in images {
-            self.progress.step(&format!("running {}", output::short(&image.descriptor.digest)));
+            let digest = output::short(&image.descriptor.digest);
+            if let Some(platform) = image.platform.as_ref().filter(|_| images.len() > 1)
+                && !runs_here(platform)
+            {
+                notices.push(format!("{digest} was not run: it is for {platform}"));
+                continue;
+            }
+            self.progress.step(&format!("running {digest}"));
             accesses.extend(recorder.record(&image.descriptor)?.accesses);
         }
-        Ok(accesses)
+        Ok((accesses, notices))
     }
 
     fn memo(&self) -> Option<Slots> {
@@ -241,6 +260,12 @@ impl Planner<'_> {
         }
         Ok(plan)
     }
+}
+
+/// Says whether an image is for the platform of the host, in whatever variant.
+fn runs_here(platform: &Platform) -> bool {
+    let (platform, host) = (platform.normalized(), Platform::host());
+    (platform.os, platform.architecture) == (host.os, host.architecture)
 }
 
 /// The version of the rules by which wishes become an order. Plans made by others are made anew.

@@ -13,6 +13,7 @@ use restow_analyze::Reading;
 use restow_analyze::Share;
 use restow_analyze::Tree;
 use restow_analyze::sandbox;
+use restow_analyze::sandbox::Mount;
 use restow_analyze::sandbox::Sandbox;
 use restow_analyze::sandbox::Settings;
 use restow_analyze::sandbox::Trace;
@@ -25,11 +26,11 @@ use restow_oci::Limits;
 use restow_oci::Manifest;
 
 use crate::failure::Usage;
+use crate::interrupt;
 use crate::output;
 use crate::roots::Home;
 use crate::workload::Workload;
 use crate::workload::WorkloadArguments;
-use crate::workload::bind;
 
 /// Where devices are described (Container Device Interface, "CDI spec files").
 const DEVICES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
@@ -41,13 +42,15 @@ pub(crate) struct Recorder<'a> {
     pub(crate) limits: &'a Limits,
     pub(crate) threads: usize,
     pub(crate) cancel: &'a Cancel,
-    /// Where unpacked images are kept between runs.
-    pub(crate) cache: Option<PathBuf>,
+    /// Below which directory unpacked images are kept between runs, if they are.
+    pub(crate) keep: Option<PathBuf>,
 }
 
 /// What the workloads of an image read.
 pub(crate) struct Recording {
     pub(crate) accesses: Vec<Access>,
+    /// Of each workload the name, and how its program ended if it did before the watching.
+    pub(crate) exits: Vec<(String, Option<i32>)>,
     /// The image's names, to tell sizes by.
     pub(crate) tree: Tree,
 }
@@ -67,16 +70,19 @@ impl Recorder<'_> {
             threads: self.threads,
             stop: &|| self.cancel.is_cancelled(),
         };
-        let tree = reading.tree(manifest.layers())?;
-        let home = Home::open(self.cache.as_deref())?;
+        // What is unpacked is kept under the names in the config, and found again by whoever names the same.
+        let tree = reading.tree_of(manifest.layers(), config.diff_ids())?;
+        let home = Home::open(self.keep.as_deref())?;
         sandbox::clean_networks(&home.networks)?;
         let root = home.root(&chain_id(config.diff_ids()), total(&tree), |directory| {
             Ok(reading.unpack(manifest.layers(), &tree, directory)?)
         })?;
         let mut merged = Merged::default();
-        for workload in &workloads {
-            let sandbox = self.sandbox(workload, &config, root.path(), &home)?;
-            let stop = || self.cancel.is_cancelled();
+        let mut exits = Vec::new();
+        for workload in workloads {
+            let sandbox = self.sandbox(&workload, &config, root.path(), &home)?;
+            let wait = self.arguments.wait_on_signal.then(interrupt::Wait::begin);
+            let stop = || self.cancel.is_cancelled() || wait.as_ref().is_some_and(interrupt::Wait::is_over);
             let saved = Terminal::save(self.arguments.terminal);
             let trace = sandbox::record(helper("outer")?, &sandbox, &stop)?;
             drop(saved);
@@ -86,15 +92,11 @@ impl Recorder<'_> {
             if let Some(code) = trace.exit {
                 output::tell(&format!("{}: the container's program ended with {code}", workload.name));
             }
-            merged.add(trace, &tree, &descriptor.digest);
-            if self.cancel.is_cancelled() {
-                break;
-            }
-        }
-        if !self.arguments.wait_on_signal {
             self.cancel.check()?;
+            exits.push((workload.name, trace.exit));
+            merged.add(trace, &tree, &descriptor.digest);
         }
-        Ok(Recording { accesses: merged.accesses, tree })
+        Ok(Recording { accesses: merged.accesses, exits, tree })
     }
 
     fn sandbox(
@@ -118,46 +120,59 @@ impl Recorder<'_> {
         if launch.args.is_empty() {
             return Err(Usage("the image's config names no command; --args gives one".into()).into());
         }
-        for line in &workload.env {
-            let name = line.split_once('=').map_or(line.as_str(), |(name, _)| name);
-            launch.env.retain(|old| old.split_once('=').map_or(old.as_str(), |(name, _)| name) != name);
-            launch.env.push(line.clone());
-        }
+        set(&mut launch.env, &workload.env);
         if let Some(directory) = &workload.cwd {
             launch.directory.clone_from(directory);
         }
         let user =
             workload.user.clone().or_else(|| field("User")?.as_str().map(str::to_owned)).unwrap_or_default();
-        let mut settings = Settings {
+        let of_host = |name: &str| std::fs::read_to_string(Path::new("/etc").join(name)).unwrap_or_default();
+        let files = [
+            ("resolv.conf".to_owned(), arguments.resolver(&of_host("resolv.conf"))),
+            ("hosts".to_owned(), arguments.hosts(&of_host("hosts"))?),
+        ];
+        // They are this run's own, so the container may write to them.
+        let own = files.iter().map(|(name, _)| Mount {
+            source: Sandbox::file(&home.scratch, name),
+            destination: format!("/etc/{name}"),
+            kind: "bind".into(),
+            options: vec!["bind".into()],
+        });
+        let settings = Settings {
             user: sandbox::user(root, &user)?,
-            mounts: arguments.mounts()?,
+            mounts: own.chain(arguments.mounts()?).collect(),
             host_network: arguments.net_host,
             terminal: arguments.terminal,
         };
-        let mut files = Vec::new();
-        for (name, content) in [("resolv.conf", arguments.resolver()), ("hosts", arguments.hosts()?)] {
-            if !content.is_empty() {
-                settings.mounts.push(bind(Sandbox::file(&home.scratch, name), &format!("/etc/{name}")));
-                files.push((name.to_owned(), content));
-            }
-        }
         let mut bundle = sandbox::bundle(&launch, &settings);
         let devices = arguments.devices();
         if !devices.is_empty() {
-            sandbox::add_devices(&mut bundle, &DEVICES.map(PathBuf::from), &devices)?;
+            for problem in sandbox::add_devices(&mut bundle, &DEVICES.map(PathBuf::from), &devices)? {
+                output::tell(&format!("warning: {problem}"));
+            }
         }
         Ok(Sandbox {
             root: root.to_owned(),
             scratch: home.scratch.clone(),
             runtime: arguments.runtime.clone(),
             bundle,
-            files,
+            files: files.to_vec(),
             network: arguments.network()?.map(|network| (network, home.networks.clone())),
             input: arguments.input,
-            period: (!arguments.wait_on_signal)
-                .then(|| workload.period.unwrap_or(arguments.period).saturating_mul(1000)),
-            wait_on_line: workload.wait.clone(),
+            period: (!arguments.wait_on_signal).then(|| workload.milliseconds(arguments)),
+            wait_on_line: workload.wait.clone().filter(|_| !arguments.wait_on_signal),
         })
+    }
+}
+
+/// Sets environment variables, a line each; a name alone takes the variable away.
+fn set(env: &mut Vec<String>, lines: &[String]) {
+    let name = |line: &str| line.split_once('=').map_or(line, |(name, _)| name).to_owned();
+    for line in lines {
+        env.retain(|old| name(old) != name(line));
+        if line.contains('=') {
+            env.push(line.clone());
+        }
     }
 }
 
@@ -240,6 +255,14 @@ fn chain_id(diff_ids: &[Digest]) -> Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_variable_is_replaced_or_taken_away() {
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let mut env = words("A=1 B=2 AB=3 C=");
+        set(&mut env, &words("A=4 D=5=6 B NONE C"));
+        assert_eq!(env, words("AB=3 A=4 D=5=6"));
+    }
 
     #[test]
     fn a_chain_of_layers_has_one_name() {

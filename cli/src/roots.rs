@@ -1,26 +1,48 @@
-//! Where unpacked images lie between runs, and sandboxes mount.
+//! Where unpacked images lie between runs, and sandboxes mount: `roots` in the directory of the store, or in one of its own.
+//! The store's collection of garbage leaves it alone; it has a limit of its own.
 
 use std::fs;
 use std::fs::File;
 use std::io;
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use anyhow::Context as _;
 use restow_analyze::sandbox;
 use restow_content::publish;
 use restow_oci::Digest;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+
+use crate::reference;
 
 /// As many bytes of unpacked images are kept; those used longest ago go.
 const KEPT: u64 = 8 << 30;
-/// What directories are called in which nothing is kept.
+/// What directories are called in which nothing is kept. They are locked as long as someone is in them.
 const PREFIX: &str = "restow-record-";
-/// Locked as long as someone is in such a directory.
-const ALIVE: &str = "alive";
+/// As many letters and digits follow.
+const RANDOM: usize = 12;
+/// What is in the directory that is opened, and in that.
+const ROOTS: &str = "roots";
+const NETWORKS: &str = "networks";
+/// What a file is called, after its image, that is locked while the image is in use, and written when it is used.
+const USED: &str = "used";
+/// What a directory is called, after its image, that may go at any time unless the image is locked.
+const BEGUN: &str = "begun";
+
+/// Returns below which directory unpacked images are kept: one that was named for such things, or that of the store.
+pub(crate) fn place(cache_dir: Option<&Path>) -> Option<PathBuf> {
+    let owned = |path: &Path| path.to_owned();
+    cache_dir.map(owned).or_else(|| reference::root().map(owned))
+}
 
 /// The directories of a recording.
 pub(crate) struct Home {
+    /// Unpacked images, each under its name.
     roots: PathBuf,
     /// Where the sandbox mounts.
     pub(crate) scratch: PathBuf,
@@ -28,7 +50,7 @@ pub(crate) struct Home {
     pub(crate) networks: PathBuf,
     kept: u64,
     /// Goes with this value, if nothing is to be kept.
-    _own: Option<(tempfile::TempDir, File)>,
+    own: Option<(tempfile::TempDir, File)>,
 }
 
 /// An unpacked image. It is not taken away as long as this value lives.
@@ -45,19 +67,28 @@ impl Root {
 }
 
 impl Home {
-    pub(crate) fn open(cache: Option<&Path>) -> anyhow::Result<Self> {
-        let own = match cache {
-            Some(_) => None,
-            None => Some(temporary()?),
+    /// Opens the directory in which unpacked images are kept, below that of the store or another; without any, one that goes
+    /// with the result. What runs that were killed have left is taken away.
+    pub(crate) fn open(keep: Option<&Path>) -> anyhow::Result<Self> {
+        clean_temporary();
+        let (place, own) = match keep {
+            // The sandbox changes its directory.
+            Some(place) => (std::path::absolute(place)?, None),
+            None => {
+                let (own, lock) = temporary()?;
+                (own.path().to_owned(), Some((own, lock)))
+            }
         };
-        let place = cache.or_else(|| own.as_ref().map(|(own, _)| own.path())).unwrap_or(Path::new("."));
-        // The sandbox changes its directory.
-        let place = std::path::absolute(place)?;
-        let [roots, scratch, networks] = ["roots", "sandbox", "networks"].map(|name| place.join(name));
-        for directory in [&roots, &scratch, &networks] {
+        let roots = place.join(ROOTS);
+        publish::create_directory(&roots)?;
+        // Images hold programs that run as their owner, whoever starts them.
+        fs::set_permissions(&roots, fs::Permissions::from_mode(0o700))
+            .with_context(|| roots.display().to_string())?;
+        let [scratch, networks] = ["sandbox", NETWORKS].map(|name| roots.join(name));
+        for directory in [&scratch, &networks] {
             publish::create_directory(directory)?;
         }
-        Ok(Self { roots, scratch, networks, kept: KEPT, _own: own })
+        Ok(Self { roots, scratch, networks, kept: KEPT, own })
     }
 
     /// Returns the unpacked image of this name and size, unpacking it if it is not there.
@@ -65,45 +96,52 @@ impl Home {
         &self,
         chain: &Digest,
         size: u64,
-        unpack: impl FnOnce(&Path) -> anyhow::Result<()>,
+        unpack: impl Fn(&Path) -> anyhow::Result<()>,
     ) -> anyhow::Result<Root> {
         // Who is not root unpacks without owners.
         let owners = if sandbox::is_root() { "" } else { "-own" };
         let path = self.roots.join(format!("{}{owners}", chain.encoded()));
-        let lock = File::create(self.roots.join("lock"))?;
-        lock.lock()?;
-        // Its time is that of the last use.
-        let mut used = File::create(path.with_extension("used"))?;
-        used.lock_shared()?;
-        write!(used, "{size}")?;
-        let root = Root { path, _used: used };
-        if !root.path.is_dir() {
-            // Whoever holds the lock is alone: what was begun and not finished is left from a run that was killed.
-            let begun = self.begun()?;
-            fs::create_dir(&begun)?;
-            unpack(&begun)?;
-            rename(&begun, &root.path)?;
+        let mut used = open_lock(&path)?;
+        loop {
+            used.lock_shared()?;
+            if path.is_dir() {
+                break;
+            }
+            used.unlock()?;
+            used.lock()?;
+            if !path.is_dir() {
+                let begun = begin(&path)?;
+                fs::create_dir(&begun)?;
+                unpack(&begun)?;
+                rename(&begun, &path)?;
+            }
+            // Others may use it now; and if someone takes it away first, it is made again.
+            used.unlock()?;
         }
+        // The file's time is that of the last use.
+        used.set_len(0)?;
+        used.write_all(size.to_string().as_bytes())?;
         self.evict()?;
-        Ok(root)
+        Ok(Root { path, _used: used })
     }
 
-    /// Returns where a directory is that may go at any time; what was there is gone.
-    fn begun(&self) -> io::Result<PathBuf> {
-        let begun = self.roots.join("begun");
-        if begun.exists() {
-            remove(&begun)?;
-        }
-        Ok(begun)
-    }
-
-    /// Takes away what was not used for the longest time, until what is kept is not too large. What is in use stays.
+    /// Takes away what was not used for the longest time, until what is kept is not too large, and what was begun by runs
+    /// that were killed. What is in use stays.
     fn evict(&self) -> io::Result<()> {
         let mut roots = Vec::new();
         for entry in fs::read_dir(&self.roots)? {
-            let path = entry?.path();
+            let used = entry?.path();
+            let path = used.with_extension("");
+            if used.extension().is_none_or(|end| end != USED) {
+                continue;
+            }
+            if path.with_extension(BEGUN).exists() {
+                let lock = open_lock(&path)?;
+                if lock.try_lock().is_ok() {
+                    begin(&path)?;
+                }
+            }
             if path.is_dir() {
-                let used = path.with_extension("used");
                 let size =
                     fs::read_to_string(&used).ok().and_then(|size| size.parse().ok()).unwrap_or(u64::MAX);
                 let time =
@@ -117,12 +155,11 @@ impl Home {
             if kept <= self.kept {
                 break;
             }
-            let used = File::options().create(true).append(true).open(path.with_extension("used"))?;
+            let used = open_lock(&path)?;
             if used.try_lock().is_ok() {
-                let begun = self.begun()?;
+                let begun = begin(&path)?;
                 rename(&path, &begun)?;
                 remove(&begun)?;
-                fs::remove_file(path.with_extension("used"))?;
                 kept = kept.saturating_sub(size);
             }
         }
@@ -130,20 +167,70 @@ impl Home {
     }
 }
 
-/// Makes a directory of which nothing is kept, and takes away those of runs that were killed.
-fn temporary() -> anyhow::Result<(tempfile::TempDir, File)> {
-    for entry in fs::read_dir(tempfile::env::temp_dir())?.flatten() {
-        let path = entry.path();
-        let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
-        // What is not a file of ours is not opened, and others' directories cannot be removed.
-        if ours && File::open(path.join(ALIVE)).is_ok_and(|alive| alive.try_lock().is_ok()) {
-            let _ = remove(&path);
+impl Drop for Home {
+    fn drop(&mut self) {
+        if let Some((own, _)) = &self.own {
+            let _ = remove(own.path());
         }
     }
-    let own = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
-    let alive = File::create(own.path().join(ALIVE))?;
-    alive.lock()?;
-    Ok((own, alive))
+}
+
+/// Opens the file by which an image is locked. It stays when the image goes, so that all lock the same one.
+fn open_lock(path: &Path) -> io::Result<File> {
+    File::options().create(true).append(true).open(path.with_extension(USED))
+}
+
+/// Returns where an image that is locked may be unpacked, or removed; what was there is gone.
+fn begin(path: &Path) -> io::Result<PathBuf> {
+    let begun = path.with_extension(BEGUN);
+    if begun.exists() {
+        remove(&begun)?;
+    }
+    Ok(begun)
+}
+
+/// Takes away the temporary directories of runs that were killed, as far as it can.
+fn clean_temporary() {
+    for entry in fs::read_dir(tempfile::env::temp_dir()).into_iter().flatten().flatten() {
+        if !entry.file_name().to_str().is_some_and(is_ours) {
+            continue;
+        }
+        let Ok(directory) = open_directory(&entry.path()) else { continue };
+        // What others have put there is not believed.
+        let user = rustix::process::geteuid().as_raw();
+        let own = directory.metadata().is_ok_and(|directory| directory.uid() == user);
+        if own && directory.try_lock().is_ok() {
+            let _ = sandbox::clean_networks(&entry.path().join(ROOTS).join(NETWORKS));
+            let _ = remove(&entry.path());
+        }
+    }
+}
+
+/// Says whether a name is one that [`temporary`] gives.
+fn is_ours(name: &str) -> bool {
+    let rest = name.strip_prefix(PREFIX).unwrap_or_default();
+    rest.len() == RANDOM && rest.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+/// Makes a directory of which nothing is kept.
+fn temporary() -> anyhow::Result<(tempfile::TempDir, File)> {
+    loop {
+        let own = tempfile::Builder::new().prefix(PREFIX).rand_bytes(RANDOM).tempdir()?;
+        // Before it is locked, someone may take it for one that was left.
+        let lock = match open_directory(own.path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            lock => lock?,
+        };
+        lock.lock()?;
+        if own.path().is_dir() {
+            return Ok((own, lock));
+        }
+    }
+}
+
+fn open_directory(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
 }
 
 #[expect(
@@ -166,7 +253,6 @@ fn remove(directory: &Path) -> io::Result<()> {
 }
 
 fn make_writable(directory: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
     fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
@@ -205,12 +291,40 @@ mod tests {
         drop(first);
         root(&home, &names[1]);
         assert!(!first_path.exists() && second_path.is_dir() && third.path().is_dir());
-        assert_eq!(fs::read_dir(&home.roots).unwrap().count(), 5);
+        let mode = fs::metadata(&home.roots).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[test]
+    fn what_was_begun_and_not_finished_goes() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::open(Some(directory.path())).unwrap();
+        let [killed, busy, next] = [b"a", b"b", b"c"].map(|name| Digest::sha256(name));
+        let path = |name: &Digest| home.roots.join(name.encoded());
+        let begun = [&killed, &busy].map(|name| {
+            fs::create_dir(path(name).with_extension(BEGUN)).unwrap();
+            path(name).with_extension(BEGUN)
+        });
+        drop(open_lock(&path(&killed)).unwrap());
+        let lock = open_lock(&path(&busy)).unwrap();
+        lock.lock().unwrap();
+        // Another image does not wait for the one that is unpacked.
+        let found = home.root(&next, 1, |path| Ok(fs::write(path.join("file"), "")?)).unwrap();
+        assert!(found.path().join("file").is_file());
+        assert_eq!(begun.map(|path| path.exists()), [false, true]);
+    }
+
+    #[test]
+    fn a_temporary_directory_that_nobody_is_in_goes() {
+        let left = tempfile::Builder::new().prefix(PREFIX).rand_bytes(RANDOM).tempdir().unwrap();
+        let foreign = tempfile::Builder::new().prefix(&format!("{PREFIX}test-")).tempdir().unwrap();
+        let (own, _lock) = temporary().unwrap();
+        clean_temporary();
+        assert!(!left.path().exists() && own.path().is_dir() && foreign.path().is_dir());
     }
 
     #[test]
     fn what_its_owner_may_not_change_is_removed_too() {
-        use std::os::unix::fs::PermissionsExt as _;
         let directory = tempfile::tempdir().unwrap();
         let inner = directory.path().join("outer/inner");
         fs::create_dir_all(&inner).unwrap();

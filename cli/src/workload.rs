@@ -16,15 +16,24 @@ use crate::failure::Usage;
 /// The longest file of settings that is read.
 const MAX_FILE: u64 = 1 << 20;
 /// Seconds to watch.
-const DEFAULT_PERIOD: u64 = 10;
+const DEFAULT_PERIOD: i64 = 10;
 const DEFAULT_RUNTIME: &str = "runc";
 /// Where networks and their plugins are, as in ctr-remote.
 const CNI_CONFIGURATIONS: &str = "/etc/cni/net.d";
 const CNI_PLUGINS: &str = "/opt/cni/bin";
-/// Who is asked for names on a network, if nobody is named, as in ctr-remote.
+/// Who is asked for names if nobody is named, as in ctr-remote.
 const DEFAULT_NAMESERVER: &str = "8.8.8.8";
 /// What all devices of a vendor are called (Container Device Interface).
 const GPUS: &str = "nvidia.com/gpu";
+/// What a container knows of hosts, as in ctr-remote and Docker.
+const HOSTS: &str = "\
+127.0.0.1\tlocalhost
+::1\tlocalhost ip6-localhost ip6-loopback
+fe00::0\tip6-localnet
+ff00::0\tip6-mcastprefix
+ff02::1\tip6-allnodes
+ff02::2\tip6-allrouters
+";
 
 /// How the workload is run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
@@ -36,13 +45,13 @@ pub(crate) struct WorkloadArguments {
     /// Let the container read the standard input
     #[arg(short = 'i', id = "input")]
     pub(crate) input: bool,
-    /// How many seconds to watch the container
-    #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_PERIOD)]
-    pub(crate) period: u64,
+    /// How many seconds to watch the container; 0 or less means the default
+    #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_PERIOD, allow_negative_numbers = true)]
+    period: i64,
     /// Stop watching as soon as the container writes a line that holds this to its standard output
     #[arg(long, value_name = "TEXT")]
     wait_on_line: Option<String>,
-    /// Watch until Ctrl-C instead of for a period
+    /// Watch until Ctrl-C, which ends the running workload only, instead of for a period or until a line
     #[arg(long)]
     pub(crate) wait_on_signal: bool,
     /// The user to run as: a name or number, with or without `:GROUP` [default: the image's]
@@ -57,16 +66,16 @@ pub(crate) struct WorkloadArguments {
     /// The entrypoint, as a JSON array, instead of the image's
     #[arg(long, value_name = "JSON")]
     entrypoint: Option<String>,
-    /// A further environment variable; may be given several times
+    /// A further environment variable; NAME alone takes the image's away; may be given several times
     #[arg(long, value_name = "NAME=VALUE")]
     env: Vec<String>,
     /// A file of environment variables, one a line
     #[arg(long, value_name = "FILE")]
     env_file: Option<PathBuf>,
-    /// Something of the host to mount, read-only unless its options say rw; may be given several times
+    /// Something to mount, what is of the host read-only unless its options say rw; may be given several times
     #[arg(long, value_name = "type=bind,source=PATH,destination=PATH[,options=rbind:rw]")]
     mount: Vec<String>,
-    /// Name servers, between commas
+    /// Name servers, between commas [default: 8.8.8.8, or the host's with --net-host]
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
     dns_nameservers: Vec<String>,
     /// Domains to search names in, between commas
@@ -75,7 +84,7 @@ pub(crate) struct WorkloadArguments {
     /// Options of the resolver, between commas
     #[arg(long, value_delimiter = ',', value_name = "OPTION")]
     dns_options: Vec<String>,
-    /// Lines of /etc/hosts, between commas
+    /// Further lines of /etc/hosts, between commas
     #[arg(long, value_delimiter = ',', value_name = "HOST:ADDRESS")]
     add_hosts: Vec<String>,
     /// Use the host's network; without it the container has none
@@ -123,9 +132,18 @@ pub(crate) struct Workload {
     pub(crate) env: Vec<String>,
     pub(crate) cwd: Option<String>,
     pub(crate) user: Option<String>,
-    pub(crate) period: Option<u64>,
+    period: Option<i64>,
     pub(crate) wait: Option<String>,
     pub(crate) weight: Option<f64>,
+}
+
+impl Workload {
+    /// Returns how many milliseconds to watch it, by what the flags say or itself.
+    pub(crate) fn milliseconds(&self, arguments: &WorkloadArguments) -> u64 {
+        let seconds = self.period.unwrap_or(arguments.period);
+        let seconds = if seconds > 0 { seconds } else { DEFAULT_PERIOD };
+        seconds.unsigned_abs().saturating_mul(1000)
+    }
 }
 
 impl WorkloadArguments {
@@ -167,6 +185,9 @@ impl WorkloadArguments {
         let Some(path) = &self.workload else { return Ok(vec![base("workload".into())?]) };
         let text = read(path)?;
         let parsed: Workloads = toml::from_str(&text).with_context(|| path.display().to_string())?;
+        if parsed.workload.is_empty() {
+            return Err(Usage(format!("{}: there is no workload in it", path.display())).into());
+        }
         let mut workloads = Vec::new();
         for own in parsed.workload {
             let base = base(own.name)?;
@@ -187,11 +208,14 @@ impl WorkloadArguments {
         Ok(workloads)
     }
 
-    /// Returns the content of resolv.conf, if there is to be one.
-    pub(crate) fn resolver(&self) -> String {
+    /// Returns the content of resolv.conf; `of_host` is the host's.
+    pub(crate) fn resolver(&self, of_host: &str) -> String {
+        let given = [&self.dns_nameservers, &self.dns_search_domains, &self.dns_options];
+        if self.net_host && given.iter().all(|values| values.is_empty()) {
+            return of_host.to_owned();
+        }
         let default = [DEFAULT_NAMESERVER.to_owned()];
-        let servers =
-            if self.cni && self.dns_nameservers.is_empty() { &default[..] } else { &self.dns_nameservers };
+        let servers = if self.dns_nameservers.is_empty() { &default[..] } else { &self.dns_nameservers };
         let mut text: String = servers.iter().map(|address| format!("nameserver {address}\n")).collect();
         for (word, values) in [("search", &self.dns_search_domains), ("options", &self.dns_options)] {
             if !values.is_empty() {
@@ -201,29 +225,23 @@ impl WorkloadArguments {
         text
     }
 
-    /// Returns the content of the file of hosts, if there is to be one.
-    pub(crate) fn hosts(&self) -> anyhow::Result<String> {
-        if self.add_hosts.is_empty() {
-            return Ok(String::new());
+    /// Returns the content of the file of hosts; `of_host` is the host's.
+    pub(crate) fn hosts(&self, of_host: &str) -> anyhow::Result<String> {
+        let mut text = if self.net_host { of_host } else { HOSTS }.to_owned();
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
         }
-        let mut text = "127.0.0.1 localhost\n::1 localhost\n".to_owned();
         for line in &self.add_hosts {
             let wrong = || Usage(format!("--add-hosts {line}: expected HOST:ADDRESS"));
             let (host, address) = line.split_once(':').ok_or_else(wrong)?;
-            text.push_str(&format!("{address} {host}\n"));
+            text.push_str(&format!("{address}\t{host}\n"));
         }
         Ok(text)
     }
 
-    /// Returns what of the host the container sees.
+    /// Returns what else the container mounts.
     pub(crate) fn mounts(&self) -> anyhow::Result<Vec<Mount>> {
-        let mut mounts: Vec<_> =
-            self.mount.iter().map(|text| parse_mount(text)).collect::<anyhow::Result<_>>()?;
-        let host = "/etc/resolv.conf";
-        if self.net_host && self.dns_nameservers.is_empty() && Path::new(host).exists() {
-            mounts.push(bind(host.into(), host));
-        }
-        Ok(mounts)
+        self.mount.iter().map(|text| parse_mount(text)).collect()
     }
 
     /// Returns the network to attach the container to, if it is to be attached to one.
@@ -260,11 +278,6 @@ fn parse_gpu(text: &str) -> Result<String, String> {
     }
 }
 
-pub(crate) fn bind(source: PathBuf, destination: &str) -> Mount {
-    let options = ["rbind", "ro"].map(str::to_owned).to_vec();
-    Mount { source, destination: destination.to_owned(), kind: "bind".into(), options }
-}
-
 /// Parses a mount as ctr-remote spells it.
 fn parse_mount(text: &str) -> anyhow::Result<Mount> {
     let mut mount = Mount {
@@ -290,10 +303,13 @@ fn parse_mount(text: &str) -> anyhow::Result<Mount> {
     if !mount.destination.starts_with('/') {
         return Err(Usage("--mount: the destination is not a path from the root on".into()).into());
     }
-    if mount.kind == "bind" && !mount.options.iter().any(|option| option.ends_with("bind")) {
+    let has = |wanted: &[&str]| mount.options.iter().any(|option| wanted.contains(&option.as_str()));
+    let (bound, said) = (has(&["bind", "rbind"]), has(&["ro", "rw"]));
+    let of_host = bound || mount.kind == "bind";
+    if of_host && !bound {
         mount.options.push("rbind".into());
     }
-    if !mount.options.iter().any(|option| option == "rw" || option == "ro") {
+    if of_host && !said {
         mount.options.push("ro".into());
     }
     Ok(mount)
@@ -312,16 +328,74 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mounts_are_read_only_unless_they_say_otherwise() {
+    fn what_is_of_the_host_is_read_only_unless_it_is_said_otherwise() {
         for (text, expected) in [
             ("type=bind,source=/a,destination=/b", Some("rbind ro")),
             ("source=/a,dst=/b,options=bind:rw", Some("bind rw")),
-            ("type=tmpfs,source=tmpfs,destination=/b", Some("ro")),
+            ("type=none,source=/a,destination=/b,options=bind", Some("bind ro")),
+            ("type=tmpfs,source=tmpfs,destination=/b", Some("")),
+            ("type=tmpfs,source=tmpfs,destination=/b,options=ro", Some("ro")),
             ("source=/a,destination=b", None),
             ("nonsense", None),
         ] {
             let found = parse_mount(text).ok().map(|mount| mount.options.join(" "));
             assert_eq!(found.as_deref(), expected, "{text}");
+        }
+    }
+
+    fn arguments(words: &[&str]) -> WorkloadArguments {
+        use clap::FromArgMatches as _;
+        let command = WorkloadArguments::augment_args(clap::Command::new("test"));
+        let words = ["test"].iter().chain(words);
+        WorkloadArguments::from_arg_matches(&command.try_get_matches_from(words).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_resolver_is_told_what_the_flags_say_or_the_host() {
+        for (words, expected) in [
+            (&[][..], "nameserver 8.8.8.8\n"),
+            (&["--net-host"], "nameserver 10.0.0.1"),
+            (&["--net-host", "--dns-options", "debug"], "nameserver 8.8.8.8\noptions debug\n"),
+            (
+                &["--dns-nameservers", "1.1.1.1,::1", "--dns-search-domains", "a.test,b.test"],
+                "nameserver 1.1.1.1\nnameserver ::1\nsearch a.test b.test\n",
+            ),
+            (&["--dns-options", "ndots:2,rotate"], "nameserver 8.8.8.8\noptions ndots:2 rotate\n"),
+        ] {
+            assert_eq!(arguments(words).resolver("nameserver 10.0.0.1"), expected, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_the_usual_ones_or_the_host_s_and_those_of_the_flags() {
+        let added = ["--add-hosts", "db:10.0.0.2,six:fe80::1"];
+        let lines = "10.0.0.2\tdb\nfe80::1\tsix\n";
+        for (words, expected) in [
+            (&[][..], HOSTS.to_owned()),
+            (&added, format!("{HOSTS}{lines}")),
+            (&["--net-host"], "127.0.0.1 me\n".into()),
+            (&["--net-host", added[0], added[1]], format!("127.0.0.1 me\n{lines}")),
+        ] {
+            assert_eq!(arguments(words).hosts("127.0.0.1 me").unwrap(), expected, "{words:?}");
+        }
+        assert!(arguments(&["--add-hosts", "db"]).hosts("").is_err());
+    }
+
+    #[test]
+    fn a_period_that_is_none_is_the_default() {
+        for (period, own, expected) in [
+            ("3", None, 3000),
+            ("0", None, 10_000),
+            ("-1", None, 10_000),
+            ("3", Some(5), 5000),
+            ("3", Some(0), 10_000),
+        ] {
+            let workload = Workload { period: own, ..Workload::default() };
+            assert_eq!(
+                workload.milliseconds(&arguments(&["--period", period])),
+                expected,
+                "{period} {own:?}"
+            );
         }
     }
 
@@ -343,8 +417,10 @@ mod tests {
             (vec!["b".to_owned()], vec!["a".to_owned()])
         );
         assert_eq!((found[0].wait.as_deref(), found[1].env.join(" ")), (Some("up"), "A=1".into()));
-        fs::write(file.path(), "[[workload]]\nnames = 1\n").unwrap();
-        assert!(arguments.workloads().is_err());
+        for wrong in ["[[workload]]\nnames = 1\n", "workload = []\n", ""] {
+            fs::write(file.path(), wrong).unwrap();
+            assert!(arguments.workloads().is_err(), "{wrong}");
+        }
         let wrong = WorkloadArguments { args: Some("b".into()), ..WorkloadArguments::default() };
         assert!(wrong.workloads().is_err());
     }

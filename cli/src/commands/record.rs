@@ -16,13 +16,13 @@ use crate::args::Format;
 use crate::args::JobsArguments;
 use crate::args::PlatformArguments;
 use crate::failure::Usage;
-use crate::memo;
 use crate::output;
 use crate::output::Table;
 use crate::recorder::Recorder;
 use crate::recorder::Recording;
 use crate::recorder::total;
 use crate::reference;
+use crate::roots;
 use crate::workload::WorkloadArguments;
 
 const EXAMPLES: &str = "\
@@ -36,11 +36,12 @@ const SHOWN: usize = 20;
 /// Run an image's workload and write down what it reads, in order
 ///
 /// The container runs on a throw-away copy of the image, without network and with nothing of the host unless told, and is
-/// gone when the watching ends. That takes root, and runc. `optimize --record-in` takes what is written.
+/// gone when the watching ends. That takes runc, and root or user namespaces and FUSE. `optimize --record-in` takes what is
+/// written.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// The image to run: oci:PATH[:TAG], oci-archive:FILE[:TAG], or a path
+    /// The image to run: oci:PATH[:TAG], docker://HOST/NAME[:TAG], store:NAME, an archive or a path
     #[arg(value_name = "SRC")]
     source: String,
     /// Where to write the record: JSON lines, as ctr-remote's --record-out
@@ -52,7 +53,9 @@ pub(crate) struct Arguments {
     workload: WorkloadArguments,
     #[command(flatten)]
     jobs: JobsArguments,
-    /// Where to keep the unpacked image for the next run [default: restow in the user's cache directory]
+    /// Where to keep the unpacked image for the next run [default: where the store is, see --root]
+    ///
+    /// It goes to `roots` there, and stays until 8 GiB of others were used later; `store gc` leaves it alone.
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
     /// Keep nothing for the next run
@@ -71,14 +74,14 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<Exit
     let [image] = images.as_slice() else {
         return Err(Usage(format!("{} images are meant, choose one with --platform", images.len())).into());
     };
-    let cache = arguments.cache_dir.clone().or_else(memo::default_directory).filter(|_| !arguments.no_cache);
+    let keep = roots::place(arguments.cache_dir.as_deref()).filter(|_| !arguments.no_cache);
     let recorder = Recorder {
         arguments: &arguments.workload,
         provider: &*source.provider,
         limits: &limits,
         threads: arguments.jobs.count().get(),
         cancel,
-        cache,
+        keep,
     };
     let recording = recorder.record(&image.descriptor)?;
     publish::write(&arguments.out, record::write(&recording.accesses).as_bytes())?;
@@ -133,7 +136,9 @@ fn document(recording: &Recording) -> serde_json::Value {
     let layers = layers(recording);
     let layer = |(position, files, bytes): &(usize, usize, u64)| json!({ "position": position, "files": files, "size": bytes });
     let file = |access: &restow_analyze::Access| json!({ "path": access.path, "layer": access.layer_index, "size": recording.tree.size(&access.path) });
+    let exit = |(name, code): &(String, Option<i32>)| json!({ "name": name, "exit": code });
     json!({
+        "workloads": recording.exits.iter().map(exit).collect::<Vec<_>>(),
         "files": recording.accesses.iter().map(file).collect::<Vec<_>>(),
         "size": layers.iter().map(|(_, _, bytes)| bytes).sum::<u64>(),
         "imageSize": total(&recording.tree),

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd as _;
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -27,13 +28,17 @@ enum Role {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     match arguments.role {
         Role::Outer => {
-            let code = sandbox::outer(recorder::helper("inner")?)?;
+            let code = sandbox::outer(recorder::helper("inner")?, caller()?)?;
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
         }
         Role::Inner => {
-            // A socket: it speaks both ways.
-            sandbox::inner(io::stdout().as_fd().try_clone_to_owned()?)?;
+            sandbox::inner(caller()?)?;
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Returns the socket that leads to who makes the sandbox; it speaks both ways.
+fn caller() -> io::Result<OwnedFd> {
+    io::stdout().as_fd().try_clone_to_owned()
 }

@@ -81,6 +81,30 @@ pub enum Error {
         /// What failed.
         problem: String,
     },
+    /// Who runs this may not make the namespaces in which a container runs.
+    #[error("this user may not make namespaces: {problem}")]
+    Namespaces {
+        /// What the kernel said.
+        problem: String,
+    },
+    /// A config names more or fewer layers than the manifest has.
+    #[error("the config names {diff_ids} layers, the manifest {layers}")]
+    LayerCount {
+        /// How many the config names.
+        diff_ids: usize,
+        /// How many the manifest names.
+        layers: usize,
+    },
+    /// A layer's tar is not the one that the config names.
+    #[error("the tar of layer {position} is {actual}, the config names {expected}")]
+    DiffId {
+        /// The position of the layer in its manifest, from 0.
+        position: usize,
+        /// The digest that the config names.
+        expected: Digest,
+        /// The digest of its bytes.
+        actual: Digest,
+    },
     /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,

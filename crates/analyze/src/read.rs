@@ -12,6 +12,8 @@ use restow_layer::Buffer;
 use restow_layer::TarReader;
 use restow_layer::decompress;
 use restow_oci::Descriptor;
+use restow_oci::Digest;
+use restow_oci::Digester;
 use restow_oci::Limits;
 
 use crate::Error;
@@ -53,7 +55,15 @@ impl Reading<'_> {
     /// Layers that are no tars, and those that only their publisher may hand out and that are not there,
     /// count as empty: they are not rewritten either.
     pub fn tree(&self, layers: &[Descriptor]) -> Result<Tree> {
-        self.read(layers, false)
+        self.read(layers, false, None)
+    }
+
+    /// Reads the names of all layers, each of which must be there and be the one that the config names at its place.
+    pub fn tree_of(&self, layers: &[Descriptor], diff_ids: &[Digest]) -> Result<Tree> {
+        if layers.len() != diff_ids.len() {
+            return Err(Error::LayerCount { diff_ids: diff_ids.len(), layers: layers.len() });
+        }
+        self.read(layers, false, Some(diff_ids))
     }
 
     /// Reads the names of all layers and, of the files that predictions ask about, what [`predict`](crate::predict())
@@ -62,10 +72,10 @@ impl Reading<'_> {
     /// A note is made while the file passes by, so this too is one reading. At most 48 MiB are written down; a layer's
     /// share of it depends on its size alone, so that the outcome is the same on any number of threads.
     pub fn tree_with_notes(&self, layers: &[Descriptor]) -> Result<Tree> {
-        self.read(layers, true)
+        self.read(layers, true, None)
     }
 
-    fn read(&self, layers: &[Descriptor], noting: bool) -> Result<Tree> {
+    fn read(&self, layers: &[Descriptor], noting: bool, diff_ids: Option<&[Digest]>) -> Result<Tree> {
         let total = layers.iter().map(|layer| layer.size).fold(1, u64::saturating_add);
         let room = |layer: &Descriptor| match noting {
             true => {
@@ -82,10 +92,18 @@ impl Reading<'_> {
                         let position = next.fetch_add(1, Ordering::Relaxed);
                         layers.get(position).map(|descriptor| (position, descriptor))
                     } {
-                        let layer = self.layer(descriptor, room(descriptor)).map_err(|source| Error::Layer {
+                        let expected = diff_ids.and_then(|ids| ids.get(position));
+                        let layer = self.layer(descriptor, room(descriptor), expected);
+                        let layer = layer.map_err(|source| Error::Layer {
                             position,
                             digest: descriptor.digest.clone(),
                             source,
+                        });
+                        let layer = layer.and_then(|(layer, actual)| match (expected, actual) {
+                            (Some(expected), Some(actual)) if *expected != actual => {
+                                Err(Error::DiffId { position, expected: expected.clone(), actual })
+                            }
+                            _ => Ok(layer),
                         });
                         listed.lock().unwrap_or_else(PoisonError::into_inner)[position] = Some(layer);
                     }
@@ -96,11 +114,13 @@ impl Reading<'_> {
         listed.into_iter().flatten().collect::<Result<Vec<_>>>().map(Tree::from_layers)
     }
 
-    /// Opens the tar of a layer; `None` if it is none, or may not be handed out and is not there.
+    /// Opens the tar of a layer, of which a digest is made if there is a digester; `None` if it is none, or may not be
+    /// handed out and is not there.
     pub(crate) fn open(
         &self,
         descriptor: &Descriptor,
-    ) -> std::result::Result<Option<TarReader<impl io::Read>>, BoxError> {
+        digester: Option<Digester>,
+    ) -> std::result::Result<Option<TarReader<Digested<impl io::Read>>>, BoxError> {
         let restow_oci::Kind::Layer { distributable, .. } = descriptor.media_type.kind() else {
             return Ok(None);
         };
@@ -109,12 +129,25 @@ impl Reading<'_> {
             blob => blob?,
         };
         let stoppable = Stoppable { bytes: VerifiedReader::new(blob, descriptor)?, stop: self.stop };
-        Ok(Some(TarReader::new(decompress(stoppable, self.limits)?, self.limits)))
+        let bytes = decompress(stoppable, self.limits)?;
+        Ok(Some(TarReader::new(Digested { bytes, digester }, self.limits)))
     }
 
-    /// Reads one layer; `room` is how many bytes of notes may be kept, if any are to be made.
-    fn layer(&self, descriptor: &Descriptor, mut room: Option<u64>) -> std::result::Result<Layer, BoxError> {
-        let Some(mut tar) = self.open(descriptor)? else { return Ok(Layer::default()) };
+    /// Reads one layer; `room` is how many bytes of notes may be kept, if any are to be made. The digest of its tar comes
+    /// along if one is expected.
+    fn layer(
+        &self,
+        descriptor: &Descriptor,
+        mut room: Option<u64>,
+        expected: Option<&Digest>,
+    ) -> std::result::Result<(Layer, Option<Digest>), BoxError> {
+        let digester = expected.map(|expected| Digester::new(expected.algorithm())).transpose()?;
+        let Some(mut tar) = self.open(descriptor, digester)? else {
+            return match expected {
+                Some(_) => Err("no container can be made of it".into()),
+                None => Ok((Layer::default(), None)),
+            };
+        };
         let mut raw = Buffer::default();
         let mut layer = Layer::default();
         while let Some(header) = tar.next(&mut raw)? {
@@ -140,7 +173,7 @@ impl Reading<'_> {
         }
         tar.finish(&mut raw)?;
         layer.index();
-        Ok(layer)
+        Ok((layer, tar.source().digester.as_ref().map(Digester::current)))
     }
 }
 
@@ -157,6 +190,22 @@ impl<R: io::Read> io::Read for Stoppable<'_, R> {
             return Err(io::Error::other(Error::Interrupted));
         }
         self.bytes.read(buffer)
+    }
+}
+
+/// A reader that makes a digest of what is read.
+pub(crate) struct Digested<R> {
+    bytes: R,
+    digester: Option<Digester>,
+}
+
+impl<R: io::Read> io::Read for Digested<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.bytes.read(buffer)?;
+        if let Some(digester) = &mut self.digester {
+            digester.update(&buffer[..count]);
+        }
+        Ok(count)
     }
 }
 
@@ -219,6 +268,42 @@ mod tests {
             let error = read(&store, &[good.clone(), bad.clone()], &|| false).unwrap_err();
             assert_eq!(error.to_string(), format!("cannot list the files of layer 1, {}", bad.digest));
             assert!(error.source().is_some());
+        }
+    }
+
+    #[test]
+    fn layers_are_those_that_the_config_names_or_nothing_is_run() {
+        let store = MemoryStore::new();
+        // Something behind the end of the archive is a part of the tar, too.
+        let tars = ["a", "b"].map(|name| [TarBuilder::new().file(name, "").finish(), vec![0; 4096]].concat());
+        let ids = [0, 1].map(|at: usize| Digest::sha256(&tars[at]));
+        let layers = [
+            write(&store, MediaType::OCI_LAYER_GZIP, &compress::gzip(&tars[0])).unwrap(),
+            write(&store, MediaType::OCI_LAYER, &tars[1]).unwrap(),
+        ];
+        let absent = Descriptor::new(MediaType::OCI_NONDISTRIBUTABLE_LAYER, Digest::sha256(b"windows"), 9);
+        let read = |layers: &[Descriptor], ids: &[Digest]| {
+            let reading =
+                Reading { provider: &store, limits: &Limits::default(), threads: 2, stop: &|| false };
+            reading.tree_of(layers, ids).map(|tree| tree.resolve("b")).map_err(|error| error.to_string())
+        };
+        let swapped = [ids[0].clone(), ids[0].clone()];
+        for (layers, ids, expected) in [
+            (&layers[..], &ids[..], Ok(Some(1))),
+            (&layers, &ids[..1], Err("the config names 1 layers, the manifest 2".to_owned())),
+            (&layers, &[], Err("the config names 0 layers, the manifest 2".to_owned())),
+            (
+                &layers,
+                &swapped,
+                Err(format!("the tar of layer 1 is {}, the config names {}", ids[1], ids[0])),
+            ),
+            (
+                std::slice::from_ref(&absent),
+                &ids[..1],
+                Err(format!("cannot list the files of layer 0, {}", absent.digest)),
+            ),
+        ] {
+            assert_eq!(read(layers, ids), expected);
         }
     }
 

@@ -40,16 +40,19 @@ const STEP: u64 = 1 << 20;
 impl Reading<'_> {
     /// Writes what a container of these layers sees into the directory, which is there and empty.
     ///
-    /// Files keep owners, modes, times and extended attributes as far as this process may set them.
+    /// Files keep owners, modes, times and extended attributes as far as this process may set them. Whoever files the result
+    /// under the names of its layers in a config has to have compared them, as [`tree_of`](Self::tree_of) does.
     pub fn unpack(&self, layers: &[Descriptor], tree: &Tree, directory: &Path) -> Result<()> {
         let open = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root =
             rustix::fs::open(directory, open, Mode::empty()).map_err(|error| Error::Read(error.into()))?;
+        rustix::fs::chmodat(&root, ".", Mode::from_raw_mode(0o755), AtFlags::empty())
+            .map_err(|error| Error::Read(error.into()))?;
         let mut unpacker = Unpacker { root, tree, layer: 0, late: Vec::new() };
         for (position, descriptor) in layers.iter().enumerate() {
             unpacker.layer = position;
             let named = |source| Error::Layer { position, digest: descriptor.digest.clone(), source };
-            let Some(mut tar) = self.open(descriptor).map_err(named)? else { continue };
+            let Some(mut tar) = self.open(descriptor, None).map_err(named)? else { continue };
             unpacker.unpack(&mut tar).map_err(named)?;
         }
         // Last, because making a file changes its directory's time.
@@ -131,7 +134,10 @@ impl Unpacker<'_> {
         for name in path.split('/').filter(|name| !name.is_empty()) {
             here = match open(&here, name) {
                 Err(Errno::NOENT) => {
-                    rustix::fs::mkdirat(&here, name, Mode::from_raw_mode(0o755))?;
+                    let mode = Mode::from_raw_mode(0o755);
+                    rustix::fs::mkdirat(&here, name, mode)?;
+                    // Whatever the user's mask is: not all of a container's users are this one.
+                    rustix::fs::chmodat(&here, name, mode, AtFlags::empty())?;
                     open(&here, name)?
                 }
                 opened => opened?,

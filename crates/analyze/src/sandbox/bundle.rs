@@ -7,15 +7,14 @@ use serde_json::json;
 
 use crate::Launch;
 
-/// What Docker grants to containers.
-const CAPABILITIES: [&str; 14] = [
+/// What Docker grants to containers, but for the making of devices: no control group says which of them may be opened.
+const CAPABILITIES: [&str; 13] = [
     "CAP_AUDIT_WRITE",
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_FOWNER",
     "CAP_FSETID",
     "CAP_KILL",
-    "CAP_MKNOD",
     "CAP_NET_BIND_SERVICE",
     "CAP_NET_RAW",
     "CAP_SETFCAP",
@@ -75,11 +74,9 @@ pub fn bundle(launch: &Launch, settings: &Settings) -> Value {
         ),
         mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        mount("/run", "tmpfs", "tmpfs", &["nosuid", "mode=755", "size=65536k"]),
+        mount("/run", "tmpfs", "tmpfs", &["nosuid", "nodev", "mode=755", "size=65536k"]),
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
     ];
-    if !settings.host_network {
-        mounts.push(mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]));
-    }
     mounts.extend(settings.mounts.iter().map(|mount| {
         json!({
             "destination": mount.destination, "type": mount.kind, "source": mount.source, "options": mount.options,
@@ -116,4 +113,68 @@ pub fn bundle(launch: &Launch, settings: &Settings) -> Value {
             "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(list: &Value, key: &str) -> Vec<String> {
+        let list = list.as_array().into_iter().flatten();
+        list.map(|item| item[key].as_str().unwrap_or_default().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_container_is_described_by_its_command_and_what_it_may_have() {
+        let launch = Launch {
+            args: vec!["server".into(), "-v".into()],
+            env: vec!["A=1".into()],
+            directory: "srv".into(),
+        };
+        let mount = Mount {
+            source: "/host".into(),
+            destination: "/in".into(),
+            kind: "bind".into(),
+            options: vec!["rbind".into(), "ro".into()],
+        };
+        let settings =
+            Settings { user: (3, 4, vec![5]), mounts: vec![mount], host_network: false, terminal: true };
+        let alone = bundle(&launch, &settings);
+        let process = &alone["process"];
+        assert_eq!(
+            (&process["args"], &process["cwd"], &process["terminal"]),
+            (&json!(["server", "-v"]), &json!("/srv"), &json!(true))
+        );
+        assert_eq!(process["user"], json!({ "uid": 3, "gid": 4, "additionalGids": [5] }));
+        let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        assert_eq!(process["env"], json!(["A=1", path]));
+        assert_eq!(process["noNewPrivileges"], true);
+        for set in ["bounding", "effective", "permitted"] {
+            let held = process["capabilities"][set].as_array().unwrap();
+            assert!(
+                !held.contains(&json!("CAP_MKNOD")) && !held.contains(&json!("CAP_SYS_ADMIN")),
+                "{held:?}"
+            );
+        }
+        let last = alone["mounts"].as_array().unwrap().last().unwrap();
+        let expected =
+            json!({ "destination": "/in", "source": "/host", "type": "bind", "options": ["rbind", "ro"] });
+        assert_eq!(*last, expected);
+        // But for /dev, whose files the runtime makes, no file system of the container has devices.
+        for mount in alone["mounts"].as_array().unwrap().iter().filter(|mount| mount["type"] != "bind") {
+            let destination = mount["destination"].as_str().unwrap();
+            let devices = !mount["options"].as_array().unwrap().contains(&json!("nodev"));
+            assert_eq!(devices, ["/dev", "/dev/pts"].contains(&destination), "{destination}");
+        }
+        let namespaces = names(&alone["linux"]["namespaces"], "type");
+        assert_eq!(namespaces, ["pid", "ipc", "uts", "mount", "network"]);
+        let shared = bundle(&launch, &Settings { host_network: true, ..settings });
+        assert_eq!(names(&shared["linux"]["namespaces"], "type"), ["pid", "ipc", "uts", "mount"]);
+    }
+
+    #[test]
+    fn the_search_path_of_the_image_stays() {
+        let launch = Launch { env: vec!["PATH=/x".into()], directory: "/".into(), ..Launch::default() };
+        assert_eq!(bundle(&launch, &Settings::default())["process"]["env"], json!(["PATH=/x"]));
+    }
 }

@@ -85,13 +85,21 @@ struct Hook {
 
 /// Adds devices, named as `vendor/class=name`, to a container's description.
 ///
-/// They are described by the files in `directories`; the later directory counts, where two describe a device.
-pub fn add_devices(bundle: &mut Value, directories: &[PathBuf], names: &[String]) -> Result<()> {
+/// They are described by the files in `directories`; the later directory counts, where two describe a device. Returns what
+/// is wrong with files that were not needed.
+pub fn add_devices(bundle: &mut Value, directories: &[PathBuf], names: &[String]) -> Result<Vec<String>> {
+    let mut problems = Vec::new();
     let mut known: BTreeMap<String, (usize, Edits)> = BTreeMap::new();
     let mut of_kinds = Vec::new();
     for path in files(directories) {
-        let specification = load(&path)
-            .map_err(|problem| Error::Sandbox { problem: format!("{}: {problem}", path.display()) })?;
+        let specification = match load(&path) {
+            Ok(specification) => specification,
+            // It may be another vendor's.
+            Err(problem) => {
+                problems.push(format!("{}: {problem}", path.display()));
+                continue;
+            }
+        };
         for device in specification.devices {
             let name = format!("{}={}", specification.kind, device.name);
             known.insert(name, (of_kinds.len(), device.container_edits));
@@ -101,7 +109,8 @@ pub fn add_devices(bundle: &mut Value, directories: &[PathBuf], names: &[String]
     for name in names {
         let Some((kind, edits)) = known.get(name) else {
             let searched: Vec<_> = directories.iter().map(|path| path.display().to_string()).collect();
-            let problem = format!("no device {name} is described in {}", searched.join(" or "));
+            let nothing = format!("no device {name} is described in {}", searched.join(" or "));
+            let problem = [&[nothing], &*problems].concat().join("; ");
             return Err(Error::Sandbox { problem });
         };
         // What all devices of a file need is added once.
@@ -110,7 +119,7 @@ pub fn add_devices(bundle: &mut Value, directories: &[PathBuf], names: &[String]
         }
         edits.apply(bundle)?;
     }
-    Ok(())
+    Ok(problems)
 }
 
 fn files(directories: &[PathBuf]) -> Vec<PathBuf> {
@@ -246,7 +255,9 @@ containerEdits:
         let directories = [directory.path().join("none"), directory.path().to_owned()];
         let mut bundle = json!({ "process": { "env": ["A=1"], "user": {} }, "mounts": [], "linux": {} });
         let names = ["nvidia.com/gpu=0".to_owned(), "nvidia.com/gpu=all".to_owned()];
-        add_devices(&mut bundle, &directories, &names).unwrap();
+        fs::write(directory.path().join("other.json"), "{").unwrap();
+        let problems = add_devices(&mut bundle, &directories, &names).unwrap();
+        assert!(problems.len() == 1 && problems[0].contains("other.json: EOF"), "{problems:?}");
         let expected = json!({
             "process": { "env": ["A=1", "NVIDIA_VISIBLE_DEVICES=void"], "user": {} },
             "mounts": [{
@@ -264,7 +275,9 @@ containerEdits:
         });
         assert_eq!(bundle, expected);
         let error = add_devices(&mut bundle, &directories, &["nvidia.com/gpu=7".into()]).unwrap_err();
-        assert!(error.to_string().contains("no device nvidia.com/gpu=7 is described in"), "{error}");
+        let error = error.to_string();
+        assert!(error.contains("no device nvidia.com/gpu=7 is described in"), "{error}");
+        assert!(error.contains("other.json"), "{error}");
     }
 
     #[test]

@@ -15,6 +15,11 @@ use std::process::Command;
 use std::process::Stdio;
 
 use nix::sched::CloneFlags;
+use nix::sys::socket::AddressFamily;
+use nix::sys::socket::SockFlag;
+use nix::sys::socket::SockProtocol;
+use nix::sys::socket::SockType;
+use nix::sys::socket::socket;
 use serde::Deserialize;
 use serde::Serialize;
 use serde_json::Map;
@@ -259,9 +264,39 @@ fn namespace() -> io::Result<File> {
     // Only the thread changes its namespace; the plugins have to start in the host's.
     let made = std::thread::spawn(|| {
         nix::sched::unshare(CloneFlags::CLONE_NEWNET)?;
+        raise_loopback()?;
         File::open("/proc/thread-self/ns/net")
     });
     made.join().map_err(|_| io::Error::other("making a network namespace"))?
+}
+
+/// Sets the loopback interface of this thread's network to work. A runtime does so only in a network that it makes itself.
+fn raise_loopback() -> io::Result<()> {
+    /// Head and body of a message, and head and error of its answer (netlink(7), rtnetlink(7)).
+    const LENGTH: usize = 32;
+    /// The message changes an interface, the first, and wants an answer.
+    const NEW_LINK: u16 = 16;
+    const REQUEST: u16 = 1;
+    const ACKNOWLEDGE: u16 = 4;
+    const FIRST: u32 = 1;
+    const UP: u32 = 1;
+    let mut message = Vec::with_capacity(LENGTH);
+    message.extend((LENGTH as u32).to_ne_bytes());
+    message.extend([NEW_LINK, REQUEST | ACKNOWLEDGE].map(u16::to_ne_bytes).concat());
+    // Number and sender of the message; family and type of the interface.
+    message.extend([0; 8 + 4]);
+    message.extend([FIRST, UP, UP].map(u32::to_ne_bytes).concat());
+    let (family, kind) = (AddressFamily::Netlink, SockType::Raw);
+    let mut kernel = File::from(socket(family, kind, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?);
+    kernel.write_all(&message)?;
+    let mut answer = [0; 4 * LENGTH];
+    let length = io::Read::read(&mut kernel, &mut answer)?;
+    let code = answer[..length].get(16..20).and_then(|code| code.try_into().ok()).map(i32::from_ne_bytes);
+    match code {
+        Some(0) => Ok(()),
+        Some(code) => Err(io::Error::from_raw_os_error(-code)),
+        None => Err(io::Error::other("the kernel does not answer")),
+    }
 }
 
 #[cfg(test)]

@@ -10,11 +10,13 @@ use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
+use std::process::ExitStatus;
 use std::process::Stdio;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -46,8 +48,9 @@ const TICK: Duration = Duration::from_millis(5);
 const MAX_DESCRIPTION: u64 = 16 << 20;
 /// As much of the container's output as is passed on at once.
 const OUTPUT: usize = 16 << 10;
-/// What a program that a signal ended is said to have ended with.
-const KILLED: i32 = 128;
+/// Where the runtime says what went wrong.
+const LOG: &str = "log";
+const NONE: Option<&str> = None;
 
 /// Runs the sandbox that comes through `caller`, a socket, in one line, and tells it what is read.
 ///
@@ -65,13 +68,17 @@ pub fn inner(caller: OwnedFd) -> io::Result<()> {
         let _ = io::copy(&mut input.into_inner().into_inner(), &mut io::sink());
         ended.store(true, Ordering::Relaxed);
     });
-    if let Err(error) = run(&sandbox, ended, &mut output) {
+    if let Err(error) = make_private() {
+        // Some systems let users make namespaces, and nothing in them.
+        let report = if is_user_namespace()? { Report::Denied } else { Report::Failed };
+        tell(&mut output, &report(error.to_string()))?;
+    } else if let Err(error) = run(&sandbox, ended, &mut output) {
         tell(&mut output, &Report::Failed(error.to_string()))?;
     }
     output.flush()
 }
 
-fn tell(output: &mut impl io::Write, report: &Report) -> io::Result<()> {
+pub(super) fn tell(output: &mut impl io::Write, report: &Report) -> io::Result<()> {
     let mut line = serde_json::to_vec(report)?;
     line.push(b'\n');
     output.write_all(&line)
@@ -90,6 +97,61 @@ fn named(what: &str, error: impl std::fmt::Display) -> io::Error {
     io::Error::other(format!("{what}: {error}"))
 }
 
+fn mounted(what: &str) -> impl FnOnce(Errno) -> io::Error {
+    move |error| named(&format!("mounting {what}"), error)
+}
+
+/// Keeps what is mounted here from being seen outside.
+fn make_private() -> io::Result<()> {
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
+        .map_err(mounted("nothing of it outside"))
+}
+
+/// Makes all control groups read-only, so that the runtime makes none: they would outlive the sandbox.
+fn protect_groups() -> io::Result<()> {
+    for (place, flags) in groups(&fs::read_to_string("/proc/self/mountinfo")?) {
+        let flags = flags | MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        match mount(NONE, &place, NONE, flags, NONE) {
+            // Another mount is on top of it, and nobody gets there.
+            Err(Errno::ENOENT | Errno::EINVAL) => {}
+            done => done.map_err(mounted("control groups read-only"))?,
+        }
+    }
+    Ok(())
+}
+
+/// Returns where control groups are mounted, and with which flags, by a table as `/proc/self/mountinfo` has it.
+fn groups(table: &str) -> Vec<(PathBuf, MsFlags)> {
+    // In a user namespace, what is set may not be taken away.
+    let known = [
+        ("nosuid", MsFlags::MS_NOSUID),
+        ("nodev", MsFlags::MS_NODEV),
+        ("noexec", MsFlags::MS_NOEXEC),
+        ("noatime", MsFlags::MS_NOATIME),
+        ("nodiratime", MsFlags::MS_NODIRATIME),
+        ("relatime", MsFlags::MS_RELATIME),
+    ];
+    let group = |line: &str| {
+        let (mount, kind) = line.split_once(" - ")?;
+        let kind = kind.split(' ').next()?;
+        let mut fields = mount.split(' ').skip(4);
+        let (place, options) = (fields.next()?, fields.next()?);
+        let flags = options.split(',').filter_map(|option| known.iter().find(|(name, _)| *name == option));
+        let flags = flags.fold(MsFlags::empty(), |all, (_, flag)| all | *flag);
+        (kind == "cgroup" || kind == "cgroup2").then(|| (unescape(place), flags))
+    };
+    table.lines().filter_map(group).collect()
+}
+
+/// Returns a path of that table: in it, what separates fields is written as its octal number.
+fn unescape(text: &str) -> PathBuf {
+    let mut text = text.to_owned();
+    for (number, byte) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
+        text = text.replace(number, byte);
+    }
+    text.into()
+}
+
 /// The container's root, and what tells what happens in it.
 struct Merged {
     path: PathBuf,
@@ -100,17 +162,13 @@ struct Merged {
 impl Merged {
     /// Mounts the container's root.
     fn mount(sandbox: &Sandbox) -> io::Result<Self> {
-        const NONE: Option<&str> = None;
-        let mounted = |what: &str| {
-            let what = format!("mounting {what}");
-            move |error: Errno| named(&what, error)
-        };
-        mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
-            .map_err(mounted("nothing of it outside"))?;
         let hardened = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("proc"), "/proc", Some("proc"), hardened, NONE).map_err(mounted("/proc"))?;
+        protect_groups()?;
         let scratch = &sandbox.scratch;
-        mount(Some("tmpfs"), scratch, Some("tmpfs"), MsFlags::MS_NOSUID, Some("mode=700"))
+        // What the container writes could hold devices.
+        let tame = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        mount(Some("tmpfs"), scratch, Some("tmpfs"), tame, Some("mode=700"))
             .map_err(mounted("a memory file system"))?;
         let path = scratch.join("bundle/rootfs");
         for directory in ["upper", "work", "state", "files", "bundle", "bundle/rootfs", "lower"] {
@@ -125,17 +183,18 @@ impl Merged {
         }
         // The container's user must be able to pass.
         for directory in ["upper", "."] {
-            use std::os::unix::fs::PermissionsExt as _;
             fs::set_permissions(scratch.join(directory), fs::Permissions::from_mode(0o755))?;
         }
         std::env::set_current_dir(scratch)?;
         // In a user namespace, an overlay notes what it has to in attributes that users may set.
         let attributes = if is_user_namespace()? { ",userxattr" } else { "" };
         let options = format!("lowerdir=lower,upperdir=upper,workdir=work{attributes}");
-        mount(Some("overlay"), &path, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+        mount(Some("overlay"), &path, Some("overlay"), tame, Some(options.as_str()))
             .map_err(mounted("an overlay"))?;
         for (name, content) in &sandbox.files {
-            fs::write(Sandbox::file(scratch, name), content)?;
+            let file = Sandbox::file(scratch, name);
+            fs::write(&file, content)?;
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
         }
         Ok(Self { path, lower })
     }
@@ -183,7 +242,8 @@ impl Merged {
                 any = true;
             }
             if let Some(status) = exit {
-                tell(output, &Report::Exited(status.code().unwrap_or(KILLED)))?;
+                let log = fs::read_to_string(sandbox.scratch.join(LOG)).unwrap_or_default();
+                tell(output, &Report::Exited(outcome(status, &log)?))?;
             }
             if over {
                 break;
@@ -199,6 +259,26 @@ impl Merged {
     }
 }
 
+/// Returns what the container's program ended with, or why it did not begin.
+fn outcome(status: ExitStatus, log: &str) -> io::Result<i32> {
+    // Of a program that a signal ended, the runtime returns a code.
+    let code = status.code().ok_or_else(|| io::Error::other(format!("the runtime ended by {status}")))?;
+    match complaint(log).filter(|_| code != 0) {
+        Some(problem) => Err(io::Error::other(problem)),
+        None => Ok(code),
+    }
+}
+
+/// Returns the last error in a runtime's log.
+fn complaint(log: &str) -> Option<String> {
+    let message = |line: &str| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        let fatal = ["error", "fatal", "panic"].iter().any(|level| line["level"] == *level);
+        line["msg"].as_str().filter(|_| fatal).map(str::to_owned)
+    };
+    log.lines().filter_map(message).next_back()
+}
+
 /// Says whether only some users exist here.
 fn is_user_namespace() -> io::Result<bool> {
     // user_namespaces(7): where all exist, the map says so in one line.
@@ -209,11 +289,21 @@ fn is_user_namespace() -> io::Result<bool> {
 /// Returns the container's description as it can be here.
 fn described(sandbox: &Sandbox, network: Option<&str>, output: &mut impl io::Write) -> io::Result<Value> {
     let mut bundle = sandbox.bundle.clone();
+    let mut has_network = false;
     let namespaces = bundle["linux"]["namespaces"].as_array_mut();
-    for namespace in namespaces.into_iter().flatten() {
-        if let Some(path) = network.filter(|_| namespace["type"] == "network") {
+    for namespace in namespaces.into_iter().flatten().filter(|namespace| namespace["type"] == "network") {
+        has_network = true;
+        if let Some(path) = network {
             namespace["path"] = path.into();
         }
+    }
+    let mounts = bundle["mounts"].as_array_mut().into_iter().flatten();
+    // It shows a network, and only whose the network is may mount it.
+    if let Some(system) = mounts.filter(|_| !has_network).find(|mount| mount["type"] == "sysfs")
+        && is_user_namespace()?
+    {
+        let options = ["rbind", "nosuid", "noexec", "nodev", "ro"];
+        *system = json!({ "destination": "/sys", "source": "/sys", "type": "bind", "options": options });
     }
     let user = &mut bundle["process"]["user"];
     if is_user_namespace()? {
@@ -231,8 +321,10 @@ fn start(sandbox: &Sandbox) -> io::Result<(Child, &'static AtomicBool)> {
     let seen: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
     let standard_error = || io::stderr().as_fd().try_clone_to_owned().map(Stdio::from);
     let mut child = Command::new(&sandbox.runtime)
-        // Without control groups: they would outlive the sandbox.
-        .args(["--rootless", "true", "--root"])
+        // It can make no control groups; so it takes it.
+        .args(["--rootless", "true", "--log-format", "json", "--log"])
+        .arg(sandbox.scratch.join(LOG))
+        .arg("--root")
         .arg(sandbox.scratch.join("state"))
         .args(["run", "--bundle"])
         .arg(sandbox.scratch.join("bundle"))
@@ -347,6 +439,36 @@ fn path(descriptor: BorrowedFd<'_>, merged: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn control_groups_are_found_with_what_they_are_mounted_with() {
+        let table = "25 1 0:23 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755\n\
+            26 25 0:24 / /sys/fs/cgroup/cpu\\040x rw,nosuid,relatime shared:9 - cgroup cgroup rw,cpu\n\
+            27 25 0:25 / /sys/fs/cgroup/unified rw,nodev,noexec master:1 shared:2 - cgroup2 cgroup2 rw\n\
+            28 1 0:26 / /cgroup rw - ext4 /dev/cgroup rw\nnonsense\n";
+        let expected = [
+            (PathBuf::from("/sys/fs/cgroup/cpu x"), MsFlags::MS_NOSUID | MsFlags::MS_RELATIME),
+            (PathBuf::from("/sys/fs/cgroup/unified"), MsFlags::MS_NODEV | MsFlags::MS_NOEXEC),
+        ];
+        assert_eq!(groups(table), expected);
+    }
+
+    #[test]
+    fn a_runtime_that_complains_and_fails_has_not_run_the_program() {
+        use std::os::unix::process::ExitStatusExt as _;
+        let complaint = "{\"level\":\"warning\",\"msg\":\"old\"}\nnonsense\n{\"level\":\"error\",\"msg\":\"no such file\"}\n";
+        for (status, log, expected) in [
+            (0, "", Ok(0)),
+            (7 << 8, "", Ok(7)),
+            (0, complaint, Ok(0)),
+            (1 << 8, "{\"level\":\"warning\",\"msg\":\"old\"}\n", Ok(1)),
+            (1 << 8, complaint, Err("no such file".to_owned())),
+            (9, "", Err("the runtime ended by signal: 9 (SIGKILL)".to_owned())),
+        ] {
+            let found = outcome(ExitStatus::from_raw(status), log).map_err(|error| error.to_string());
+            assert_eq!(found, expected, "{status} {log}");
+        }
+    }
 
     #[test]
     fn a_line_is_found_by_a_part_of_it_however_it_comes() {

@@ -8,8 +8,8 @@
 //!
 //! All mounts are made in the namespace of the inner process, everything the container writes goes to memory, and the
 //! kernel kills all that runs in a process namespace when its first process ends. The inner process ends when the socket
-//! from the caller does, so `kill -9` of the caller takes all of it down. Control groups are not made. What a network
-//! leaves outside of the namespaces is written down, and [`clean_networks`] takes it away.
+//! from the caller does, so `kill -9` of the caller takes all of it down. Control groups would outlive it: they cannot be
+//! made. What a network leaves outside of the namespaces is written down, and [`clean_networks`] takes it away.
 //!
 //! [`record`] is for the caller; a program that calls it must call [`outer`] and [`inner`] when it is started with what
 //! the helper's command line says; the outer process must have one thread only then.
@@ -122,6 +122,8 @@ enum Report {
     Exited(i32),
     Notice(String),
     Failed(String),
+    /// The namespaces cannot be made.
+    Denied(String),
 }
 
 /// Runs a container and returns what it read. `helper` is the command that ends in [`outer`].
@@ -168,11 +170,13 @@ pub fn record(mut helper: Command, sandbox: &Sandbox, stop: &(dyn Fn() -> bool +
         told.problem.get_or_insert(format!("the helper does not listen: {error}"));
     }
     let status = child.wait().map_err(|error| failed(error.to_string()))?;
+    if let Some(problem) = told.denied {
+        return Err(Error::Namespaces { problem });
+    }
     match told.problem {
         Some(problem) => Err(failed(problem)),
-        None if !status.success() && told.trace.files.is_empty() => {
-            Err(failed(format!("the helper ended with {status}")))
-        }
+        // What it has told so far is no record.
+        None if !status.success() => Err(failed(format!("the helper ended with {status}"))),
         None => Ok(told.trace),
     }
 }
@@ -185,6 +189,7 @@ struct Told {
     places: HashMap<String, usize>,
     counts: bool,
     problem: Option<String>,
+    denied: Option<String>,
 }
 
 impl Told {
@@ -205,6 +210,7 @@ impl Told {
             Report::Exited(code) => self.trace.exit = Some(code),
             Report::Notice(text) => self.trace.notices.push(text),
             Report::Failed(text) => self.problem = Some(text),
+            Report::Denied(text) => self.denied = Some(text),
         }
     }
 }
@@ -215,7 +221,20 @@ pub fn is_root() -> bool {
 }
 
 /// The outer process: makes the namespaces and starts `helper`, which ends in [`inner`]. Returns its exit code.
-pub fn outer(mut helper: Command) -> io::Result<i32> {
+///
+/// `caller` is the socket that [`inner`] gets, too.
+pub fn outer(mut helper: Command, caller: OwnedFd) -> io::Result<i32> {
+    if let Err(error) = separate() {
+        inner::tell(&mut UnixStream::from(caller), &Report::Denied(error.to_string()))?;
+        return Ok(1);
+    }
+    drop(caller);
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+    Ok(helper.status()?.code().unwrap_or(1))
+}
+
+/// Makes the namespaces.
+fn separate() -> io::Result<()> {
     let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
     let spaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
     match nix::sched::unshare(spaces) {
@@ -225,10 +244,44 @@ pub fn outer(mut helper: Command) -> io::Result<i32> {
             // user_namespaces(7): who may not set groups outside must give that up inside to map his own.
             std::fs::write("/proc/self/setgroups", "deny")?;
             std::fs::write("/proc/self/gid_map", format!("0 {} 1", group.as_raw()))?;
-            std::fs::write("/proc/self/uid_map", format!("0 {} 1", user.as_raw()))?;
+            std::fs::write("/proc/self/uid_map", format!("0 {} 1", user.as_raw()))
         }
-        made => made?,
+        made => Ok(made?),
     }
-    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
-    Ok(helper.status()?.code().unwrap_or(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_sandbox_that_ended_well_gives_a_record() {
+        let sandbox = Sandbox {
+            root: PathBuf::new(),
+            scratch: PathBuf::new(),
+            runtime: PathBuf::new(),
+            bundle: Value::Null,
+            files: Vec::new(),
+            network: None,
+            input: false,
+            period: None,
+            wait_on_line: None,
+        };
+        let opened = r#"{"Opened":"a"}"#;
+        for (last, status, expected) in [
+            (r#"{"Exited":7}"#, 0, Ok((1, Some(7)))),
+            (opened, 0, Ok((1, None))),
+            // Killed midway: what it has told is not all.
+            (opened, 137, Err("the container cannot be run: the helper ended with exit status: 137")),
+            (r#"{"Failed":"no room"}"#, 0, Err("the container cannot be run: no room")),
+            (r#"{"Denied":"not you"}"#, 1, Err("this user may not make namespaces: not you")),
+        ] {
+            let mut helper = Command::new("sh");
+            helper.args(["-c", "read line <&1; echo \"$1\"; echo \"$2\"; exit $3", "sh", opened, last]);
+            helper.arg(status.to_string());
+            let found = record(helper, &sandbox, &|| false);
+            let found = found.map(|trace| (trace.files.len(), trace.exit)).map_err(|error| error.to_string());
+            assert_eq!(found, expected.map_err(str::to_owned), "{last} {status}");
+        }
+    }
 }

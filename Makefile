@@ -10,7 +10,11 @@ RESTOW := $(or $(PROGRAM),target/release/restow)
 EXAMPLES := $(wildcard crates/*/examples/*.rs)
 SCRIPTS = $(shell git ls-files --cached --others --exclude-standard '*.sh' .ci)
 
-.PHONY: help build demo test lint interop bench image synthetic testdata
+# How long each target is fuzzed, and which are.
+DURATION ?= 20
+TARGETS ?= $(patsubst fuzz/fuzz_targets/%.rs,%,$(wildcard fuzz/fuzz_targets/*.rs))
+
+.PHONY: help build demo test lint fuzz fuzz-check interop bench image synthetic testdata
 
 help:
 	@echo "usage: make TARGET"
@@ -34,7 +38,7 @@ test: ## runs every test, the documentation's code and the examples (as root, in
 	    crate=$${example#crates/}; name=$$(basename $$example .rs); \
 	    (set -x; cargo run --quiet $(LOCKED) --package restow-$${crate%%/*} --example $$name); done
 
-lint: ## checks format, clippy, documentation, dependencies' licences and sources, scripts, and words that may not appear
+lint: fuzz-check ## checks format, clippy, documentation, dependencies' licences and sources, scripts, and words that may not appear
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets $(LOCKED) -- --deny warnings
 	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --exclude restow --no-deps $(LOCKED)
@@ -46,6 +50,15 @@ lint: ## checks format, clippy, documentation, dependencies' licences and source
 	@# No file may depend on the machine it was written on, or on one place packages come from.
 	@if git grep --untracked -nIE '/wor[k]/(main|shared|[.])|\<(deb|security|static|index|registry|files)[.](debian|crates|npmjs|pythonhosted)[.](org|io)\>'; \
 	then echo 'error: the lines above name a path of one machine or the host of a package registry'; exit 1; fi
+
+fuzz-check:
+	@# Beside the rest of the workspace, so that what is compiled already is not compiled again.
+	cargo clippy --manifest-path fuzz/Cargo.toml --target-dir target --lib --no-default-features $(LOCKED) -- --deny warnings
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
+
+fuzz: ## feeds every parser with odd bytes, each for DURATION seconds (needs a nightly compiler; installs cargo-fuzz)
+	@cargo fuzz --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-fuzz@0.13.1
+	@for target in $(TARGETS); do (set -x; cargo +nightly fuzz run $$target -- -max_total_time=$(DURATION) -timeout=10 -rss_limit_mb=4096); done
 
 interop: $(if $(PROGRAM),,build) ## converts images of many shapes and lets skopeo, umoci, containerd and podman judge them (installs them; needs root)
 	@.ci/need skopeo docker-registry apache2-utils openssl umoci containernetworking-plugins iproute2 containerd stargz-snapshotter runc zstd gcc libc6-dev

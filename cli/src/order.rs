@@ -29,8 +29,8 @@ use crate::recorder::Recorder;
 use crate::trees::Trees;
 use crate::workload::WorkloadArguments;
 
-/// Bytes of a recorded file that may be fetched for nothing.
-const DEFAULT_MAX_UNREAD: &str = "16MiB";
+/// Bytes of a file that may be fetched for nothing.
+pub(crate) const DEFAULT_MAX_UNREAD: &str = "16MiB";
 
 /// The flags by which files are put first. Without any, a prediction says which.
 #[derive(Debug, Args)]
@@ -48,10 +48,10 @@ pub(crate) struct OrderArguments {
     /// found again by their paths.
     #[arg(long, value_name = "FILE")]
     record_in: Option<PathBuf>,
-    /// Leave a recorded file where it is if more than this of it was not needed, in bytes or as 64KiB, 4MiB
+    /// Leave a recorded or predicted file where it is if more than this of it is not needed, in bytes or as 64KiB, 4MiB
     ///
     /// What comes first is fetched whole; of what keeps its place, the chunks that are read. Of chunks of 4 MiB, restow's
-    /// records say how many were.
+    /// records say how many were; predictions know it of a few kinds of files.
     #[arg(long, value_name = "SIZE", default_value = DEFAULT_MAX_UNREAD, value_parser = parse_size)]
     max_unread: u64,
     /// Run the image's workload and move what it reads to the front, after the files of the list
@@ -75,8 +75,8 @@ pub(crate) struct OrderArguments {
 pub(crate) enum Order {
     /// What the user said.
     Said(Wishes),
-    /// What the image's command will read first, told from the image alone.
-    Predicted,
+    /// What the image's command will read first, told from the image alone, but for files of which more is not read.
+    Predicted { most_unread: u64 },
     /// A run of the image, after what the user said.
     Run { wishes: Wishes, workload: Box<WorkloadArguments>, record_out: Option<PathBuf> },
 }
@@ -121,7 +121,7 @@ impl OrderArguments {
                 record_out: self.record_out.clone(),
             }
         } else if self.prefetch_list.is_none() && self.record_in.is_none() {
-            Order::Predicted
+            Order::Predicted { most_unread: self.max_unread }
         } else {
             Order::Said(wishes)
         })
@@ -156,9 +156,10 @@ impl Planner<'_> {
     pub(crate) fn plan(&self, images: &[Image], order: &Order) -> anyhow::Result<Plan> {
         match order {
             Order::Said(wishes) => self.follow(images, wishes),
-            Order::Predicted => {
+            Order::Predicted { most_unread } => {
                 let (record, notices) = self.predict(images)?;
-                let mut plan = self.follow(images, &Wishes { record, ..Wishes::default() })?;
+                let wishes = Wishes { record, most_unread: Some(*most_unread), ..Wishes::default() };
+                let mut plan = self.follow(images, &wishes)?;
                 plan.notices.extend(notices);
                 Ok(plan)
             }

@@ -4,6 +4,7 @@ use restow_analyze as analyze;
 use restow_analyze::Access;
 use restow_analyze::Launch;
 use restow_analyze::Prediction;
+use restow_analyze::Share;
 use restow_oci::Config;
 use restow_oci::Kind;
 use serde::Deserialize;
@@ -20,10 +21,10 @@ pub(crate) struct Predictor<'a> {
     pub(crate) memory: Option<Slots>,
 }
 
-/// A prediction as it is remembered: positions and paths.
+/// A prediction as it is remembered: positions and paths; sizes and bytes read of files that are not read as a whole.
 #[derive(Serialize, Deserialize)]
 struct Remembered {
-    files: Vec<(usize, String)>,
+    files: Vec<(usize, String, Option<(u64, u64)>)>,
     notices: Vec<String>,
 }
 
@@ -58,7 +59,10 @@ impl Predictor<'_> {
             Some(remembered) => remembered,
             None => match self.predict(image) {
                 Ok(prediction) => {
-                    let files = prediction.files.into_iter().map(|file| (file.position, file.path));
+                    let files = prediction.files.into_iter().map(|file| {
+                        let share = (file.read < file.size).then_some((file.size, file.read));
+                        (file.position, file.path, share)
+                    });
                     let made = Remembered { files: files.collect(), notices: prediction.notices };
                     if let Some(memory) = &self.memory {
                         memory.remember(&key, &made);
@@ -72,11 +76,11 @@ impl Predictor<'_> {
                 }
             },
         };
-        let access = |(position, path)| Access {
+        let access = |(position, path, share): (_, _, Option<(u64, u64)>)| Access {
             path,
             manifest_digest: Some(manifest.digest.clone()),
             layer_index: Some(position),
-            share: None,
+            share: share.map(|(size, read)| Share { size, read, touched: read }),
         };
         Ok((remembered.files.into_iter().map(access).collect(), remembered.notices))
     }

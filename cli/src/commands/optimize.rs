@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<Exit
     let Arguments { images, format, order, conversion } = arguments;
     let order = match order.order()? {
         // Nothing may move there, and nobody asked that it should.
-        Order::Predicted if format.keeps_order() => Order::default(),
+        Order::Predicted { .. } if format.keeps_order() => Order::default(),
         order => order,
     };
     let target = Target::Seekable { format, order };

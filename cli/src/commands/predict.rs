@@ -17,7 +17,9 @@ use crate::access::open_source;
 use crate::args::Format;
 use crate::args::JobsArguments;
 use crate::args::PlatformArguments;
+use crate::args::parse_size;
 use crate::image::Image;
+use crate::order::DEFAULT_MAX_UNREAD;
 use crate::output;
 use crate::output::Table;
 use crate::prediction::Predictor;
@@ -42,9 +44,12 @@ pub(crate) struct Arguments {
     source: String,
     #[command(flatten)]
     platforms: PlatformArguments,
-    /// Say of each path why it is there, in which layer it is and how large
+    /// Say of each path why it is there, in which layer it is, how large, and how much of it is read
     #[arg(long)]
     explain: bool,
+    /// Leave a file out if more than this of it is not read, in bytes or as 64KiB, 4MiB, as `optimize` does
+    #[arg(long, value_name = "SIZE", default_value = DEFAULT_MAX_UNREAD, value_parser = parse_size)]
+    max_unread: u64,
     #[command(flatten)]
     jobs: JobsArguments,
     /// What stdout holds: the paths, or a document about them
@@ -67,13 +72,19 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<Exit
         for notice in &prediction.notices {
             output::tell(&format!("notice: {notice}"));
         }
+        let (first, left) = split(&prediction, arguments.max_unread);
+        for Predicted { path, size, read, .. } in &left {
+            let (path, size, read) = (path.escape_debug(), output::size(*size), output::size(*read));
+            output::tell(&format!("notice: {path} is left out: of {size}, {read} are read"));
+        }
         match arguments.format {
-            Format::Json => documents.push(document(image, &prediction)),
-            Format::Text if arguments.explain => output::print(&explain(&prediction))?,
+            Format::Json => documents.push(document(image, &prediction, &first, arguments.max_unread)),
+            Format::Text if arguments.explain => output::print(&explain(&prediction, &first))?,
             Format::Text => {
-                for line in prediction.files.iter().filter_map(|file| list::line(&file.path)) {
+                for line in first.iter().filter_map(|file| list::line(&file.path)) {
                     output::print(&line)?;
                 }
+                output::tell(&summary(&prediction, &first));
             }
         }
     }
@@ -83,24 +94,65 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
-fn explain(prediction: &Prediction) -> String {
-    let mut table = Table::new(&[">layer", ">size", "path", "why"]);
-    for Predicted { path, position, size, reason } in &prediction.files {
-        // A name may hold what a terminal would obey.
-        let shown = |text: &str| text.escape_debug().to_string();
-        table.row([position.to_string(), output::size(*size), shown(path), shown(reason)]);
-    }
-    let bytes = prediction.files.iter().map(|file| file.size).sum();
-    format!("{table}\n{}, {}", output::count(prediction.files.len(), "path"), output::size(bytes))
+/// Returns the files that come first, and those of which too much is not read.
+fn split(prediction: &Prediction, most_unread: u64) -> (Vec<&Predicted>, Vec<&Predicted>) {
+    prediction.files.iter().partition(|file| file.size.saturating_sub(file.read) <= most_unread)
 }
 
-fn document(image: &Image, prediction: &Prediction) -> Value {
-    let file = |file: &Predicted| json!({ "path": file.path, "layer": file.position, "size": file.size, "reason": file.reason });
+fn explain(prediction: &Prediction, first: &[&Predicted]) -> String {
+    let mut table = Table::new(&[">layer", ">size", ">read", "path", "why"]);
+    for Predicted { path, position, size, read, reason } in first {
+        // A name may hold what a terminal would obey.
+        let shown = |text: &str| text.escape_debug().to_string();
+        let [size, read] = [*size, *read].map(output::size);
+        table.row([position.to_string(), size, read, shown(path), shown(reason)]);
+    }
+    format!("{table}\n{}", summary(prediction, first))
+}
+
+/// Returns what comes first of each layer and of all.
+fn summary(prediction: &Prediction, first: &[&Predicted]) -> String {
+    let mut table = Table::new(&[">layer", ">first", ">bytes", ">of", ">share"]);
+    let row = |name: &str, files: &[&Predicted], all: u64| {
+        let bytes = files.iter().map(|file| file.size).sum();
+        let share = format!("{:.1} %", bytes as f64 / all.max(1) as f64 * 100.0);
+        [name.to_owned(), files.len().to_string(), output::size(bytes), output::size(all), share]
+    };
+    for (position, all) in prediction.layer_sizes.iter().enumerate() {
+        let files: Vec<_> = first.iter().copied().filter(|file| file.position == position).collect();
+        table.row(row(&position.to_string(), &files, *all));
+    }
+    let all = prediction.layer_sizes.iter().fold(0, |sum: u64, size| sum.saturating_add(*size));
+    table.row(row("all", first, all));
+    table.to_string()
+}
+
+fn document(image: &Image, prediction: &Prediction, first: &[&Predicted], most_unread: u64) -> Value {
+    let file = |file: &Predicted| {
+        json!({
+            "path": file.path,
+            "layer": file.position,
+            "size": file.size,
+            "read": file.read,
+            "first": file.size.saturating_sub(file.read) <= most_unread,
+            "reason": file.reason,
+        })
+    };
+    let layer = |(position, size): (usize, &u64)| {
+        let files = first.iter().filter(|file| file.position == position);
+        json!({
+            "position": position,
+            "files": files.clone().count(),
+            "bytes": files.map(|file| file.size).sum::<u64>(),
+            "size": size,
+        })
+    };
     json!({
         "manifest": image.descriptor.digest.as_str(),
         "platform": image.platform.as_ref().map(ToString::to_string),
         "files": prediction.files.iter().map(file).collect::<Vec<_>>(),
         "size": prediction.files.iter().map(|file| file.size).sum::<u64>(),
+        "layers": prediction.layer_sizes.iter().enumerate().map(layer).collect::<Vec<_>>(),
         "notices": prediction.notices,
     })
 }

@@ -301,6 +301,11 @@ fn what_is_predicted_comes_first_unless_something_else_is_asked_for() {
     assert_eq!(bench.ok("predict oci:src:v1").stdout, predicted);
     let explained = bench.ok("predict oci:src:v1 --explain").stdout;
     assert!(explained.contains("app/main names it as its interpreter"), "{explained}");
+    // What comes first of each layer, and of all.
+    let summary: Vec<_> =
+        explained.lines().rev().take(3).map(|line| line.split_whitespace().take(2)).collect();
+    let summary: Vec<String> = summary.into_iter().map(|words| words.collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(summary, ["all 5", "1 1", "0 4"], "{explained}");
     let document = bench.json("predict oci:src:v1 --format json");
     assert_eq!(document["images"][0]["files"][0]["path"], "app/main");
     assert_eq!(document["images"][0]["files"][0]["layer"], 1);

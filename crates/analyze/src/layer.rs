@@ -178,8 +178,13 @@ impl Layer {
     }
 
     /// Returns what is written down about the file at the clean path. A note that is not written yet is, if `keep` agrees
-    /// to its size.
-    pub(crate) fn note(&self, path: &str, keep: impl FnOnce(usize) -> bool) -> Option<&str> {
+    /// to its size; the file is read into `scratch`.
+    pub(crate) fn note(
+        &self,
+        path: &str,
+        scratch: &mut Buffer,
+        keep: impl FnOnce(usize) -> bool,
+    ) -> Option<&str> {
         let index = self.index_of(path)?;
         match &self.notes {
             Notes::Written(notes) => notes.get(&index).map(|note| &**note),
@@ -189,7 +194,8 @@ impl Layer {
                     let Entry { path, kind: Kind::File { size } } = &self.entries[index] else { return None };
                     let mut content = files.open(positions[index] as usize);
                     // What cannot be read will be told when the layer is put together.
-                    let note = passing::note(path, *size, &mut content, &mut Buffer::default()).ok()?;
+                    scratch.truncate(0);
+                    let note = passing::note(path, *size, &mut content, scratch).ok()?;
                     note.filter(|note| keep(note.len()))
                 };
                 let note = written.get(index)?.get_or_init(|| write().unwrap_or_default());

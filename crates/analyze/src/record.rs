@@ -156,6 +156,25 @@ mod tests {
     }
 
     #[test]
+    fn records_are_read_as_other_programs_write_them() {
+        let paths = |accesses: &[Access]| -> Vec<String> {
+            accesses.iter().map(|access| access.path.clone()).collect()
+        };
+        let golden = load(&restow_testkit::testdata("golden/record.json")).unwrap();
+        assert_eq!(paths(&golden), ["data/one", "bin/tool-hard", "app/main"]);
+        assert!(golden.iter().all(|access| access.manifest_digest.is_none() && access.layer_index.is_none()));
+        // ctr-remote names manifest and layer in each line.
+        let digest = Digest::sha256(b"manifest");
+        let line = |path: &str, position: usize| {
+            format!("{{\"path\":\"{path}\",\"manifestDigest\":\"{digest}\",\"layerIndex\":{position}}}\n")
+        };
+        let written = parse(&(line("usr/bin/python3.11", 1) + &line("etc/", 0))).unwrap();
+        assert_eq!(paths(&written), ["usr/bin/python3.11", "etc"]);
+        assert!(written.iter().all(|access| access.manifest_digest.as_ref() == Some(&digest)));
+        assert_eq!(written.iter().map(|access| access.layer_index).collect::<Vec<_>>(), [Some(1), Some(0)]);
+    }
+
+    #[test]
     fn a_malformed_line_is_refused_by_its_number() {
         for line in [
             "path",

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
+use restow_layer::Buffer;
 use restow_layer::path::clean;
 use restow_layer::path::parent;
 
@@ -69,6 +72,8 @@ pub struct Tree {
     layers: Vec<Arc<Layer>>,
     /// Bytes of notes that were written on demand, those that were not kept among them.
     noted: AtomicUsize,
+    /// What a file is read into while its note is written, kept so that the memory is not taken anew for each.
+    scratch: Mutex<Buffer>,
 }
 
 impl Tree {
@@ -82,7 +87,7 @@ impl Tree {
 
     /// Builds the tree of the given layers, bottom layer first. A layer may be part of several trees.
     pub fn from_layers(layers: impl IntoIterator<Item: Into<Arc<Layer>>>) -> Self {
-        Self { layers: layers.into_iter().map(Into::into).collect(), noted: AtomicUsize::new(0) }
+        Self { layers: layers.into_iter().map(Into::into).collect(), ..Self::default() }
     }
 
     /// Returns the position of the layer whose entry a container sees at the clean path.
@@ -107,9 +112,11 @@ impl Tree {
         Some(touched)
     }
 
-    /// Returns the path that the clean path leads to through links, whether or not anything is there.
-    pub(crate) fn real(&self, path: &str) -> Option<String> {
-        self.walk(path).end
+    /// Returns the links that are crossed on the way to the clean path and the path that they lead to, whether or not anything
+    /// is there.
+    pub(crate) fn way(&self, path: &str) -> (Vec<(usize, String)>, Option<String>) {
+        let Walk { touched, end, .. } = self.walk(path);
+        (touched, end)
     }
 
     fn walk(&self, path: &str) -> Walk {
@@ -149,6 +156,11 @@ impl Tree {
         self.find(path).map(|(_, entry)| &entry.kind)
     }
 
+    /// Returns the same, and the layer that provides it.
+    pub(crate) fn place(&self, path: &str) -> Option<(usize, &Kind)> {
+        self.find(path).map(|(position, entry)| (position, &entry.kind))
+    }
+
     /// Returns the size in bytes of the file at the clean path, or of the one it is a hard link to.
     pub fn size(&self, path: &str) -> Option<u64> {
         let (position, entry) = self.find(path)?;
@@ -157,6 +169,13 @@ impl Tree {
             _ => entry,
         };
         if let Kind::File { size } = entry.kind { Some(size) } else { None }
+    }
+
+    /// Returns how many bytes the files of each layer have, whether or not a container sees them.
+    pub(crate) fn layer_sizes(&self) -> Vec<u64> {
+        let size = |entry: &Entry| if let Kind::File { size } = entry.kind { size } else { 0 };
+        let of_layer = |layer: &Layer| layer.entries().iter().map(size).fold(0, u64::saturating_add);
+        self.layers.iter().map(of_layer).collect()
     }
 
     /// Returns the names a container sees in the directory at the clean path, sorted. A directory that no tar mentions is
@@ -179,7 +198,8 @@ impl Tree {
         let (position, entry) = self.find(path)?;
         let path = if let Kind::Hardlink(target) = &entry.kind { target } else { path };
         let keep = |size| self.noted.fetch_add(size, Ordering::Relaxed).saturating_add(size) <= NOTES;
-        self.layers[position].note(path, keep)
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        self.layers[position].note(path, &mut scratch, keep)
     }
 
     /// Tells whether there was more to note than there was room for.

@@ -21,7 +21,7 @@ pub struct Wishes {
     pub list: Vec<Pattern>,
     /// Recorded accesses.
     pub record: Vec<Access>,
-    /// The most bytes that a recorded file may have in chunks of which nothing was read; one with more keeps its place,
+    /// The most bytes that a recorded file may have in chunks of which nothing is read; one with more keeps its place,
     /// because what comes first is fetched whole.
     pub most_unread: Option<u64>,
 }
@@ -84,7 +84,7 @@ pub enum Notice {
         files: usize,
         /// Their size, in bytes.
         size: u64,
-        /// How much of them was read, in bytes.
+        /// How much of them is read, in bytes.
         read: u64,
     },
 }
@@ -98,7 +98,7 @@ impl fmt::Display for Notice {
             ),
             Self::LeftOut { manifest, files, size, read } => write!(
                 f,
-                "{files} of the recorded files of {manifest} keep their places: of {size} bytes, {read} were read"
+                "{files} of the files to put first in {manifest} keep their places: of {size} bytes, {read} are read"
             ),
         }
     }

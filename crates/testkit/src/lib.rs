@@ -12,12 +12,14 @@
 //! - [`Faulty`] is a store that fails at a step of one's choice; [`trace`] lets a program fail, or kills it, at a
 //!   system call.
 //! - [`plain`] reads tars and compressed streams again.
+//! - [`elf`] forges programs.
 //! - [`testdata`] finds the images that other tools made.
 //!
 //! A helper asserts its own use and panics with a message: nobody recovers from an error in a test's set-up.
 
 mod builder;
 pub mod compress;
+pub mod elf;
 mod entry;
 mod faulty;
 mod image;

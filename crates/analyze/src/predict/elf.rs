@@ -10,12 +10,15 @@ use restow_layer::path::parent;
 
 use super::Predictor;
 use super::command::Program;
+use super::go;
 use super::passing::Passing;
 use super::reads::Reads;
 
 const MAGIC: &[u8] = b"\x7fELF";
 /// Program headers that are considered; real files have a dozen.
 const MAX_SEGMENTS: u64 = 256;
+/// The flag of a segment that may be written to.
+const WRITABLE: u64 = 2;
 /// The most bytes of a dynamic section.
 const MAX_DYNAMIC: u64 = 256 << 10;
 /// The most libraries that one file needs.
@@ -69,20 +72,22 @@ pub(crate) fn load(path: &str, reason: impl std::fmt::Display, reads: &mut Reads
     Some(file)
 }
 
+/// Adds a library that a program opens by its name.
+pub(crate) fn load_named(name: &str, program: &str, reason: impl std::fmt::Display, reads: &mut Reads<'_>) {
+    if let Some(path) = Search::of(program, reads).find(name, &[], &[], reads) {
+        load(&path, reason, reads);
+    }
+}
+
+/// Returns the clean path of the C library that a program needs, if that is glibc's.
+pub(crate) fn libc(program: &str, reads: &mut Reads<'_>) -> Option<String> {
+    let path = Search::of(program, reads).find("libc.so.6", &[], &[], reads)?;
+    reads.look(&path)
+}
+
 /// Adds the libraries that a file needs, and those that they need, in the order of the loader: breadth first.
 fn needed(file: &str, reads: &mut Reads<'_>) {
-    let cache = reads.look("etc/ld.so.cache").map_or("", |path| reads.note(&path));
-    let search = Search {
-        machine: field(reads.note(file), "elf").unwrap_or_default().to_owned(),
-        preferred: reads
-            .variable("LD_LIBRARY_PATH")
-            .unwrap_or_default()
-            .split([':', ';'])
-            .map(str::to_owned)
-            .collect(),
-        cache,
-        defaults: defaults(reads),
-    };
+    let search = Search::of(file, reads);
     let mut waiting = VecDeque::from([(file.to_owned(), Rc::<[String]>::from([]))]);
     let mut names = HashSet::new();
     while let Some((file, inherited)) = waiting.pop_front() {
@@ -126,7 +131,17 @@ struct Search<'a> {
     defaults: Vec<String>,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    fn of(file: &str, reads: &mut Reads<'a>) -> Self {
+        let preferred = reads.variable("LD_LIBRARY_PATH").unwrap_or_default();
+        Self {
+            machine: field(reads.note(file), "elf").unwrap_or_default().to_owned(),
+            preferred: preferred.split([':', ';']).map(str::to_owned).collect(),
+            cache: reads.look("etc/ld.so.cache").map_or("", |path| reads.note(&path)),
+            defaults: defaults(reads),
+        }
+    }
+
     fn find(
         &self,
         name: &str,
@@ -198,10 +213,11 @@ pub(crate) fn is(head: &[u8]) -> bool {
     head.starts_with(MAGIC)
 }
 
-/// Returns where the dynamic section is, as far as the start of the file says.
-pub(crate) fn dynamic(head: &[u8]) -> Option<Range<u64>> {
-    let file = Passing::new("", 0, head);
-    Layout::read(&file)?.dynamic
+/// Returns the piece of the file that is looked at besides its start, as far as that says where it is: the dynamic section
+/// or, of a program without one, the start of its data.
+pub(crate) fn piece(head: &[u8]) -> Option<Range<u64>> {
+    let layout = Layout::read(&Passing::new("", 0, head))?;
+    layout.dynamic.or(layout.data)
 }
 
 /// Returns the note about a program or library.
@@ -213,6 +229,10 @@ fn describe(file: &Passing<'_>) -> Option<String> {
     let mut note = format!("elf {} {}\n", if layout.words.wide { 64 } else { 32 }, layout.machine);
     if let Some(interpreter) = layout.interpreter.clone().and_then(|range| file.bytes(range)).and_then(name) {
         let _ = writeln!(note, "interp {interpreter}");
+    }
+    let data = layout.data.clone().and_then(|range| file.bytes(range.start..range.end.min(file.size)));
+    for package in data.and_then(|data| go::packages(data, file.head(), file.size)).into_iter().flatten() {
+        let _ = writeln!(note, "go {package}");
     }
     let Some(entries) = layout.dynamic.clone().and_then(|range| file.bytes(range)) else { return Some(note) };
     let step = if layout.words.wide { 16 } else { 8 };
@@ -277,6 +297,8 @@ struct Layout {
     loaded: Vec<(u64, u64, u64)>,
     interpreter: Option<Range<u64>>,
     dynamic: Option<Range<u64>>,
+    /// The start of what the program may write to.
+    data: Option<Range<u64>>,
 }
 
 impl Layout {
@@ -296,7 +318,8 @@ impl Layout {
         } else {
             (number(28, 4)?, number(42, 2)?, number(44, 2)?)
         };
-        let mut layout = Self { words, machine, loaded: Vec::new(), interpreter: None, dynamic: None };
+        let mut layout =
+            Self { words, machine, loaded: Vec::new(), interpreter: None, dynamic: None, data: None };
         for index in 0..count.min(MAX_SEGMENTS) {
             let at = table.checked_add(index * step)?;
             let field = |wide_at: u64, narrow_at: u64| match wide {
@@ -310,7 +333,13 @@ impl Layout {
             };
             let Some(end) = offset.checked_add(size) else { continue };
             match kind {
-                1 => layout.loaded.push((address, offset, size)),
+                1 => {
+                    layout.loaded.push((address, offset, size));
+                    let flags = number(at.checked_add(if wide { 4 } else { 24 })?, 4);
+                    if layout.data.is_none() && flags.is_some_and(|flags| flags & WRITABLE != 0) {
+                        layout.data = Some(offset..end.min(offset.saturating_add(go::MARKED)));
+                    }
+                }
                 2 if size <= MAX_DYNAMIC => layout.dynamic = Some(offset..end),
                 3 if size <= MAX_NAME as u64 => layout.interpreter = Some(offset..end),
                 _ => {}

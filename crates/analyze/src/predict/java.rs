@@ -1,9 +1,13 @@
-//! Java: the virtual machine, its module image, and the jars on the class path.
+//! Java: the virtual machine, its module image, the jars on the class path and the classes in its directories.
+//!
+//! A note about a jar holds the jars that it names, one about a class the classes that it names, one about a file of arguments
+//! its text.
 
 use std::collections::HashSet;
 use std::io::Read as _;
 
 use flate2::read::DeflateDecoder;
+use restow_layer::path::base;
 use restow_layer::path::parent;
 
 use super::Predictor;
@@ -40,6 +44,21 @@ const LIBRARIES: [&str; 9] = [
 ];
 /// Jars that are followed.
 const MAX_JARS: usize = 5000;
+/// Classes that are followed.
+const MAX_CLASSES: usize = 10_000;
+/// The longest file of arguments.
+const MAX_ARGUMENTS: u64 = 64 << 10;
+/// Options that take the word behind them.
+const VALUED: [&str; 8] = [
+    "--add-opens",
+    "--add-exports",
+    "--add-modules",
+    "--add-reads",
+    "--limit-modules",
+    "--patch-module",
+    "--upgrade-module-path",
+    "--source",
+];
 /// Entries at the start of a jar among which its manifest is.
 const MAX_ENTRIES: usize = 16;
 /// The longest manifest.
@@ -54,7 +73,14 @@ impl Predictor for Java {
         if file.path.ends_with(".jar") || file.path.ends_with(".war") {
             return Some(manifest(file).map(|text| class_path(&text)).unwrap_or_default());
         }
-        None
+        if file.path.ends_with(".class") {
+            return Some(classes(file.head()).unwrap_or_default());
+        }
+        // Any file may hold arguments; those that do are called so.
+        let name = base(file.path);
+        let says = ["args", "argfile", "options", "jib-"].iter().any(|word| name.contains(word));
+        (says && file.size <= MAX_ARGUMENTS && file.shebang().is_none() && !elf::is(file.head()))
+            .then(|| file.text().into_owned())
     }
 
     fn predict(&self, program: &Program, reads: &mut Reads<'_>) {
@@ -76,58 +102,218 @@ impl Predictor for Java {
                 reads.open(&format!("{home}/{path}"), "the virtual machine reads it");
             }
         }
-        let mut waiting: Vec<String> = jars(program, reads);
-        waiting.reverse();
-        let mut seen = HashSet::new();
-        while let Some(path) = waiting.pop() {
-            if seen.len() == MAX_JARS || !seen.insert(path.clone()) {
-                continue;
+        let started = Started::of(program, reads);
+        for (path, reason) in started.agents.iter().map(|path| (path, "an agent of the virtual machine")) {
+            follow(path, reason, reads);
+        }
+        // A jar that is started stands alone: it names the others.
+        let mut entries = started.modules.clone();
+        match &started.jar {
+            Some(jar) => entries.push(jar.clone()),
+            None => entries.extend(started.class_path.clone()),
+        }
+        let mut directories = Vec::new();
+        for path in entries {
+            let modules = started.modules.contains(&path);
+            let jars = path.strip_suffix("/*").or_else(|| modules.then_some(path.as_str()));
+            match jars.filter(|directory| !reads.names(directory).is_empty()) {
+                Some(directory) => {
+                    let names = reads.names(directory);
+                    for name in names.iter().filter(|name| name.ends_with(".jar")) {
+                        follow(&format!("{directory}/{name}"), "a jar on the class path", reads);
+                    }
+                }
+                None if reads.look(&path).is_some() => follow(&path, "a jar on the class path", reads),
+                None => directories.push(path),
             }
-            let Some(file) = reads.open(&path, "a jar on the class path") else { continue };
-            let directory = parent(&file).unwrap_or_default();
-            let listed = reads.note(&file).split_ascii_whitespace().rev();
-            waiting.extend(listed.map(|path| {
-                if path.starts_with('/') { path.to_owned() } else { format!("/{directory}/{path}") }
-            }));
+        }
+        if let Some(main) = started.main {
+            load(&main, &directories, reads);
         }
     }
 }
 
-/// Returns the jars that the command names.
-fn jars(program: &Program, reads: &mut Reads<'_>) -> Vec<String> {
-    let mut lists = Vec::new();
-    let mut words = program.args.iter();
-    while let Some(word) = words.next() {
-        match word.as_str() {
-            "-cp" | "-classpath" | "--class-path" | "-p" | "--module-path" => {
-                lists.extend(words.next().cloned())
-            }
-            "-jar" => {
-                lists.extend(words.next().cloned());
-                break;
-            }
-            word => lists.extend(
-                word.strip_prefix("-javaagent:").and_then(|rest| rest.split('=').next()).map(str::to_owned),
-            ),
+/// Adds a jar and those that it names.
+fn follow(path: &str, reason: &str, reads: &mut Reads<'_>) {
+    let mut waiting = vec![(path.to_owned(), reason.to_owned())];
+    let mut seen = HashSet::new();
+    while let Some((path, reason)) = waiting.pop() {
+        if seen.len() == MAX_JARS || !seen.insert(path.clone()) {
+            continue;
         }
+        let known = reads.look(&path).is_some_and(|file| reads.has(&file));
+        let Some(file) = reads.open(&path, reason).filter(|_| !known) else { continue };
+        let directory = parent(&file).unwrap_or_default();
+        let listed = reads.note(&file).split_ascii_whitespace().rev();
+        waiting.extend(listed.map(|path| {
+            let path = if path.starts_with('/') { path.to_owned() } else { format!("/{directory}/{path}") };
+            (path, format!("{file} names it"))
+        }));
     }
-    if lists.is_empty() {
-        lists.extend(reads.variable("CLASSPATH").map(str::to_owned));
-    }
-    let mut jars = Vec::new();
-    for path in lists.iter().flat_map(|list| list.split(':')).map(|path| program.absolute(path)) {
-        if let Some(directory) =
-            path.strip_suffix("/*").or(Some(&path)).filter(|path| !path.ends_with(".jar"))
-        {
-            let names = reads.names(directory);
-            jars.extend(
-                names.iter().filter(|name| name.ends_with(".jar")).map(|name| format!("{directory}/{name}")),
-            );
-        } else {
-            jars.push(path);
+}
+
+/// Adds a class that is in one of the directories, and those that it names.
+fn load(main: &str, directories: &[String], reads: &mut Reads<'_>) {
+    let mut waiting = vec![(main.replace('.', "/"), "the class that java starts".to_owned())];
+    let mut seen = HashSet::new();
+    while let Some((name, reason)) = waiting.pop() {
+        if seen.len() == MAX_CLASSES || !seen.insert(name.clone()) {
+            continue;
         }
+        let paths = directories.iter().map(|directory| format!("{directory}/{name}.class"));
+        let found = paths.into_iter().find_map(|path| reads.open(&path, &reason));
+        let Some(file) = found else { continue };
+        let named = reads.note(&file).lines().rev();
+        waiting.extend(named.map(|name| (name.to_owned(), format!("{file} names it"))));
     }
-    jars
+}
+
+/// What the launcher is told to start.
+#[derive(Debug, Default)]
+struct Started {
+    class_path: Vec<String>,
+    modules: Vec<String>,
+    agents: Vec<String>,
+    jar: Option<String>,
+    main: Option<String>,
+}
+
+impl Started {
+    fn of(program: &Program, reads: &mut Reads<'_>) -> Self {
+        let mut words = Vec::new();
+        // The virtual machine takes the first, its launcher the second before the words of the command.
+        for name in ["JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS"] {
+            words.extend(split(reads.variable(name).unwrap_or_default()));
+        }
+        words.extend(program.args.iter().cloned());
+        let words: Vec<String> = words.into_iter().flat_map(|word| expand(word, program, reads)).collect();
+
+        let list = |list: &str| -> Vec<String> {
+            list.split(':').filter(|path| !path.is_empty()).map(|path| program.absolute(path)).collect()
+        };
+        let mut started = Self::default();
+        let mut given = false;
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            let (option, joined) = match word.split_once('=') {
+                Some((option, value)) if option.starts_with("--") => (option, Some(value.to_owned())),
+                _ => (word.as_str(), None),
+            };
+            let mut value = || joined.clone().or_else(|| words.next().cloned()).unwrap_or_default();
+            match option {
+                "-cp" | "-classpath" | "--class-path" => (started.class_path, given) = (list(&value()), true),
+                "-p" | "--module-path" => started.modules = list(&value()),
+                "-jar" => {
+                    started.jar = Some(program.absolute(&value()));
+                    break;
+                }
+                "-m" | "--module" => {
+                    started.main = value().split_once('/').map(|(_, class)| class.to_owned());
+                    break;
+                }
+                option if VALUED.contains(&option) => drop(value()),
+                option => {
+                    match (option.strip_prefix("-javaagent:"), option.strip_prefix("-Djava.class.path=")) {
+                        (Some(agent), _) => {
+                            let path = agent.split('=').next().unwrap_or_default();
+                            started.agents.push(program.absolute(path));
+                        }
+                        (None, Some(paths)) => (started.class_path, given) = (list(paths), true),
+                        _ if option.starts_with('-') => {}
+                        _ => {
+                            started.main = Some(option.to_owned());
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        if !given {
+            // Without any, the classes are where the program is started.
+            started.class_path = list(reads.variable("CLASSPATH").unwrap_or("."));
+        }
+        started
+    }
+}
+
+/// Returns the words of a file that `@file` stands for, or the word itself.
+fn expand(word: String, program: &Program, reads: &mut Reads<'_>) -> Vec<String> {
+    let path = word.strip_prefix('@').filter(|path| !path.starts_with('@'));
+    match path.and_then(|path| reads.open(&program.absolute(path), "java reads arguments from it")) {
+        Some(file) => split(reads.note(&file)),
+        None => vec![word],
+    }
+}
+
+/// Returns the words of a text; quotes hold them together, `#` begins a comment.
+fn split(text: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for line in text.lines() {
+        let (mut word, mut quote, mut begun) = (String::new(), None, false);
+        for character in line.chars() {
+            match (quote, character) {
+                (Some(open), _) if open == character => quote = None,
+                (None, '"' | '\'') => (quote, begun) = (Some(character), true),
+                (None, '#') if !begun => break,
+                (None, _) if character.is_whitespace() => {
+                    words.extend(begun.then(|| std::mem::take(&mut word)));
+                    begun = false;
+                }
+                _ => {
+                    word.push(character);
+                    begun = true;
+                }
+            }
+        }
+        words.extend(begun.then_some(word));
+    }
+    words
+}
+
+/// Returns the names of the classes that a class names, one a line (The Java Virtual Machine Specification, 4.4).
+fn classes(bytes: &[u8]) -> Option<String> {
+    let number = |at: usize| {
+        Some(usize::from(u16::from_be_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?)))
+    };
+    if !bytes.starts_with(&[0xca, 0xfe, 0xba, 0xbe]) {
+        return None;
+    }
+    let count = number(8)?;
+    let mut names = Vec::new();
+    let mut texts = vec![None; count];
+    let (mut at, mut index) = (10, 1);
+    while index < count {
+        let size = match *bytes.get(at)? {
+            1 => {
+                let length = number(at + 1)?;
+                texts[index] = bytes.get(at + 3..at + 3 + length);
+                3 + length
+            }
+            7 => {
+                names.push(number(at + 1)?);
+                3
+            }
+            8 | 16 | 19 | 20 => 3,
+            15 => 4,
+            3 | 4 | 9..=12 | 17 | 18 => 5,
+            5 | 6 => {
+                // These take two places.
+                index += 1;
+                9
+            }
+            _ => return None,
+        };
+        (at, index) = (at + size, index + 1);
+    }
+    let name = |index: usize| std::str::from_utf8((*texts.get(index)?)?).ok();
+    // An array is named by the type of what is in it, the runtime's own classes are in its image.
+    let own = |name: &&str| {
+        !name.starts_with(['[', '/'])
+            && !name.starts_with("java/")
+            && !name.contains(['\n', '\0'])
+            && !name.contains("..")
+    };
+    Some(names.into_iter().filter_map(name).filter(own).map(|name| format!("{name}\n")).collect())
 }
 
 /// Returns `META-INF/MANIFEST.MF`, which stands at the start of a jar (ZIP's APPNOTE, 4.3.7).
@@ -169,4 +355,35 @@ fn manifest(file: &Passing<'_>) -> Option<String> {
 fn class_path(manifest: &str) -> String {
     let joined = manifest.replace("\r\n", "\n").replace("\n ", "");
     joined.lines().find_map(|line| line.strip_prefix("Class-Path:")).unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_in_a_file_are_split_as_the_launcher_does() {
+        let text = "-cp /a:/b # no\n\"-Dx=y z\" 'q'\tcom.Main\n#all\n";
+        assert_eq!(split(text), ["-cp", "/a:/b", "-Dx=y z", "q", "com.Main"]);
+        assert_eq!(split(""), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_class_names_others_and_a_damaged_one_none() {
+        let mut class = vec![0xca, 0xfe, 0xba, 0xbe, 0, 0, 0, 61, 0, 8];
+        // A long number takes two places.
+        class.extend_from_slice(&[5, 0, 0, 0, 0, 0, 0, 0, 1]);
+        for name in ["com/Other", "java/lang/Object"] {
+            class.extend_from_slice(&[1, 0, name.len() as u8]);
+            class.extend_from_slice(name.as_bytes());
+        }
+        class.extend_from_slice(&[7, 0, 3, 7, 0, 4, 12, 0, 3, 0, 4]);
+        assert_eq!(classes(&class).as_deref(), Some("com/Other\n"));
+        for length in 0..class.len() {
+            assert_eq!(classes(&class[..length]), None, "{length}");
+        }
+        class[9] = 2;
+        class[10] = 99;
+        assert_eq!(classes(&class), None);
+    }
 }

@@ -1,7 +1,10 @@
 //! What the C library opens on behalf of programs: locales, name services.
 
+use restow_layer::path::base;
+
 use super::Predictor;
 use super::command::Program;
+use super::elf;
 use super::passing::Passing;
 use super::reads::Reads;
 
@@ -21,28 +24,64 @@ const CATEGORIES: [&str; 12] = [
     "LC_CTYPE",
 ];
 
+/// Services that are asked for a database.
+const MAX_SERVICES: usize = 20;
+
 /// The C library.
 #[derive(Debug)]
 pub(crate) struct Libc;
 
 impl Predictor for Libc {
-    fn note(&self, _: &Passing<'_>) -> Option<String> {
-        None
+    fn note(&self, file: &Passing<'_>) -> Option<String> {
+        (file.path == "etc/nsswitch.conf").then(|| file.text().into_owned())
     }
 
     fn predict(&self, program: &Program, reads: &mut Reads<'_>) {
+        // musl reads no locale and no nsswitch.conf.
+        if is_musl(&program.file, reads) {
+            return;
+        }
         let note = reads.note(&program.file);
         let calls = |name: &str| note.lines().any(|line| line.strip_prefix("calls ") == Some(name));
         if calls("setlocale") {
             locale(program, reads);
         }
-        if calls("getpwnam") || calls("getpwuid") || calls("getaddrinfo") {
-            reads.open("etc/nsswitch.conf", format_args!("{} asks for names", program.file));
+        let users = calls("getpwnam") || calls("getpwuid");
+        if users || calls("getaddrinfo") {
+            let switch = reads.open("etc/nsswitch.conf", format_args!("{} asks for names", program.file));
+            let databases = [("passwd:", users), ("hosts:", calls("getaddrinfo"))];
+            for (database, _) in databases.into_iter().filter(|(_, asked)| *asked) {
+                services(switch.as_deref(), database, program, reads);
+            }
         }
         if calls("getaddrinfo") {
             for path in ["etc/host.conf", "etc/gai.conf"] {
                 reads.open(path, format_args!("{} asks for addresses", program.file));
             }
+        }
+    }
+}
+
+/// Says whether the C library of a program is musl.
+pub(crate) fn is_musl(program: &str, reads: &Reads<'_>) -> bool {
+    elf::field(reads.note(program), "interp").is_some_and(|interpreter| interpreter.contains("ld-musl"))
+}
+
+/// Adds the libraries of the services that are asked for a database.
+///
+/// Since its version 2.34 glibc has `files` and `dns` in itself; before, its own file bore its version.
+fn services(switch: Option<&str>, database: &str, program: &Program, reads: &mut Reads<'_>) {
+    let apart = elf::libc(&program.file, reads).is_some_and(|library| base(&library).starts_with("libc-2."));
+    let line = switch.and_then(|switch| {
+        reads.note(switch).lines().find_map(|line| line.trim_start().strip_prefix(database))
+    });
+    // What glibc does where nothing is said.
+    let services = line.unwrap_or(if database == "hosts:" { "dns files" } else { "files" });
+    let services = services.split('#').next().unwrap_or_default().split_ascii_whitespace();
+    for service in services.filter(|word| !word.starts_with('[') && !word.ends_with(']')).take(MAX_SERVICES) {
+        if apart || !matches!(service, "files" | "dns") {
+            let reason = format!("etc/nsswitch.conf has {} ask {service:.40}", program.file);
+            elf::load_named(&format!("libnss_{service}.so.2"), &program.file, reason, reads);
         }
     }
 }

@@ -14,6 +14,7 @@
 
 mod command;
 mod elf;
+mod go;
 mod java;
 mod libc;
 mod nginx;
@@ -37,7 +38,7 @@ use self::reads::Reads;
 use crate::Tree;
 
 /// The version of what is predicted: another one may order the same image differently.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Words and variables of a command that are considered, and the most bytes of each.
 const MAX_WORDS: usize = 4096;
@@ -79,6 +80,8 @@ pub struct Prediction {
     pub files: Vec<Predicted>,
     /// What could not be followed, in words.
     pub notices: Vec<String>,
+    /// Bytes in the files of each layer, predicted or not.
+    pub layer_sizes: Vec<u64>,
 }
 
 /// Something that knows what a kind of program reads when it starts.
@@ -96,6 +99,7 @@ pub(crate) trait Predictor: Sync {
 pub(crate) const PREDICTORS: &[&dyn Predictor] = &[
     &elf::Loader,
     &libc::Libc,
+    &go::Go,
     &wrapper::Wrapper,
     &shell::Shell,
     &python::Python,

@@ -99,7 +99,7 @@ fn directives(text: &str) -> String {
 }
 
 /// Returns the paths a pattern stands for; only its last part may hold a `*`.
-fn glob(pattern: &str, reads: &mut Reads<'_>) -> Vec<String> {
+pub(super) fn glob(pattern: &str, reads: &mut Reads<'_>) -> Vec<String> {
     let Some((directory, name)) = pattern.rsplit_once('/').filter(|(_, name)| name.contains('*')) else {
         return vec![pattern.to_owned()];
     };

@@ -21,6 +21,14 @@ const MAX_NOTE: usize = 64 << 10;
 /// How deep the conditions of `exports` nest.
 const MAX_CONDITIONS: usize = 8;
 
+/// Where packages are besides: npm's own place, and those where Debian keeps them.
+const SHARED: [&str; 4] = [
+    "/usr/share/nodejs",
+    "/usr/lib/nodejs",
+    "/usr/lib/x86_64-linux-gnu/nodejs",
+    "/usr/local/lib/node_modules",
+];
+
 /// Node.js.
 #[derive(Debug)]
 pub(crate) struct Node;
@@ -41,30 +49,44 @@ impl Predictor for Node {
             return;
         }
         let mut entries = Vec::new();
+        let options = reads.variable("NODE_OPTIONS").unwrap_or_default().split_ascii_whitespace();
+        let options: Vec<String> = options.map(str::to_owned).collect();
+        preloaded(&mut options.iter(), &mut entries);
         let mut words = program.args.iter();
-        let mut script = None;
-        while let Some(word) = words.next() {
-            match word.as_str() {
-                "-r" | "--require" | "--import" | "--loader" => entries.extend(words.next().cloned()),
-                "-e" | "--eval" | "-p" | "--print" => return,
-                word if word.starts_with('-') => {}
-                word => {
-                    script = Some(word);
-                    break;
-                }
-            }
-        }
+        let script = preloaded(&mut words, &mut entries);
         let Some(script) = script else { return };
         if restow_layer::path::base(script).trim_end_matches(".js") == "npm-cli" || script.ends_with("/npm") {
             start_script(program, words.as_slice(), reads);
         }
-        let mut modules = Modules { reads, seen: HashSet::new() };
+        let shared =
+            reads.variable("NODE_PATH").unwrap_or_default().split(':').filter(|path| !path.is_empty());
+        let shared = shared.chain(SHARED).map(|path| program.absolute(path)).collect();
+        let mut modules = Modules { reads, shared, seen: HashSet::new() };
         let from = format!("{}/", program.directory);
         for entry in entries {
             modules.follow(&entry, &from, "node is told to load it");
         }
         modules.follow(&program.absolute(script), &from, "the script node runs");
     }
+}
+
+/// Returns the first word that is no option, if the options do not say that there is no script; adds the modules that they
+/// name.
+fn preloaded<'w>(words: &mut impl Iterator<Item = &'w String>, modules: &mut Vec<String>) -> Option<&'w str> {
+    while let Some(word) = words.next() {
+        match word.split_once('=').unwrap_or((word, "")) {
+            ("-r" | "--require" | "--import" | "--loader" | "--experimental-loader", "") => {
+                modules.extend(words.next().cloned());
+            }
+            ("--require" | "--import" | "--loader" | "--experimental-loader", name) => {
+                modules.push(name.to_owned());
+            }
+            ("-e" | "--eval" | "-p" | "--print", _) => return None,
+            _ if word.starts_with('-') => {}
+            _ => return Some(word),
+        }
+    }
+    None
 }
 
 /// Follows the script that `npm start` or `npm run NAME` runs.
@@ -83,6 +105,8 @@ fn start_script(program: &Program, args: &[String], reads: &mut Reads<'_>) {
 
 struct Modules<'r, 'a> {
     reads: &'r mut Reads<'a>,
+    /// Where packages are that lie beside no module.
+    shared: Vec<String>,
     seen: HashSet<String>,
 }
 
@@ -138,26 +162,22 @@ impl Modules<'_, '_> {
             let path = restow_layer::path::clean(&format!("{directory}/{name}"));
             return self.file(&format!("/{path}"), reason);
         }
-        if name.starts_with("node:") || name.starts_with('#') {
+        if name.starts_with("node:") {
             return None;
+        }
+        if name.starts_with('#') {
+            return self.imported(name, directory, reason);
         }
         let depth = if name.starts_with('@') { 2 } else { 1 };
         let end = name.match_indices('/').nth(depth - 1).map_or(name.len(), |(at, _)| at);
         let (package, inside) = name.split_at(end);
         let mut here = Some(directory);
-        // Debian keeps packages beside these.
-        let shared = [
-            "/usr/share/nodejs",
-            "/usr/lib/nodejs",
-            "/usr/lib/x86_64-linux-gnu/nodejs",
-            "/usr/local/lib/node_modules",
-        ];
         let mut candidates = Vec::new();
         while let Some(directory) = here {
             candidates.push(format!("{directory}/node_modules/{package}"));
             here = directory.rsplit_once('/').map(|(above, _)| above);
         }
-        candidates.extend(shared.map(|directory| format!("{directory}/{package}")));
+        candidates.extend(self.shared.iter().map(|directory| format!("{directory}/{package}")));
         for home in candidates {
             if self.reads.names(&home).is_empty() {
                 if let Some(file) = self.file(&home, reason).filter(|_| inside.is_empty()) {
@@ -181,8 +201,25 @@ impl Modules<'_, '_> {
     /// Finds what a package exports under a name.
     fn exported(&mut self, home: &str, name: &str, reason: &str) -> Option<String> {
         let manifest = self.reads.open(&format!("{home}/package.json"), reason)?;
-        let target = elf::field(self.reads.note(&manifest), &format!("exports {name}"))?;
+        let target = mapped(self.reads.note(&manifest), "exports", name)?;
         self.file(&format!("{home}/{target}"), reason)
+    }
+
+    /// Finds what the nearest package.json says that a name with `#` stands for: a file of its own, or another package's.
+    fn imported(&mut self, name: &str, directory: &str, reason: &str) -> Option<String> {
+        let mut here = Some(directory);
+        while let Some(directory) = here {
+            if let Some(manifest) = self.reads.open(&format!("{directory}/package.json"), reason) {
+                let target = mapped(self.reads.note(&manifest), "imports", name)?;
+                // It may not stand for another such name, so this ends.
+                return match target.starts_with('#') {
+                    true => None,
+                    false => self.resolve(&target, &format!("{directory}/"), reason),
+                };
+            }
+            here = directory.rsplit_once('/').map(|(above, _)| above);
+        }
+        None
     }
 
     /// Finds a file by its path with or without extension, or by its directory.
@@ -230,6 +267,13 @@ fn package(text: &str) -> String {
     if let Some(main) = document.get("main").and_then(Value::as_str) {
         line("main", main);
     }
+    if let Some(Value::Object(imports)) = document.get("imports") {
+        for (name, target) in imports {
+            if let Some(target) = condition(target, 0) {
+                line(&format!("imports {name}"), target);
+            }
+        }
+    }
     match document.get("exports") {
         Some(Value::Object(exports)) if exports.keys().any(|key| key.starts_with('.')) => {
             for (name, target) in exports {
@@ -251,6 +295,21 @@ fn package(text: &str) -> String {
         }
     }
     note
+}
+
+/// Returns what the line of a note gives for a name: its own or, of the patterns that fit, that with the longest start.
+fn mapped(note: &str, kind: &str, name: &str) -> Option<String> {
+    if let Some(target) = elf::field(note, &format!("{kind} {name}")) {
+        return Some(target.to_owned());
+    }
+    let patterns =
+        note.lines().filter_map(|line| line.strip_prefix(kind)?.strip_prefix(' ')?.split_once(' '));
+    let fitting = patterns.filter_map(|(pattern, target)| {
+        let (start, end) = pattern.split_once('*')?;
+        let middle = name.strip_prefix(start)?.strip_suffix(end).filter(|middle| !middle.is_empty())?;
+        Some((start.len(), target.replace('*', middle)))
+    });
+    fitting.max_by_key(|(length, _)| *length).map(|(_, target)| target)
 }
 
 /// Returns the first target whose conditions Node meets.
@@ -328,6 +387,22 @@ mod tests {
     }
 
     #[test]
+    fn a_name_stands_for_what_the_longest_pattern_says() {
+        let note =
+            "exports ./a ./one.js\nexports ./* ./src/*.js\nexports ./deep/*.js ./x/*/*.mjs\nimports #x y\n";
+        for (name, expected) in [
+            ("./a", Some("./one.js")),
+            ("./b", Some("./src/b.js")),
+            ("./deep/c.js", Some("./x/c/c.mjs")),
+            ("./deep/.js", Some("./src/deep/.js.js")),
+            ("./", None),
+            ("other", None),
+        ] {
+            assert_eq!(mapped(note, "exports", name).as_deref(), expected, "{name}");
+        }
+    }
+
+    #[test]
     fn a_package_names_its_entry_and_its_scripts() {
         let text = r#"{"main":"lib/x","exports":{".":{"browser":"./b.js","node":[null,{"require":"./n.js"}]},"./sub":"./s.js"},
             "scripts":{"start":"node server.js"}}"#;
@@ -336,6 +411,8 @@ mod tests {
             "main lib/x\nexports . ./n.js\nexports ./sub ./s.js\nscript start node server.js\n"
         );
         assert_eq!(package(r#"{"exports":"./x.js"}"#), "exports . ./x.js\n");
+        let text = r##"{"imports":{"#db":{"node":"pg"},"#lib/*":"./lib/*.js"},"exports":{"./*":"./src/*.js","./in/*":null}}"##;
+        assert_eq!(package(text), "imports #db pg\nimports #lib/* ./lib/*.js\nexports ./* ./src/*.js\n");
         let deep = format!("{{\"exports\":{}\"x\"{}}}", "[".repeat(50), "]".repeat(50));
         for odd in ["", "[]", "{", r#"{"main":1,"exports":7,"scripts":[]}"#, &deep] {
             assert_eq!(package(odd), "", "{odd}");

@@ -108,7 +108,7 @@ pub(crate) fn note(
     if elf::is(raw.filled()) {
         while (raw.len() as u64) < PROGRAM && content.read(raw, TEXT)? > 0 {}
         head = raw.len();
-        if let Some(range) = elf::dynamic(raw.filled()).filter(|range| range.end > head as u64) {
+        if let Some(range) = elf::piece(raw.filled()).filter(|range| range.end > head as u64) {
             start = head as u64;
             while start < range.start {
                 raw.truncate(head);

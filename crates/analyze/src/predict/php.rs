@@ -8,6 +8,7 @@ use super::Predictor;
 use super::command::Program;
 use super::command::prefix;
 use super::elf;
+use super::nginx::glob;
 use super::passing::Passing;
 use super::reads::Reads;
 
@@ -30,6 +31,15 @@ impl Predictor for Php {
             };
             return Some(text.lines().filter_map(extension).collect());
         }
+        // nginx has files of settings for PHP, too.
+        if file.path.contains("php") && file.path.ends_with(".conf") && !file.path.contains("nginx") {
+            let text = file.text();
+            let included = |line: &str| -> Option<String> {
+                let (name, value) = line.split_once('=')?;
+                (name.trim() == "include").then(|| format!("include {}\n", value.trim().trim_matches('"')))
+            };
+            return Some(text.lines().filter_map(included).collect());
+        }
         if !file.is(&[".php"], &["php"]) {
             return None;
         }
@@ -40,6 +50,9 @@ impl Predictor for Php {
     fn predict(&self, program: &Program, reads: &mut Reads<'_>) {
         if !program.is(&["php", "php-fpm", "php-cgi"]) {
             return;
+        }
+        if program.is(&["php-fpm"]) {
+            pools(program, reads);
         }
         let modules = settings(program, reads);
         for (name, reason) in modules.wanted {
@@ -95,6 +108,51 @@ fn included(line: &str) -> Option<String> {
     let quote = rest.chars().next().filter(|quote| matches!(quote, '"' | '\''))?;
     let path = rest[1..].split(quote).next().filter(|path| !path.contains('$'))?;
     Some(format!("{marker}{path}"))
+}
+
+/// Adds the settings of the process manager and those of its pools.
+fn pools(program: &Program, reads: &mut Reads<'_>) {
+    let root = format!("/{}", prefix(&program.file)).trim_end_matches('/').to_owned();
+    let mut words = program.args.iter();
+    let mut chosen = None;
+    while let Some(word) = words.next() {
+        chosen = match word.strip_prefix("--fpm-config") {
+            Some("") => words.next().cloned(),
+            Some(value) => Some(value.trim_start_matches('=').to_owned()),
+            None if word == "-y" => words.next().cloned(),
+            None => chosen,
+        };
+    }
+    let mut candidates = vec![format!("{root}/etc/php-fpm.conf"), "/etc/php-fpm.conf".into()];
+    // Debian's are in `etc/php/8.2/fpm`, Alpine's in `etc/php82`.
+    for name in reads.names("etc").iter().filter(|name| name.starts_with("php")) {
+        candidates.push(format!("/etc/{name}/php-fpm.conf"));
+    }
+    for name in reads.names("etc/php").iter() {
+        candidates.push(format!("/etc/php/{name}/fpm/php-fpm.conf"));
+    }
+    let main = match chosen {
+        Some(path) => Some(program.absolute(&path)),
+        None => candidates.into_iter().find(|path| reads.look(path).is_some()),
+    };
+    let mut waiting: Vec<(String, String)> =
+        main.into_iter().map(|path| (path, "php-fpm reads its settings".to_owned())).collect();
+    let mut seen = HashSet::new();
+    while let Some((path, reason)) = waiting.pop() {
+        let Some(file) = reads.open(&path, reason) else { continue };
+        if seen.len() == MAX_FILES || !seen.insert(file.clone()) {
+            continue;
+        }
+        let mut included = Vec::new();
+        for pattern in reads.note(&file).lines().filter_map(|line| line.strip_prefix("include ")) {
+            // Paths are relative to where PHP is installed.
+            let pattern =
+                if pattern.starts_with('/') { pattern.to_owned() } else { format!("{root}/{pattern}") };
+            included
+                .extend(glob(&pattern, reads).into_iter().map(|path| (path, format!("{file} includes it"))));
+        }
+        waiting.extend(included.into_iter().rev());
+    }
 }
 
 struct Modules {

@@ -27,6 +27,13 @@ const MAX_COMMANDS: usize = 200;
 const MAX_LOOKUPS: usize = 2_000_000;
 /// The longest path that is looked up.
 const MAX_PATH: usize = 4096;
+/// Large files that are mapped into memory, by the starts of their names, and the most that is read of them early: of all
+/// locales one; of Java's classes those of the start, which lie together in its image and apart in the older archive; of ICU's
+/// tables, as recorded, three chunks of 4 MiB.
+const PARTS: [(&str, u64); 4] =
+    [("locale-archive", 1 << 20), ("modules", 16 << 20), ("rt.jar", 24 << 20), ("libicudata.so", 12 << 20)];
+/// The most that is read of a file that a script only names.
+const NAMED: u64 = 16 << 20;
 
 /// A path that a container will read early.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,8 +44,20 @@ pub struct Predicted {
     pub position: usize,
     /// The size of the file in bytes; 0 for a link.
     pub size: u64,
+    /// How many of them are read early: all, unless it is known to be otherwise.
+    pub read: u64,
     /// Why it is read.
     pub reason: String,
+}
+
+/// A directory by the path that leads to it, so that the way there is gone once.
+#[derive(Clone)]
+struct Directory<'a> {
+    /// The links on the way.
+    touched: Rc<[(usize, String)]>,
+    /// Where they lead; nowhere if there are too many.
+    real: Option<Rc<str>>,
+    names: Rc<BTreeSet<&'a str>>,
 }
 
 /// What has been predicted so far, and the image it is predicted of.
@@ -47,7 +66,7 @@ pub(crate) struct Reads<'a> {
     environment: BTreeMap<String, String>,
     files: Vec<Predicted>,
     seen: HashSet<(usize, String)>,
-    directories: HashMap<String, Rc<BTreeSet<&'a str>>>,
+    directories: HashMap<String, Directory<'a>>,
     commands: VecDeque<Command>,
     commands_seen: HashSet<(Vec<String>, String)>,
     lookups: usize,
@@ -79,27 +98,38 @@ impl<'a> Reads<'a> {
     /// Returns the clean path of the regular file that a path, in any spelling, leads to.
     pub(crate) fn look(&mut self, path: &str) -> Option<String> {
         let path = self.lookup(path)?;
-        let (_, end) = self.tree.follow(&path)?.pop()?;
+        let (_, end) = self.follow(&path)?.pop()?;
         self.is_file(&end).then_some(end)
     }
 
     /// Adds the regular file that a path, in any spelling, leads to, and the links on the way; returns its clean path.
     pub(crate) fn open(&mut self, path: &str, reason: impl Display) -> Option<String> {
+        self.open_part(path, u64::MAX, reason)
+    }
+
+    /// Does the same with a file that may never be read, or not as a whole.
+    pub(crate) fn open_named(&mut self, path: &str, reason: impl Display) -> Option<String> {
+        self.open_part(path, NAMED, reason)
+    }
+
+    fn open_part(&mut self, path: &str, most: u64, reason: impl Display) -> Option<String> {
         let path = self.lookup(path)?;
-        let touched = self.tree.follow(&path)?;
+        let touched = self.follow(&path)?;
         let (_, end) = touched.last()?.clone();
         if !self.is_file(&end) {
             return None;
         }
         let size = self.tree.size(&end).unwrap_or_default();
+        let part = PARTS.iter().find(|(start, _)| base(&end).starts_with(start));
+        let read = size.min(part.map_or(most, |(_, part)| *part));
         for (position, path) in touched {
             if self.files.len() == MAX_FILES {
                 self.notice(format!("more than {MAX_FILES} files would be read; the rest is left out"));
                 return None;
             }
             if self.seen.insert((position, path.clone())) {
-                let size = if path == end { size } else { 0 };
-                self.files.push(Predicted { path, position, size, reason: reason.to_string() });
+                let (size, read) = if path == end { (size, read) } else { (0, 0) };
+                self.files.push(Predicted { path, position, size, read, reason: reason.to_string() });
             }
         }
         Some(end)
@@ -125,15 +155,30 @@ impl<'a> Reads<'a> {
 
     /// Returns the names in the directory that a path, in any spelling, leads to; none if there is no such directory.
     pub(crate) fn names(&mut self, directory: &str) -> Rc<BTreeSet<&'a str>> {
-        let path = clean(directory);
-        if let Some(names) = self.directories.get(&path) {
-            return Rc::clone(names);
+        self.directory(&clean(directory)).names
+    }
+
+    /// Returns the directory that the clean path leads to.
+    fn directory(&mut self, path: &str) -> Directory<'a> {
+        if let Some(directory) = self.directories.get(path) {
+            return directory.clone();
         }
-        // Not `follow`: what no tar mentions may still be a directory.
-        let real = self.tree.real(&path);
-        let names = Rc::new(real.map(|real| self.tree.names(&real)).unwrap_or_default());
-        self.directories.insert(path, Rc::clone(&names));
-        names
+        // Whether or not there is an entry: what no tar mentions may still be a directory.
+        let (touched, real) = self.tree.way(path);
+        let names = Rc::new(real.as_ref().map(|real| self.tree.names(real)).unwrap_or_default());
+        let directory = Directory { touched: touched.into(), real: real.map(Rc::from), names };
+        self.directories.insert(path.to_owned(), directory.clone());
+        directory
+    }
+
+    /// Returns what [`Tree::follow`] does for the clean path.
+    fn follow(&mut self, path: &str) -> Option<Vec<(usize, String)>> {
+        let Directory { touched, real, .. } = self.directory(parent(path)?);
+        let end = join(&real?, base(path));
+        match self.tree.place(&end)? {
+            (_, Kind::Symlink(_)) => self.tree.follow(path),
+            (position, _) => Some(touched.iter().cloned().chain([(position, end)]).collect()),
+        }
     }
 
     /// Remembers a command to be followed once what is now being followed is done.
@@ -168,7 +213,7 @@ impl<'a> Reads<'a> {
     }
 
     pub(crate) fn finish(self) -> Prediction {
-        Prediction { files: self.files, notices: self.notices }
+        Prediction { files: self.files, notices: self.notices, layer_sizes: self.tree.layer_sizes() }
     }
 
     /// Returns the clean path, if a glance at its directory does not already say that nothing is there.
@@ -183,7 +228,7 @@ impl<'a> Reads<'a> {
         self.lookups += 1;
         // Not `clean`: `link/..` is where the link leads, and only the tree knows.
         let path = if path.contains("..") { self.real(path)? } else { clean(path) };
-        let names = self.names(parent(&path)?);
+        let names = self.directory(parent(&path)?).names;
         names.contains(base(&path)).then_some(path)
     }
 
@@ -197,7 +242,7 @@ impl<'a> Reads<'a> {
         let directory = directory.trim_matches('/');
         let real = match directory {
             "" => String::new(),
-            _ => self.tree.real(directory)?,
+            _ => self.tree.way(directory).1?,
         };
         Some(join(&real, name))
     }

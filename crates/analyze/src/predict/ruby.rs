@@ -1,10 +1,16 @@
-//! Ruby: its start-up set and the scripts' `require`s.
+//! Ruby: its start-up set, the scripts' `require`s, and the gems in which these are.
+//!
+//! A note holds a word and a name a line: `require` and `relative` with what is loaded; `program` with a gem and a program in
+//! it; `gem` with one that a Gemfile asks for; `locked` with a gem and its version; `all` where all gems are loaded at once.
 
+use std::collections::HashMap;
 use std::collections::HashSet;
 
+use restow_layer::path::base;
 use restow_layer::path::parent;
 
 use super::Predictor;
+use super::command;
 use super::command::Program;
 use super::command::prefix;
 use super::elf;
@@ -24,6 +30,11 @@ const STARTUP: [&str; 8] = [
 ];
 /// The most files that are followed.
 const MAX_FILES: usize = 5000;
+/// The most gems that are considered.
+const MAX_GEMS: usize = 5000;
+/// Programs that serve what `config.ru` describes, and where they have their settings.
+const RACK: [&str; 7] = ["rackup", "puma", "unicorn", "thin", "falcon", "rails", "passenger"];
+const SETTINGS: [&str; 2] = ["config/puma.rb", "config/unicorn.rb"];
 
 /// The Ruby interpreter.
 #[derive(Debug)]
@@ -31,106 +42,369 @@ pub(crate) struct Ruby;
 
 impl Predictor for Ruby {
     fn note(&self, file: &Passing<'_>) -> Option<String> {
-        if !file.is(&[".rb", "config.ru", "Gemfile"], &["ruby"]) {
-            return None;
+        match base(file.path) {
+            "Gemfile.lock" | "gems.locked" => Some(file.text().lines().filter_map(locked).collect()),
+            "Gemfile" | "gems.rb" => Some(statements(&file.text())),
+            _ => file.is(&[".rb", ".ru"], &["ruby"]).then(|| statements(&file.text())),
         }
-        let text = file.text();
-        let requires = text.lines().filter_map(|line| {
-            let line = line.trim_start();
-            let (relative, rest) = match line.strip_prefix("require_relative") {
-                Some(rest) => (true, rest),
-                None => (false, line.strip_prefix("require")?),
-            };
-            let rest = rest.trim_start_matches([' ', '(']);
-            let quote = rest.chars().next().filter(|quote| matches!(quote, '"' | '\''))?;
-            let name = rest[1..].split(quote).next().filter(|name| !name.contains("#{"))?;
-            Some(format!("{} {name}\n", if relative { "relative" } else { "require" }))
-        });
-        Some(requires.collect())
     }
 
     fn predict(&self, program: &Program, reads: &mut Reads<'_>) {
-        if !program.is(&["ruby", "irb", "jruby"]) {
+        if !program.is(&["ruby"]) {
             return;
         }
-        let search = search_path(program, reads);
-        let mut waiting: Vec<(String, String)> =
-            STARTUP.iter().rev().map(|name| ((*name).to_owned(), String::new())).collect();
-        let script = program.args.iter().find(|word| !word.starts_with('-'));
-        if let Some(file) =
-            script.and_then(|script| reads.open(&program.absolute(script), "the script ruby runs"))
-        {
-            waiting.splice(..0, requires(reads.note(&file), &file));
-        }
-        let mut seen = HashSet::new();
-        while let Some((name, by)) = waiting.pop() {
-            if seen.len() == MAX_FILES || !seen.insert(name.clone()) {
-                continue;
+        let options = reads.variable("RUBYOPT").unwrap_or_default().split_ascii_whitespace();
+        let options: Vec<String> = options.map(str::to_owned).collect();
+        let (mut path, mut wanted) = (Vec::new(), STARTUP.map(str::to_owned).to_vec());
+        let mut words = options.iter().chain(&program.args);
+        let script = words.find(|word| {
+            if let Some(listed) = word.strip_prefix("-I") {
+                path.extend(listed.split(':').map(|path| program.absolute(path)));
+            } else if let Some(name) = word.strip_prefix("-r") {
+                wanted.push(name.to_owned());
             }
-            let reason =
-                if by.is_empty() { "ruby reads it at start".to_owned() } else { format!("{by} requires it") };
-            let candidates = search.iter().flat_map(|directory| {
-                let path = if name.starts_with('/') { name.clone() } else { format!("{directory}/{name}") };
-                [".rb", ".so", ""].map(|extension| format!("{path}{extension}"))
-            });
-            let Some(path) = candidates
-                .into_iter()
-                .find(|path| (path.ends_with(".rb") || path.ends_with(".so")) && reads.look(path).is_some())
-            else {
-                continue;
+            !word.starts_with('-')
+        });
+        let rest: Vec<String> = words.cloned().collect();
+        let mut ruby = Interpreter::new(program, path, reads);
+        ruby.follow(wanted.into_iter().map(|name| Wanted::new(Kind::Name(name), "ruby reads it at start")));
+        ruby.specifications();
+        if let Some(script) = script {
+            ruby.run(script, &rest, program);
+        }
+    }
+}
+
+/// An interpreter, and where it finds what is required.
+struct Interpreter<'r, 'a> {
+    reads: &'r mut Reads<'a>,
+    /// The directories of the search path in which a name's first part is, in order.
+    path: HashMap<String, Vec<String>>,
+    /// The directory of each gem, by the name of the gem.
+    gems: HashMap<String, Vec<String>>,
+    /// Where gems are installed.
+    homes: Vec<String>,
+    /// The gems that the Gemfile asks for.
+    asked: Vec<String>,
+    seen: HashSet<String>,
+}
+
+/// Something to load, and why.
+struct Wanted {
+    kind: Kind,
+    reason: String,
+}
+
+enum Kind {
+    /// A name to be looked for in the search path.
+    Name(String),
+    /// A path from the root on, with or without its extension.
+    Path(String),
+    /// A gem and a program in it.
+    Program(String, String),
+    /// Every gem that the Gemfile asks for.
+    All,
+}
+
+impl Wanted {
+    fn new(kind: Kind, reason: impl Into<String>) -> Self {
+        Self { kind, reason: reason.into() }
+    }
+}
+
+impl<'r, 'a> Interpreter<'r, 'a> {
+    fn new(program: &Program, mut path: Vec<String>, reads: &'r mut Reads<'a>) -> Self {
+        let library = variable(reads, "RUBYLIB");
+        path.extend(library);
+        let mut homes = Vec::new();
+        for name in ["GEM_HOME", "GEM_PATH", "BUNDLE_PATH"] {
+            homes.extend(variable(reads, name).into_iter().map(|home| program.absolute(&home)));
+        }
+        homes.push(program.absolute("vendor/bundle"));
+        // Bundler keeps the gems of each version apart.
+        let of_versions: Vec<String> = homes.iter().map(|home| format!("{home}/ruby")).collect();
+        homes.extend(of_versions.iter().flat_map(|home| below(home, reads)));
+        for library in [format!("/{}/lib/ruby", prefix(&program.file)), "/usr/lib/ruby".into()] {
+            for version in below(&library, reads) {
+                path.push(version.clone());
+                path.extend(below(&version, reads).into_iter().filter(|name| name.contains("-linux")));
+            }
+            for name in ["site_ruby", "vendor_ruby"] {
+                path.extend(below(&format!("{library}/{name}"), reads));
+            }
+            homes.extend(below(&format!("{library}/gems"), reads));
+        }
+        // Debian keeps extensions under the machine's directory.
+        for machine in below("/usr/lib", reads).into_iter().filter(|name| name.contains("-linux-gnu")) {
+            path.extend(below(&format!("{machine}/ruby"), reads));
+            path.extend(below(&format!("{machine}/ruby/vendor_ruby"), reads));
+        }
+        homes.extend(below("/var/lib/gems", reads));
+        homes.push("/usr/share/rubygems-integration/all".into());
+
+        let (asked, chosen) = gemfile(program, reads);
+        let mut gems: HashMap<String, Vec<String>> = HashMap::new();
+        for directory in homes.iter().flat_map(|home| below(&format!("{home}/gems"), reads)).take(MAX_GEMS) {
+            let Some((name, version)) = gem(base(&directory)) else { continue };
+            if chosen.get(name).is_none_or(|chosen| chosen == version) {
+                path.push(format!("{directory}/lib"));
+                gems.entry(name.to_owned()).or_default().push(directory.clone());
+            }
+        }
+        // What a gem has compiled lies apart: by machine, version and gem.
+        for home in &homes {
+            for machine in below(&format!("{home}/extensions"), reads) {
+                for version in below(&machine, reads) {
+                    path.extend(below(&version, reads).into_iter().take(MAX_GEMS));
+                }
+            }
+        }
+        let mut first_parts: HashMap<String, Vec<String>> = HashMap::new();
+        for directory in path {
+            for name in reads.names(&directory).iter() {
+                let name = name.strip_suffix(".rb").or(name.strip_suffix(".so")).unwrap_or(name);
+                let directories = first_parts.entry(name.to_owned()).or_default();
+                if directories.last() != Some(&directory) {
+                    directories.push(directory.clone());
+                }
+            }
+        }
+        Self { reads, path: first_parts, gems, homes, asked, seen: HashSet::new() }
+    }
+
+    /// Adds the descriptions of the gems that come with Ruby, which RubyGems reads when it is loaded.
+    fn specifications(&mut self) {
+        for home in self.homes.clone() {
+            for path in
+                below(&format!("{home}/specifications/default"), self.reads).into_iter().take(MAX_GEMS)
+            {
+                self.reads.open(&path, "RubyGems reads it at start");
+            }
+        }
+    }
+
+    /// Follows a script and what it is told to serve or to start.
+    fn run(&mut self, script: &str, rest: &[String], program: &Program) {
+        let name = base(script);
+        self.follow([Wanted::new(Kind::Path(program.absolute(script)), "the script ruby runs")]);
+        if matches!(name, "bundle" | "bundler") {
+            for path in [".bundle/config", "Gemfile", "Gemfile.lock"] {
+                self.reads.open(&program.absolute(path), "bundler reads it");
+            }
+            self.follow([Wanted::new(Kind::Name("bundler/setup".into()), "bundler prepares what it starts")]);
+            if let Some((name, rest)) = rest
+                .split_first()
+                .filter(|(word, _)| *word == "exec")
+                .and_then(|(_, rest)| rest.split_first())
+            {
+                self.start(name, rest, program);
+            }
+        }
+        if RACK.contains(&name) {
+            let described =
+                rest.iter().find(|word| word.ends_with(".ru")).map_or("config.ru", String::as_str);
+            for path in SETTINGS.into_iter().chain([described]) {
+                let reason = format!("{name} reads it");
+                self.follow([Wanted::new(Kind::Path(program.absolute(path)), reason)]);
+            }
+        }
+    }
+
+    /// Follows what `bundle exec` starts: a program on the path, or one that a gem brings.
+    fn start(&mut self, name: &str, rest: &[String], program: &Program) {
+        let mut words = match command::find(name, &program.directory, self.reads) {
+            Some(path) => vec![path],
+            None => {
+                let Some(path) = self.program(None, name) else { return };
+                vec![format!("/{}", program.file), path]
+            }
+        };
+        words.extend_from_slice(rest);
+        self.reads.run(program.starts(words));
+    }
+
+    /// Returns the path of a program that a gem brings.
+    fn program(&mut self, gem: Option<&str>, name: &str) -> Option<String> {
+        let gems = match gem {
+            Some(gem) => self.gems.get(gem).cloned().unwrap_or_default(),
+            None => {
+                let mut gems: Vec<String> = self.gems.values().flatten().cloned().collect();
+                gems.sort_unstable();
+                gems
+            }
+        };
+        let paths = gems.iter().flat_map(|gem| ["exe", "bin"].map(|place| format!("{gem}/{place}/{name}")));
+        paths.into_iter().find(|path| self.reads.look(path).is_some())
+    }
+
+    /// Adds what is wanted and what that requires, depth first, as it is read.
+    fn follow(&mut self, wanted: impl IntoIterator<Item = Wanted>) {
+        let mut waiting: Vec<Wanted> = wanted.into_iter().collect();
+        waiting.reverse();
+        while let Some(Wanted { kind, reason }) = waiting.pop() {
+            let found = match kind {
+                Kind::All => {
+                    // A gem is required by its name; that of one with a dash may stand for a path.
+                    let asked =
+                        self.asked.iter().rev().flat_map(|name| [name.replace('-', "/"), name.clone()]);
+                    waiting
+                        .extend(asked.map(|name| Wanted::new(Kind::Name(name), "the Gemfile asks for it")));
+                    continue;
+                }
+                Kind::Program(gem, name) => self.program(Some(&gem), &name),
+                Kind::Path(path) => self.file(&path),
+                Kind::Name(name) if name.starts_with('/') => self.file(&name),
+                Kind::Name(name) => {
+                    let first = name.split('/').next().unwrap_or_default();
+                    let first = first.strip_suffix(".rb").or(first.strip_suffix(".so")).unwrap_or(first);
+                    let directories = self.path.get(first).cloned().unwrap_or_default();
+                    directories.iter().find_map(|directory| self.file(&format!("{directory}/{name}")))
+                }
             };
+            let Some(path) = found else { continue };
+            if self.seen.len() == MAX_FILES || !self.seen.insert(path.clone()) {
+                continue;
+            }
             if path.ends_with(".so") {
-                elf::load(&path, reason, reads);
-            } else if let Some(file) = reads.open(&path, reason) {
-                waiting.extend(requires(reads.note(&file), &file));
+                elf::load(&path, reason, self.reads);
+            } else if let Some(file) = self.reads.open(&path, reason) {
+                self.describe(&file);
+                let needs: Vec<_> = needs(self.reads.note(&file), &file).collect();
+                waiting.extend(needs.into_iter().rev());
             }
         }
     }
+
+    /// Adds the description of the gem that a file is in.
+    fn describe(&mut self, file: &str) {
+        let Some((home, inside)) = file.split_once("/gems/").filter(|_| file.contains("/lib/")) else {
+            return;
+        };
+        // The directory of a version may be called `gems`, too.
+        let (home, inside) = match inside.split_once("/gems/") {
+            Some((version, inside)) => (format!("{home}/gems/{version}"), inside),
+            None => (home.to_owned(), inside),
+        };
+        let name = inside.split('/').next().unwrap_or_default();
+        self.reads
+            .open(&format!("{home}/specifications/{name}.gemspec"), format_args!("says what {name} is"));
+    }
+
+    /// Returns the path of a script or a library, with its extension.
+    fn file(&mut self, path: &str) -> Option<String> {
+        let candidates = ["", ".rb", ".so"].map(|extension| format!("{path}{extension}"));
+        candidates.into_iter().find(|path| self.reads.look(path).is_some())
+    }
 }
 
-/// Returns what a note requires, the last first.
-fn requires(note: &str, file: &str) -> Vec<(String, String)> {
+/// Returns what a note wants.
+fn needs<'n>(note: &'n str, file: &'n str) -> impl Iterator<Item = Wanted> + 'n {
     let directory = parent(file).unwrap_or_default();
-    let name = |line: &str| match line.split_once(' ')? {
-        ("relative", name) => Some(format!("/{directory}/{name}")),
-        (_, name) => Some(name.to_owned()),
-    };
-    note.lines().rev().filter_map(name).map(|name| (name, file.to_owned())).collect()
+    note.lines().filter_map(move |line| {
+        let (word, name) = line.split_once(' ').unwrap_or((line, ""));
+        let kind = match word {
+            "require" => Kind::Name(name.to_owned()),
+            "relative" => Kind::Path(format!("/{directory}/{name}")),
+            "program" => name.split_once(' ').map(|(gem, name)| Kind::Program(gem.into(), name.into()))?,
+            "all" => Kind::All,
+            _ => return None,
+        };
+        Some(Wanted::new(kind, format!("{file} requires it")))
+    })
 }
 
-/// Returns the directories that `require` looks in.
-fn search_path(program: &Program, reads: &mut Reads<'_>) -> Vec<String> {
-    let root = prefix(&program.file);
-    let mut paths: Vec<String> =
-        reads.variable("RUBYLIB").unwrap_or_default().split(':').map(str::to_owned).collect();
-    for library in [format!("{root}/lib/ruby"), "usr/lib/ruby".into(), "var/lib/gems".into()] {
-        let versions: Vec<String> =
-            reads.names(&library).iter().map(|name| format!("{library}/{name}")).collect();
-        for version in versions {
-            paths.push(version.clone());
-            let names: Vec<String> =
-                reads.names(&version).iter().map(|name| format!("{version}/{name}")).collect();
-            paths
-                .extend(names.iter().filter(|name| name.contains("-linux") || name.ends_with(".0")).cloned());
+/// Makes the note about a script.
+fn statements(text: &str) -> String {
+    let statement = |line: &str| -> Option<String> {
+        let line = line.trim_start();
+        if line.contains("Bundler.require") && !line.starts_with('#') {
+            return Some("all\n".into());
+        }
+        if let Some((_, rest)) = line.split_once("activate_bin_path(") {
+            let mut names = rest.split(['\'', '"']).skip(1).step_by(2);
+            let (gem, name) = (names.next()?, names.next()?);
+            return (!gem.contains(' ') && !name.contains('/')).then(|| format!("program {gem} {name}\n"));
+        }
+        let (word, rest) = [("relative", "require_relative"), ("require", "require"), ("gem", "gem ")]
+            .iter()
+            .find_map(|(word, start)| Some((word, line.strip_prefix(start)?)))?;
+        let rest = rest.trim_start_matches([' ', '(']);
+        let quote = rest.chars().next().filter(|quote| matches!(quote, '"' | '\''))?;
+        let name = rest[1..].split(quote).next().filter(|name| !name.contains("#{"))?;
+        Some(format!("{word} {name}\n"))
+    };
+    text.lines().filter_map(statement).collect()
+}
+
+/// Returns the line of a note for one of `Gemfile.lock` that says which version of a gem is used: `    name (version)`.
+fn locked(line: &str) -> Option<String> {
+    let (name, version) = line.strip_prefix("    ")?.split_once(" (")?;
+    let version = version.strip_suffix(')')?;
+    (!name.starts_with(' ') && !version.contains(' ')).then(|| format!("locked {name} {version}\n"))
+}
+
+/// Returns the gems that the Gemfile asks for, and the versions that are chosen.
+fn gemfile(program: &Program, reads: &mut Reads<'_>) -> (Vec<String>, HashMap<String, String>) {
+    let named = reads.variable("BUNDLE_GEMFILE").map(|path| program.absolute(path));
+    let gemfile = named.unwrap_or_else(|| program.absolute("Gemfile"));
+    let mut note = |path: &str| reads.look(path).map_or("", |file| reads.note(&file));
+    let asked =
+        note(&gemfile).lines().filter_map(|line| line.strip_prefix("gem ")).map(str::to_owned).collect();
+    let chosen = note(&format!("{gemfile}.lock"))
+        .lines()
+        .filter_map(|line| line.strip_prefix("locked ")?.split_once(' '))
+        .map(|(name, version)| (name.to_owned(), version.to_owned()))
+        .collect();
+    (asked, chosen)
+}
+
+/// Splits the name of a gem's directory into the gem's name and its version, the machine's name included.
+fn gem(directory: &str) -> Option<(&str, &str)> {
+    let is_version = |(at, _): &(usize, &str)| directory[at + 1..].starts_with(|c: char| c.is_ascii_digit());
+    let (at, _) = directory.rmatch_indices('-').find(is_version)?;
+    Some((&directory[..at], &directory[at + 1..]))
+}
+
+/// Returns the paths in a variable.
+fn variable(reads: &Reads<'_>, name: &str) -> Vec<String> {
+    let paths = reads.variable(name).unwrap_or_default().split(':');
+    paths.filter(|path| !path.is_empty()).map(str::to_owned).collect()
+}
+
+/// Returns the paths in a directory, sorted.
+fn below(directory: &str, reads: &mut Reads<'_>) -> Vec<String> {
+    reads.names(directory).iter().map(|name| format!("{directory}/{name}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_that_load_something_are_found() {
+        for (text, expected) in [
+            ("require 'a'\n  require_relative(\"b/c\")\n# require 'no'", "require a|relative b/c"),
+            ("load Gem.activate_bin_path('rack', 'rackup', version)", "program rack rackup"),
+            ("Bundler.require(*Rails.groups)", "all"),
+            ("gem 'puma', '~> 6'\ngems 'no'", "gem puma"),
+            ("require \"#{x}\"\nrequire name\nrequire '", "require "),
+        ] {
+            assert_eq!(statements(text).trim_end_matches('\n').replace('\n', "|"), expected, "{text}");
+        }
+        let lock = "GEM\n  specs:\n    rack (3.0.8)\n      webrick (>= 1)\n    nio4r (2.5-java)\n\nDEPENDENCIES\n  rack (~> 3)\n";
+        let found: String = lock.lines().filter_map(locked).collect();
+        assert_eq!(found, "locked rack 3.0.8\nlocked nio4r 2.5-java\n");
+    }
+
+    #[test]
+    fn a_gems_directory_is_its_name_and_its_version() {
+        for (directory, expected) in [
+            ("rack-3.0.8", Some(("rack", "3.0.8"))),
+            ("google-protobuf-3.25.0-x86_64-linux", Some(("google-protobuf", "3.25.0-x86_64-linux"))),
+            ("rack", None),
+            ("a-b", None),
+        ] {
+            assert_eq!(gem(directory), expected);
         }
     }
-    // Debian keeps extensions under the machine's directory.
-    let machines: Vec<String> = reads
-        .names("usr/lib")
-        .iter()
-        .filter(|name| name.contains("-linux-gnu"))
-        .map(|name| format!("usr/lib/{name}/ruby"))
-        .collect();
-    for machine in machines {
-        let versions: Vec<String> =
-            reads.names(&machine).iter().map(|name| format!("{machine}/{name}")).collect();
-        paths.extend(versions);
-    }
-    // Gems: each has its files in `lib`.
-    for gems in paths.clone().iter().map(|path| format!("{path}/gems")) {
-        let names: Vec<String> = reads.names(&gems).iter().map(|name| format!("{gems}/{name}/lib")).collect();
-        paths.extend(names);
-    }
-    paths.retain(|path| !path.is_empty());
-    paths
 }

@@ -1,5 +1,6 @@
 //! Python: what the interpreter imports before a script, and the script's imports with all that these import.
 
+mod application;
 mod imports;
 
 use std::collections::HashMap;
@@ -81,30 +82,31 @@ impl Predictor for Python {
     }
 }
 
-/// What is to be run: the words behind the interpreter's own options.
+/// What is to be run, and the words behind it.
 enum Script<'p> {
-    File(&'p str),
-    Module(&'p str),
+    File(&'p str, &'p [String]),
+    Module(&'p str, &'p [String]),
     Text(&'p str),
 }
 
 impl<'p> Script<'p> {
     fn of(program: &'p Program) -> Option<Self> {
-        let mut words = program.args.iter().map(String::as_str);
+        let mut words = program.args.iter();
         while let Some(word) = words.next() {
             // Options stand alone or together, as in `-um`; some take what follows.
             let Some(options) = word.strip_prefix('-').filter(|options| !options.is_empty()) else {
-                return Some(Self::File(word));
+                return Some(Self::File(word, words.as_slice()));
             };
             if options.starts_with('-') {
                 continue;
             }
             let Some(at) = options.find(['c', 'm', 'W', 'X']) else { continue };
-            let value =
-                Some(&options[at + 1..]).filter(|value| !value.is_empty()).or_else(|| words.next())?;
+            let value = Some(&options[at + 1..])
+                .filter(|value| !value.is_empty())
+                .or_else(|| words.next().map(String::as_str))?;
             match options.as_bytes()[at] {
                 b'c' => return Some(Self::Text(value)),
-                b'm' => return Some(Self::Module(value)),
+                b'm' => return Some(Self::Module(value, words.as_slice())),
                 _ => {}
             }
         }
@@ -119,6 +121,8 @@ struct Interpreter<'r, 'a> {
     path: Vec<String>,
     /// Whether the modules of [`FROZEN`] are in the interpreter.
     frozen: bool,
+    /// Whether its C library is musl, which knows one locale.
+    musl: bool,
     /// The modules imported, with where their submodules are; `None` for what was not found.
     modules: HashMap<String, Option<Vec<String>>>,
     executed: HashSet<String>,
@@ -168,8 +172,10 @@ impl<'r, 'a> Interpreter<'r, 'a> {
         }
         path.retain(|directory| !reads.names(directory).is_empty());
         let minor: u32 = version.strip_prefix("3.").and_then(|minor| minor.parse().ok()).unwrap_or_default();
+        let musl = libc::is_musl(&program.file, reads);
         Some(Self {
             reads,
+            musl,
             library,
             path,
             frozen: minor >= 11,
@@ -181,7 +187,9 @@ impl<'r, 'a> Interpreter<'r, 'a> {
     /// Adds what is read before any script.
     fn start(&mut self) {
         // Without a locale, the interpreter takes this one (PEP 538).
-        libc::characters("C.UTF-8", "python sets it where there is no locale", self.reads);
+        if !self.musl {
+            libc::characters("C.UTF-8", "python sets it where there is no locale", self.reads);
+        }
         for name in STARTUP {
             self.import(name, "python imports it at start");
         }
@@ -220,17 +228,18 @@ impl<'r, 'a> Interpreter<'r, 'a> {
     /// Adds the script and what it imports.
     fn script(&mut self, program: &Program) {
         match Script::of(program) {
-            Some(Script::File(path)) => {
-                let path = program.absolute(path);
+            Some(Script::File(script, words)) => {
+                let path = program.absolute(script);
                 // A directory or an archive with a `__main__` is a script as well.
                 let main = format!("{path}/__main__.py");
                 let path = if self.reads.look(&main).is_some() { main } else { path };
                 if let Some(file) = self.reads.open(&path, "the script python runs") {
                     self.path.insert(0, format!("/{}", parent(&file).unwrap_or_default()));
                     self.main(&file, "");
+                    self.served(base(script).trim_end_matches(".py"), words, program);
                 }
             }
-            Some(Script::Module(name)) => {
+            Some(Script::Module(name, words)) => {
                 self.path.insert(0, program.directory.clone());
                 for name in ["runpy", "importlib", "importlib.util", "pkgutil", "types", "warnings"] {
                     self.import(name, "python imports it to run a module");
@@ -242,6 +251,7 @@ impl<'r, 'a> Interpreter<'r, 'a> {
                 if let Some(file) = file {
                     self.main(&file, name);
                 }
+                self.served(name, words, program);
             }
             Some(Script::Text(text)) => {
                 self.path.insert(0, program.directory.clone());
@@ -262,7 +272,7 @@ impl<'r, 'a> Interpreter<'r, 'a> {
         let imports = imports::parse(note, true).into_iter();
         self.execute(Frame { file: file.to_owned(), package: package.to_owned(), imports });
         for path in imports::paths(note) {
-            self.reads.open(path, format_args!("{file} names it"));
+            self.reads.open_named(path, format_args!("{file} names it"));
         }
     }
 
@@ -382,8 +392,8 @@ impl<'r, 'a> Interpreter<'r, 'a> {
         let search =
             if package.is_empty() { self.path.clone() } else { self.modules.get(package)?.clone()? };
         search.iter().find_map(|directory| match self.find(directory, last)? {
-            Found::Source { source, .. } => source,
-            _ => None,
+            Found::Source { source, .. } | Found::Package { source, .. } => source,
+            Found::Extension { .. } => None,
         })
     }
 }

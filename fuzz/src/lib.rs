@@ -1,0 +1,100 @@
+//! What the fuzz targets do with bytes that nobody meant.
+//!
+//! Each function is a target of its own; one that returns has found nothing.
+
+mod predict;
+mod sandbox;
+
+use std::sync::LazyLock;
+
+use restow_analyze::Launch;
+use restow_analyze::list;
+use restow_analyze::record as records;
+use restow_layer::Buffer;
+use restow_layer::EncodeOptions;
+use restow_layer::Hints;
+use restow_layer::Reader;
+use restow_layer::TarReader;
+use restow_layer::VerifyOptions;
+use restow_layer::Workers;
+use restow_layer::ZstdChunked;
+use restow_layer::decompress;
+use restow_layer::diff_id;
+use restow_layer::encode;
+use restow_layer::footer;
+use restow_layer::verify;
+use restow_oci::Config;
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+use restow_oci::Index;
+use restow_oci::Limits;
+use restow_oci::Manifest;
+use restow_oci::MediaType;
+use restow_oci::Platform;
+
+pub use self::predict::predict;
+pub use self::sandbox::sandbox;
+
+static WORKERS: LazyLock<Workers> = LazyLock::new(|| Workers::new(1).expect("a thread can be started"));
+
+/// Manifests, indexes, configs, descriptors and the names in them.
+pub fn documents(bytes: &[u8]) {
+    let limits = Limits::default();
+    let _ = Manifest::parse(bytes.to_vec(), &limits);
+    let _ = Index::parse(bytes.to_vec(), &limits);
+    let _ = Descriptor::parse(bytes.to_vec(), &limits);
+    if let Ok(config) = Config::parse(bytes.to_vec(), &limits) {
+        Launch::of(&config);
+    }
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        let _ = Digest::parse(text);
+        let _ = MediaType::parse(text);
+        let _ = Platform::parse(text);
+    }
+}
+
+/// Seekable layers: the footers at the end, the table of contents they lead to, and every chunk it lists.
+pub fn layer(blob: &[u8]) {
+    let tail = &blob[blob.len().saturating_sub(footer::TAIL)..];
+    let _ = footer::parse(tail, blob.len() as u64);
+    let blob = blob.to_vec();
+    let _ = verify(&blob, &VerifyOptions::default(), &WORKERS);
+    let Ok(reader) = Reader::open(blob, &Hints::default(), &Limits::default()) else { return };
+    for node in reader.toc().entries() {
+        for chunk in node.chunks() {
+            let _ = reader.read_chunk(&chunk);
+        }
+    }
+}
+
+/// Records of accesses and lists of paths.
+pub fn record(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(accesses) = records::parse(text) {
+        let again = records::parse(&records::write(&accesses)).expect("what was written can be read");
+        assert_eq!(again, accesses);
+    }
+    let _ = list::parse(text);
+}
+
+/// Tars, plain or compressed: read entry by entry, and made into a layer whose tar must be the one that was read.
+pub fn tar(bytes: &[u8]) {
+    let limits = Limits::default();
+    let _ = read_tar(bytes, &limits);
+    let options = EncodeOptions::new(std::env::temp_dir());
+    let mut blob = Vec::new();
+    if let Ok(encoded) = encode(bytes, &mut blob, &ZstdChunked::new(1), &options, &WORKERS) {
+        let made = diff_id(&blob[..], encoded.diff_id.algorithm(), &limits);
+        assert_eq!(made.expect("what was written can be read"), encoded.diff_id);
+    }
+}
+
+fn read_tar(bytes: &[u8], limits: &Limits) -> restow_layer::Result<()> {
+    let mut tar = TarReader::new(decompress(bytes, limits)?, limits);
+    let mut raw = Buffer::default();
+    while tar.next(&mut raw)?.is_some() {
+        raw.truncate(0);
+        tar.skip_payload(&mut raw)?;
+    }
+    tar.finish(&mut raw)
+}

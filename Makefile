@@ -7,10 +7,12 @@ MAKEFLAGS += --no-print-directory
 LOCKED := $(if $(CI),--locked)
 # What the others judge and the benchmarks measure; PROGRAM names another one that is there already.
 RESTOW := $(or $(PROGRAM),target/release/restow)
+# Where .ci/tools puts what a machine lacks.
+export PATH := $(PATH):$(CURDIR)/target/tools/bin
 EXAMPLES := $(wildcard crates/*/examples/*.rs)
 SCRIPTS = $(shell git ls-files --cached --others --exclude-standard '*.sh' .ci)
 
-.PHONY: help build demo test lint interop bench image synthetic testdata
+.PHONY: help build demo test lint judges interop bench image synthetic testdata
 
 help:
 	@echo "usage: make TARGET"
@@ -46,14 +48,25 @@ lint: ## checks format, clippy, documentation, dependencies' licences and source
 	@if git grep --untracked -nIE '/wor[k]/(main|shared|[.])|\<(deb|security|static|index|registry|files)[.](debian|crates|npmjs|pythonhosted)[.](org|io)\>'; \
 	then echo 'error: the lines above name a path of one machine or the host of a package registry'; exit 1; fi
 
-interop: $(if $(PROGRAM),,build) ## converts images of many shapes and lets skopeo, umoci, containerd and podman judge them (installs them; needs root)
+judges: ## installs the programs that judge our images (needs root)
 	@.ci/need skopeo docker-registry apache2-utils openssl umoci containernetworking-plugins iproute2 containerd stargz-snapshotter runc zstd gcc libc6-dev
 	@interop/lazyread/build.sh target/lazyread
 	@tools/peers.sh target/peers
-	python3 interop/run.py $(RESTOW) target/lazyread target/peers
-	python3 interop/store.py $(RESTOW) target/peers
-	@# The images whose records are compared are the benchmarks'; without them only the rest is checked, and said so.
-	$(if $(wildcard target/image),,SKIP="bench nginx node") python3 interop/record.py $(RESTOW) $(wildcard target/image)
+
+# They mostly wait, for programs and for the disk, and share nothing. Records that are compared are made while nothing else runs.
+PARTS := interop-record interop-images interop-podman interop-registries interop-alone interop-store
+ALONE := $(if $(wildcard target/image),interop-record)
+interop: judges $(if $(PROGRAM),,build) ## converts images of many shapes and lets skopeo, umoci, containerd and podman judge them (installs them; needs root)
+	@$(MAKE) --jobs=3 --keep-going $(filter-out $(ALONE),$(PARTS)) $(addprefix && $(MAKE) ,$(ALONE))
+
+.PHONY: $(PARTS)
+interop-%: part = run.py $* $(RESTOW) target/lazyread target/peers
+interop-store: part = store.py $(RESTOW) target/peers
+interop-record: part = record.py $(RESTOW) $(wildcard target/image)
+# The images whose records are compared are the benchmarks'; without them only the rest is checked, and said so.
+interop-record: setting = $(if $(wildcard target/image),,SKIP="bench nginx node")
+$(PARTS): interop-%:
+	@$(setting) python3 interop/$(part) 2>&1 | sed --unbuffered 's/^/$*: /'
 
 image: ## builds the images for the benchmarks in target/image: 600 MB of Debian, python, nginx and node (needs root)
 	bench/image.sh

@@ -27,7 +27,8 @@ demo: build ## converts the image in testdata/layouts/busybox, shows the result 
 	$(RESTOW) inspect target/demo:demo
 	$(RESTOW) verify target/demo:demo
 
-test: ## runs every test, the documentation's code and the examples
+test: ## runs every test, the documentation's code and the examples (installs a C compiler and, as root, runc, if Debian has them)
+	-@! command -v apt-get >/dev/null || .ci/need gcc libc6-dev procps $$([ "$$(id -u)" != 0 ] || echo runc)
 	@if cargo nextest --version >/dev/null 2>&1; then set -x; cargo nextest run --workspace $(LOCKED); \
 	else set -x; cargo test --workspace --lib --bins --tests --examples $(LOCKED); fi
 	cargo test --workspace --doc $(LOCKED)
@@ -40,7 +41,7 @@ lint: ## checks format, clippy, documentation, dependencies' licences and source
 	cargo clippy --workspace --all-targets $(LOCKED) -- --deny warnings
 	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --exclude restow --no-deps $(LOCKED)
 	@# Unoptimised: it is built in a quarter of the time and runs for a second.
-	@cargo deny --version >/dev/null 2>&1 || cargo install --quiet --debug --locked cargo-deny@0.20.2
+	@cargo deny --version >/dev/null 2>&1 || .ci/tools || cargo install --quiet --debug --locked cargo-deny@0.20.2
 	cargo deny --log-level error check licenses bans sources
 	@.ci/need shellcheck
 	shellcheck $(SCRIPTS)
@@ -82,5 +83,5 @@ bench: build image synthetic ## measures restow against gzip | zstd, skopeo, cra
 	python3 bench/transfer.py $(RESTOW)
 	python3 bench/store.py $(RESTOW)
 
-testdata: ## rebuilds every fixture in testdata from its description
+testdata: ## rebuilds the fixtures in testdata/layouts (those in testdata/golden are what other programs wrote, and stay)
 	testdata/build.sh

@@ -7,6 +7,8 @@ MAKEFLAGS += --no-print-directory
 LOCKED := $(if $(CI),--locked)
 # What the others judge and the benchmarks measure; PROGRAM names another one that is there already.
 RESTOW := $(or $(PROGRAM),target/release/restow)
+# Where .ci/tools puts what a machine lacks.
+export PATH := $(PATH):$(CURDIR)/target/tools/bin
 EXAMPLES := $(wildcard crates/*/examples/*.rs)
 SCRIPTS = $(shell git ls-files --cached --others --exclude-standard '*.sh' .ci)
 
@@ -14,7 +16,7 @@ SCRIPTS = $(shell git ls-files --cached --others --exclude-standard '*.sh' .ci)
 DURATION ?= 20
 TARGETS ?= $(patsubst fuzz/fuzz_targets/%.rs,%,$(wildcard fuzz/fuzz_targets/*.rs))
 
-.PHONY: help build demo test lint fuzz fuzz-check interop bench image synthetic testdata
+.PHONY: help build demo test lint fuzz fuzz-check judges interop bench image synthetic testdata
 
 help:
 	@echo "usage: make TARGET"
@@ -29,8 +31,8 @@ demo: build ## converts the image in testdata/layouts/busybox, shows the result 
 	$(RESTOW) inspect target/demo:demo
 	$(RESTOW) verify target/demo:demo
 
-test: ## runs every test, the documentation's code and the examples (as root, installs runc: recording is tested then)
-	@[ "$$(id -u)" != 0 ] || .ci/need runc
+test: ## runs every test, the documentation's code and the examples (installs a C compiler and, as root, runc, if Debian has them)
+	-@! command -v apt-get >/dev/null || .ci/need gcc libc6-dev procps $$([ "$$(id -u)" != 0 ] || echo runc)
 	@if cargo nextest --version >/dev/null 2>&1; then set -x; cargo nextest run --workspace $(LOCKED); \
 	else set -x; cargo test --workspace --lib --bins --tests --examples $(LOCKED); fi
 	cargo test --workspace --doc $(LOCKED)
@@ -43,7 +45,7 @@ lint: fuzz-check ## checks format, clippy, documentation, dependencies' licences
 	cargo clippy --workspace --all-targets $(LOCKED) -- --deny warnings
 	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --exclude restow --no-deps $(LOCKED)
 	@# Unoptimised: it is built in a quarter of the time and runs for a second.
-	@cargo deny --version >/dev/null 2>&1 || cargo install --quiet --debug --locked cargo-deny@0.20.2
+	@cargo deny --version >/dev/null 2>&1 || .ci/tools || cargo install --quiet --debug --locked cargo-deny@0.20.2
 	cargo deny --log-level error check licenses bans sources
 	@.ci/need shellcheck
 	shellcheck $(SCRIPTS)
@@ -60,14 +62,25 @@ fuzz: ## feeds every parser with odd bytes, each for DURATION seconds (needs a n
 	@cargo fuzz --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-fuzz@0.13.1
 	@for target in $(TARGETS); do (set -x; cargo +nightly fuzz run $$target -- -max_total_time=$(DURATION) -timeout=10 -rss_limit_mb=4096); done
 
-interop: $(if $(PROGRAM),,build) ## converts images of many shapes and lets skopeo, umoci, containerd and podman judge them (installs them; needs root)
+judges: ## installs the programs that judge our images (needs root)
 	@.ci/need skopeo docker-registry apache2-utils openssl umoci containernetworking-plugins iproute2 containerd stargz-snapshotter runc zstd gcc libc6-dev
 	@interop/lazyread/build.sh target/lazyread
 	@tools/peers.sh target/peers
-	python3 interop/run.py $(RESTOW) target/lazyread target/peers
-	python3 interop/store.py $(RESTOW) target/peers
-	@# The images whose records are compared are the benchmarks'; without them only the rest is checked, and said so.
-	$(if $(wildcard target/image),,SKIP="bench nginx node") python3 interop/record.py $(RESTOW) $(wildcard target/image)
+
+# They mostly wait, for programs and for the disk, and share nothing. Records that are compared are made while nothing else runs.
+PARTS := interop-record interop-images interop-podman interop-registries interop-alone interop-store
+ALONE := $(if $(wildcard target/image),interop-record)
+interop: judges $(if $(PROGRAM),,build) ## converts images of many shapes and lets skopeo, umoci, containerd and podman judge them (installs them; needs root)
+	@$(MAKE) --jobs=3 --keep-going $(filter-out $(ALONE),$(PARTS)) $(addprefix && $(MAKE) ,$(ALONE))
+
+.PHONY: $(PARTS)
+interop-%: part = run.py $* $(RESTOW) target/lazyread target/peers
+interop-store: part = store.py $(RESTOW) target/peers
+interop-record: part = record.py $(RESTOW) $(wildcard target/image)
+# The images whose records are compared are the benchmarks'; without them only the rest is checked, and said so.
+interop-record: setting = $(if $(wildcard target/image),,SKIP="bench nginx node")
+$(PARTS): interop-%:
+	@$(setting) python3 interop/$(part) 2>&1 | sed --unbuffered 's/^/$*: /'
 
 image: ## builds the images for the benchmarks in target/image: 600 MB of Debian, python, nginx and node (needs root)
 	bench/image.sh
@@ -83,5 +96,5 @@ bench: build image synthetic ## measures restow against gzip | zstd, skopeo, cra
 	python3 bench/transfer.py $(RESTOW)
 	python3 bench/store.py $(RESTOW)
 
-testdata: ## rebuilds every fixture in testdata from its description
+testdata: ## rebuilds the fixtures in testdata/layouts (those in testdata/golden are what other programs wrote, and stay)
 	testdata/build.sh

@@ -8,6 +8,7 @@ pulled was read rightly; the trees are compared nevertheless.
 import json
 import re
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -293,23 +294,29 @@ def choices(yard):
     platforms = sorted({words for _, words in known.values()}) if name else []
     spellings = [*platforms, *OTHER_NAMES] if name else []
     with yard.store() as store:
-        clients = (
-            ("containerd 1.6", "A", spellings, lambda words: by_containerd(yard.old, name, words)),
-            ("containerd 2.1's transfer service", "AB", spellings, lambda words: by_containerd(yard.new, name, words)),
-            ("containerd 2.1", "A", spellings, lambda words: by_containerd(yard.new, name, words, "--local")),
-            ("podman --platform", "B", spellings,
-             lambda words: store.pull(f"{name}:tag", "--platform", f"linux/{words}").instances),
-            ("podman --arch --variant", "B", platforms,
-             lambda words: store.pull(f"{name}:tag", *arch("--", words)).instances),
-            ("skopeo 1.22", "B", platforms, lambda words: by_skopeo(yard, yard.peers.run, name, words)),
-            ("skopeo 1.9", "B", platforms, lambda words: by_skopeo(yard, run, name, words)),
+        # Those in one line take turns, since they share a daemon or a store.
+        lines = (
+            (("containerd 1.6", "A", spellings, lambda words: by_containerd(yard.old, name, words)),),
+            (("containerd 2.1's transfer service", "AB", spellings, lambda words: by_containerd(yard.new, name, words)),
+             ("containerd 2.1", "A", spellings, lambda words: by_containerd(yard.new, name, words, "--local"))),
+            (("podman --platform", "B", spellings,
+              lambda words: store.pull(f"{name}:tag", "--platform", f"linux/{words}").instances),
+             ("podman --arch --variant", "B", platforms,
+              lambda words: store.pull(f"{name}:tag", *arch("--", words)).instances),
+             ("skopeo 1.22", "B", platforms, lambda words: by_skopeo(yard, yard.peers.run, name, words)),
+             ("skopeo 1.9", "B", platforms, lambda words: by_skopeo(yard, run, name, words))),
         )
-        for client, expected, questions, ask in clients:
-            with check(f"choice: {client} takes {expected} for each of {', '.join(questions)}"):
-                found = {words: sorted(known[digest] for digest in ask(words)) for words in questions}
-                wrong = {words: took for words, took in found.items()
-                         if took != [(form, OTHER_NAMES.get(words, words)) for form in expected]}
-                require(not wrong, f"it takes {wrong}")
+
+        def ask_all(line):
+            for client, expected, questions, ask in line:
+                with check(f"choice: {client} takes {expected} for each of {', '.join(questions)}"):
+                    found = {words: sorted(known[digest] for digest in ask(words)) for words in questions}
+                    wrong = {words: took for words, took in found.items()
+                             if took != [(form, OTHER_NAMES.get(words, words)) for form in expected]}
+                    require(not wrong, f"it takes {wrong}")
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(ask_all, lines))
 
 
 def arch(prefix, words):

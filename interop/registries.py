@@ -3,7 +3,6 @@
 import json
 import re
 import secrets
-import socket
 import subprocess
 import tempfile
 import time
@@ -19,9 +18,9 @@ from podman import Store
 
 CONFIG = """\
 version: 0.1
-log: {{level: error, accesslog: {{disabled: true}}}}
+log: {{accesslog: {{disabled: true}}}}
 storage: {{filesystem: {{rootdirectory: {directory}/data}}, delete: {{enabled: true}}}}
-http: {{addr: "127.0.0.1:{port}", secret: {secret}{tls}}}
+http: {{addr: "127.0.0.1:0", secret: {secret}{tls}}}
 {auth}
 """
 
@@ -30,9 +29,6 @@ http: {{addr: "127.0.0.1:{port}", secret: {secret}{tls}}}
 def registry(directory, certificate=None, login=None):
     """Runs docker-registry until the block ends; yields its host and port."""
     directory.mkdir(parents=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     tls = auth = ""
     if certificate:
         tls = f", tls: {{certificate: {certificate}.pem, key: {certificate}.key}}"
@@ -41,18 +37,14 @@ def registry(directory, certificate=None, login=None):
         (directory / "htpasswd").write_text(run("htpasswd", "-nbB", *login).stdout)
         auth = f"auth: {{htpasswd: {{realm: test, path: {directory}/htpasswd}}}}"
     config = directory / "config.yml"
-    config.write_text(CONFIG.format(directory=directory, port=port, secret=secrets.token_hex(8), tls=tls, auth=auth))
+    config.write_text(CONFIG.format(directory=directory, secret=secrets.token_hex(8), tls=tls, auth=auth))
     with open(directory / "log", "wb") as log:
-        process = subprocess.Popen(["docker-registry", "serve", config], stdout=log, stderr=log)
+        process = subprocess.Popen([*daemons.OURS, "docker-registry", "serve", config], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        for _ in range(600):
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                require(process.poll() is None, (directory / "log").read_text())
-                time.sleep(0.1)
-        yield f"127.0.0.1:{port}"
+        while not (found := re.search(r"listening on (127\.0\.0\.1:\d+)", words := (directory / "log").read_text())):
+            require(process.poll() is None, words)
+            time.sleep(0.05)
+        yield found[1]
     finally:
         process.terminate()
         process.wait()

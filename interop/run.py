@@ -1,14 +1,18 @@
 #!/usr/bin/env python3
 """Converts images of many shapes with restow and lets other programs judge the result.
 
-usage: interop/run.py RESTOW LAZYREAD PEERS
+usage: interop/run.py PART RESTOW LAZYREAD PEERS
 
-Judges: skopeo copies the result without touching a digest; umoci unpacks source and result to equal trees; containerd
-imports it and runs a container on it, and its converter finds nothing to convert; stargz-snapshotter's reader, built
-into lazyread, finds every file through the table of contents and holds every chunk to its digest; podman pulls layers in part, and
-whoever chooses from an index chooses what it can use (podman.py). Then
-restow alone: what it wrote verifies, is the same everywhere, stays the same when converted again, and survives a kill
-at any moment. Needs root. interop/README.md tells how each judge is asked, and why so.
+The parts share nothing and may run side by side:
+
+images      skopeo copies the result without touching a digest; umoci unpacks source and result to equal trees; containerd
+            imports it and runs a container on it, and its converter finds nothing to convert; stargz-snapshotter's reader,
+            built into lazyread, finds every file through the table of contents and holds every chunk to its digest
+registries  what restow puts into a registry others fetch, and the other way round (registries.py)
+podman      pulls layers in part, and whoever chooses from an index chooses what it can use (podman.py)
+alone       what restow writes is the same everywhere, and survives a kill at any moment
+
+Needs root. interop/README.md tells how each judge is asked, and why so.
 """
 
 import hashlib
@@ -68,10 +72,11 @@ class Bench:
     restow: Path
     lazyread: Path
     work: Path
-    daemon: object
     report: Report
-    bystander: Path
     peers: Peers
+    # A running containerd, where a part needs one, and a directory with the program `true` for its containers.
+    daemon: object = None
+    bystander: Path | None = None
     began: float = field(default_factory=time.time)
 
     def convert(self, source, destination, *options, command=("optimize", "--zstdchunked"), **how):
@@ -82,8 +87,8 @@ class Bench:
         return digest
 
     def unpacked(self, reference, platform):
-        """The root file system of an image, unpacked once."""
-        key = hashlib.sha256(f"{reference} {platform}".encode()).hexdigest()[:16]
+        """The root file system of an image, unpacked once, by whatever name."""
+        key = hashlib.sha256(f"{Image(reference).root()['digest']} {platform}".encode()).hexdigest()[:16]
         bundle = self.work / "unpacked" / key
         if not bundle.exists():
             flat = self.work / "flat" / key
@@ -156,9 +161,9 @@ def container(bench, result, name, form):
         "oci-layout", "index.json", "blobs")
     bench.daemon.ctr("image", "import", "--base-name", f"interop/{name}", archive)
     archive.unlink()
-    # What the container touches would be moved to the front, not reused; so its program lies outside of the image.
+    # What the container touches would be moved to the front, not reused; so its program lies outside of the image. It ends at once.
     words = bench.daemon.ctr(
-        "image", "optimize", "--reuse", *(("--zstdchunked",) if form == "zstdchunked" else ()), "--oci", "--period", "1",
+        "image", "optimize", "--reuse", *(("--zstdchunked",) if form == "zstdchunked" else ()), "--oci", "--period", "60",
         "--entrypoint", '["/bystander/true"]', "--args", "[]",
         "--mount", f"type=bind,source={bench.bystander},destination=/bystander,options=rbind:ro",
         f"interop/{name}:result", f"interop/{name}:reused").stderr
@@ -187,8 +192,8 @@ def order(shape, option, result, form):
                 require(landmarks == LANDMARKS[1:], f"layer {position} has the landmarks {landmarks}")
 
 
-def ordinary(bench, shape):
-    """Converts one image to layers that are not seekable, from the source and back from zstd:chunked."""
+def ordinary(bench, shape, both_ways):
+    """Converts one image to layers that are not seekable, from the source and, to compare them, back from zstd:chunked."""
     seekable = f"{bench.work}/results/{shape.name}-plain:result"
     # skopeo does not find a Docker document at the top of a layout.
     for name, flags in (("gzip", ("--gzip", "--oci")), ("zstd", ("--zstd", "--oci")),
@@ -201,15 +206,16 @@ def ordinary(bench, shape):
             run(bench.restow, "verify", result.reference)
         if not digest:
             continue
-        with bench.report.check(f"{case}: the same with one worker, and by way of zstd:chunked"):
-            options = (*shape.arguments, "--no-cache")
-            for number, (source, more) in enumerate(((shape.reference, ("--jobs", "1")), (seekable, ()))):
-                other = Image(f"{bench.work}/results/{shape.name}-{name}-{number}:result")
-                bench.convert(source, other.reference, *options, *more, command=("convert", *flags))
-                for platform in shape.platforms:
-                    before, after = result.manifest(platform)["layers"], other.manifest(platform)["layers"]
-                    digests = [[layer["digest"] for layer in layers] for layers in (before, after)]
-                    require(digests[0] == digests[1], f"layers were {digests[0]}, are {digests[1]}")
+        if both_ways:
+            with bench.report.check(f"{case}: the same with one worker, and by way of zstd:chunked"):
+                options = (*shape.arguments, "--no-cache")
+                for number, (source, more) in enumerate(((shape.reference, ("--jobs", "1")), (seekable, ()))):
+                    other = Image(f"{bench.work}/results/{shape.name}-{name}-{number}:result")
+                    bench.convert(source, other.reference, *options, *more, command=("convert", *flags))
+                    for platform in shape.platforms:
+                        before, after = result.manifest(platform)["layers"], other.manifest(platform)["layers"]
+                        digests = [[layer["digest"] for layer in layers] for layers in (before, after)]
+                        require(digests[0] == digests[1], f"layers were {digests[0]}, are {digests[1]}")
         with bench.report.check(f"{case}: skopeo copies it with digests kept"):
             skopeo(bench, result)
         for platform in shape.platforms:
@@ -265,9 +271,14 @@ def killed(bench, old, kept, new):
             process = subprocess.Popen(
                 [bench.restow, "optimize", new.reference, f"{place}:tag", "--zstdchunked", "--progress", "none"],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            time.sleep(moment)
-            process.kill()
-            interrupted += process.wait() != 0
+            began = time.monotonic()
+            try:
+                process.wait(timeout=moment)
+                # Others left the machine to it.
+                whole = time.monotonic() - began
+            except subprocess.TimeoutExpired:
+                process.kill()
+                interrupted += process.wait() != 0
             found = Image(f"{place}:tag").root()["digest"]
             require(found in (digests["old"], digests["new"]), f"the tag is {found}, one of {digests} was expected")
             require(Image(f"{place}:kept").root()["digest"] == digests["kept"], "the other tag changed")
@@ -279,57 +290,80 @@ def killed(bench, old, kept, new):
         run(bench.restow, "verify", f"{place}:tag")
 
 
-def golden():
+def busybox():
+    return shapes.Shape("busybox", f"{TESTDATA}/layouts/busybox:demo", prefetch=(TESTDATA / "busybox.prefetch").read_text(),
+                        first={0: ["bin", "bin/busybox", "bin/sh"],
+                               1: [".", "./app", "./app/main", "./app/lib", "./app/lib/greet.sh"]})
+
+
+def golden(name, *, keeps_diff_ids=False):
     """The small image with every entry type, as it was and as other converters left it."""
-    for name, first in (("src", True), ("zstdchunked-prioritized", False), ("podman-zstdchunked", False),
-                        ("estargz", False)):
-        directory = TESTDATA / "golden" / name
-        if directory.is_dir():
-            index = json.loads((directory / "index.json").read_text())
-            tag = index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"]
-            yield shapes.Shape(f"golden-{name}", f"{directory}:{tag}", prefetch="bin/tool-hard\ndata/large\n",
-                               keeps_diff_ids=first)
+    directory = TESTDATA / "golden" / name
+    [entry] = json.loads((directory / "index.json").read_text())["manifests"]
+    tag = entry["annotations"]["org.opencontainers.image.ref.name"]
+    return shapes.Shape(f"golden-{name}", f"{directory}:{tag}", prefetch="bin/tool-hard\ndata/large\n", keeps_diff_ids=keeps_diff_ids)
 
 
-def main(restow, lazyread, peers):
+def made(bench, *makers):
+    return [make(bench.work / make.__name__) for make in makers]
+
+
+def listed(bench, shape):
+    prefetch = bench.work / f"{shape.name}.prefetch"
+    prefetch.write_text(shape.prefetch)
+    return prefetch
+
+
+def images(bench):
+    with bench.report.check("the comparison of trees notices every kind of change"):
+        trees.prove(bench.work / "trees")
+    bench.bystander = bench.work / "bystander"
+    bench.bystander.mkdir()
+    subprocess.run(["gcc", "-static", "-o", bench.bystander / "true", "-xc", "-"], input=b"int main(void){return 0;}", check=True)
+    first, awkward, platforms, docker = busybox(), *made(bench, shapes.awkward, shapes.platforms, shapes.docker)
+    source = golden("src", keeps_diff_ids=True)
+    others = [golden(name) for name in ("zstdchunked-prioritized", "podman-zstdchunked", "estargz")]
+    with containerd(bench.work / "containerd") as bench.daemon:
+        for shape in (first, source, *others, awkward, platforms, docker):
+            prefetch = listed(bench, shape)
+            judge(bench, shape, "plain", ("--no-optimize",))
+            judge(bench, shape, "prioritized", ("--prefetch-list", prefetch))
+            judge(bench, shape, "landmark", ("--no-optimize", "--landmark", "always"))
+            judge(bench, shape, "plain", ("--no-optimize",), "estargz")
+            judge(bench, shape, "prioritized", ("--prefetch-list", prefetch), "estargz")
+            ordinary(bench, shape, both_ways=shape in (source, awkward, docker))
+        judge(bench, first, "predicted", ())
+
+
+def meet(bench):
+    shapes_there = (busybox(), *made(bench, shapes.awkward, shapes.platforms, shapes.docker))
+    registries.judge(bench, bench.work / "registries", {shape.name: shape.reference for shape in shapes_there})
+
+
+def partial(bench):
+    podman.judge_all(bench, bench.peers, [busybox(), *made(
+        bench, shapes.awkward, shapes.platforms, shapes.details, shapes.refused)])
+
+
+def alone(bench):
+    awkward, docker, bulk = made(bench, shapes.awkward, shapes.docker, shapes.bulk)
+    same_everywhere(bench, awkward, listed(bench, awkward))
+    killed(bench, old=busybox(), kept=docker, new=bulk)
+
+
+PARTS = {"images": images, "registries": meet, "podman": partial, "alone": alone}
+
+
+def main(part, restow, lazyread, peers):
     report = Report()
     with tempfile.TemporaryDirectory(prefix="restow-") as work:
         work = Path(work)
         # What restow remembers of other runs, and of other versions of itself, proves nothing.
         os.environ["XDG_CACHE_HOME"] = str(work / "cache")
-        bystander = work / "bystander"
-        for directory in (bystander, work / "results", work / "flat", work / "unpacked"):
-            directory.mkdir()
-        subprocess.run(["gcc", "-static", "-o", bystander / "true", "-xc", "-"], input=b"int main(void){return 0;}",
-                       check=True)
-        made = [make(work / make.__name__) for make in (shapes.awkward, shapes.platforms, shapes.docker)]
-        reworked = [*golden()]
-        busybox = shapes.Shape("busybox", f"{TESTDATA}/layouts/busybox:demo",
-                               prefetch=(TESTDATA / "busybox.prefetch").read_text(),
-                               first={0: ["bin", "bin/busybox", "bin/sh"],
-                                      1: [".", "./app", "./app/main", "./app/lib", "./app/lib/greet.sh"]})
-        with report.check("the comparison of trees notices every kind of change"):
-            trees.prove(work / "trees")
-        with containerd(work / "containerd") as daemon:
-            bench = Bench(Path(restow).resolve(), Path(lazyread).resolve(), work, daemon, report, bystander,
-                          Peers(peers, work))
-            for shape in (busybox, *reworked, *made):
-                prefetch = work / f"{shape.name}.prefetch"
-                prefetch.write_text(shape.prefetch)
-                judge(bench, shape, "plain", ("--no-optimize",))
-                judge(bench, shape, "prioritized", ("--prefetch-list", prefetch))
-                judge(bench, shape, "landmark", ("--no-optimize", "--landmark", "always"))
-                judge(bench, shape, "plain", ("--no-optimize",), "estargz")
-                judge(bench, shape, "prioritized", ("--prefetch-list", prefetch), "estargz")
-                ordinary(bench, shape)
-            judge(bench, busybox, "predicted", ())
-            references = {shape.name: shape.reference for shape in (busybox, *made)}
-            registries.judge(bench, work / "registries", references)
-            podman.judge_all(bench, bench.peers, [
-                busybox, *made[:2], shapes.details(work / "details"), shapes.refused(work / "refused")])
-        same_everywhere(bench, made[0], work / "awkward.prefetch")
-        killed(bench, old=busybox, kept=made[2], new=shapes.bulk(work / "bulk"))
-    print(f"interop: {report.passed} passed, {report.failed} failed")
+        for directory in ("results", "flat", "unpacked"):
+            (work / directory).mkdir()
+        PARTS[part](Bench(Path(restow).resolve(), Path(lazyread).resolve(), work, report, Peers(peers, work)))
+    print(f"{report.passed} passed, {report.failed} failed")
     return 1 if report.failed else 0
 
 

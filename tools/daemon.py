@@ -60,7 +60,7 @@ def containerd(directory, program=lambda name: [name], settings=""):
             [*OURS, *program("containerd"), "--config", directory / "config.toml"], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             client = Containerd(directory, program, process)
-            for _ in range(100):
+            for _ in range(300):
                 try:
                     client.ctr("version")
                     break

@@ -20,6 +20,8 @@ import (
 type layer struct {
 	reader   *estargz.Reader
 	verifier estargz.TOCEntryVerifier
+	// The digests of what was read. Names of one file share its entry.
+	digests map[*estargz.TOCEntry][]byte
 }
 
 func (l layer) walk(name string, entry *estargz.TOCEntry) (err error) {
@@ -45,14 +47,24 @@ func (l layer) read(name string, entry *estargz.TOCEntry) error {
 	if err != nil {
 		return err
 	}
+	if l.digests[entry] == nil {
+		if l.digests[entry], err = l.digest(file, entry); err != nil {
+			return err
+		}
+	}
+	fmt.Printf("%x %x\n", l.digests[entry], name)
+	return nil
+}
+
+func (l layer) digest(file io.ReaderAt, entry *estargz.TOCEntry) ([]byte, error) {
 	whole := sha256.New()
 	for at := int64(0); at < entry.Size; {
 		chunk, ok := l.reader.ChunkEntryForOffset(entry.Name, at)
 		if !ok {
-			return fmt.Errorf("no chunk at byte %d of %d", at, entry.Size)
+			return nil, fmt.Errorf("no chunk at byte %d of %d", at, entry.Size)
 		}
 		if chunk.ChunkOffset != at {
-			return fmt.Errorf("the chunk at byte %d begins at %d", at, chunk.ChunkOffset)
+			return nil, fmt.Errorf("the chunk at byte %d begins at %d", at, chunk.ChunkOffset)
 		}
 		length := chunk.ChunkSize
 		if length == 0 {
@@ -60,18 +72,23 @@ func (l layer) read(name string, entry *estargz.TOCEntry) error {
 		}
 		verifier, err := l.verifier.Verifier(chunk)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if _, err := io.Copy(io.MultiWriter(whole, verifier), io.NewSectionReader(file, at, length)); err != nil {
-			return err
+		// All at once: the reader decodes a chunk from its beginning for each call.
+		content := make([]byte, length)
+		if _, err := io.ReadFull(io.NewSectionReader(file, at, length), content); err != nil {
+			return nil, err
+		}
+		whole.Write(content)
+		if _, err := verifier.Write(content); err != nil {
+			return nil, err
 		}
 		if !verifier.Verified() {
-			return fmt.Errorf("the chunk at byte %d does not match its digest", at)
+			return nil, fmt.Errorf("the chunk at byte %d does not match its digest", at)
 		}
 		at += length
 	}
-	fmt.Printf("%x %x\n", whole.Sum(nil), name)
-	return nil
+	return whole.Sum(nil), nil
 }
 
 func run(blob, toc string) error {
@@ -96,7 +113,7 @@ func run(blob, toc string) error {
 	if !ok {
 		return fmt.Errorf("no root directory")
 	}
-	return layer{reader, verifier}.walk("", root)
+	return layer{reader, verifier, map[*estargz.TOCEntry][]byte{}}.walk("", root)
 }
 
 func main() {

@@ -103,7 +103,7 @@ impl Remote {
         Ok(Some(content.bytes))
     }
 
-    /// Returns whether the blob is there, as far as it can be told without a request if it can.
+    /// Returns whether the blob is there, without a request where that can be told.
     fn holds(&self, descriptor: &Descriptor) -> Result<bool> {
         let Descriptor { digest, media_type, .. } = descriptor;
         // What a registry need not have is looked for, so that it can be passed over.

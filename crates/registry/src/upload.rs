@@ -198,7 +198,10 @@ impl SendQueue {
         if state.senders < UPLOADS {
             state.senders += 1;
             let queue = self.clone();
-            thread::spawn(move || queue.work_off());
+            thread::spawn(move || {
+                let _sender = Sender(&queue);
+                queue.work_off();
+            });
         }
     }
 
@@ -248,6 +251,18 @@ impl SendQueue {
         match state.failure.as_mut().and_then(|failure| failure.error.take()) {
             Some(error) => Err(error),
             None => Ok(()),
+        }
+    }
+}
+
+/// A thread that sends. If it panics nobody waits for it, and what it should have sent is sent with the image.
+struct Sender<'a>(&'a SendQueue);
+
+impl Drop for Sender<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.state().senders -= 1;
+            self.0.changed.notify_all();
         }
     }
 }

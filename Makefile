@@ -36,6 +36,7 @@ test: ## runs every test, the documentation's code and the examples (installs a 
 	@if cargo nextest --version >/dev/null 2>&1; then set -x; cargo nextest run --workspace $(LOCKED); \
 	else set -x; cargo test --workspace --lib --bins --tests --examples $(LOCKED); fi
 	cargo test --workspace --doc $(LOCKED)
+	cargo test --manifest-path fuzz/Cargo.toml --target-dir target --lib --no-default-features $(LOCKED)
 	@for example in $(EXAMPLES); do \
 	    crate=$${example#crates/}; name=$$(basename $$example .rs); \
 	    (set -x; cargo run --quiet $(LOCKED) --package restow-$${crate%%/*} --example $$name); done
@@ -55,7 +56,7 @@ lint: fuzz-check ## checks format, clippy, documentation, dependencies' licences
 
 fuzz-check:
 	@# Beside the rest of the workspace, so that what is compiled already is not compiled again.
-	cargo clippy --manifest-path fuzz/Cargo.toml --target-dir target --lib --no-default-features $(LOCKED) -- --deny warnings
+	cargo clippy --manifest-path fuzz/Cargo.toml --target-dir target --lib --tests --no-default-features $(LOCKED) -- --deny warnings
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 
 fuzz: ## feeds every parser with odd bytes, each for DURATION seconds (needs a nightly compiler; installs cargo-fuzz)

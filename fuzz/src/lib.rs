@@ -98,3 +98,26 @@ fn read_tar(bytes: &[u8], limits: &Limits) -> restow_layer::Result<()> {
     }
     tar.finish(&mut raw)
 }
+
+#[cfg(test)]
+mod tests {
+    use restow_testkit::Random;
+
+    use super::*;
+
+    /// No fuzzing, but a look whether each target runs.
+    #[test]
+    fn every_target_takes_a_few_odd_bytes() {
+        for target in [documents, layer, predict, record, sandbox, tar] {
+            for seed in 0..200 {
+                let mut random = Random::new(seed);
+                let length = random.below(600);
+                let mut bytes = random.content(length);
+                if let Some(choice) = bytes.first_mut() {
+                    *choice = seed as u8;
+                }
+                target(&bytes);
+            }
+        }
+    }
+}

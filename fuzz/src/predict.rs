@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use restow_analyze::Launch;
+use restow_analyze::Prediction;
 use restow_analyze::Reading;
+use restow_analyze::Tree;
 use restow_content::MemoryStore;
 use restow_content::write;
 use restow_oci::Limits;
@@ -46,6 +48,14 @@ const CASES: &[(&str, &[&str])] = &[
 pub fn predict(bytes: &[u8]) {
     let Some((choice, content)) = bytes.split_first() else { return };
     let (path, command) = CASES[usize::from(*choice) % CASES.len()];
+    let (tree, prediction) = prediction(path, command, content);
+    for file in &prediction.files {
+        assert!(tree.resolve(&file.path).is_some(), "{} is not in the image", file.path);
+    }
+}
+
+/// Predicts what the command reads of an image with this file.
+fn prediction(path: &str, command: &[&str], content: &[u8]) -> (Tree, Prediction) {
     let program = |loader| {
         let calls = ["setlocale", "getpwnam", "getaddrinfo"].map(|name| (elf::CALLS, name));
         elf::elf(loader, &[&[(elf::NEEDED, "libx.so")], &calls[..]].concat(), 0)
@@ -90,7 +100,23 @@ pub fn predict(bytes: &[u8]) {
     let launch = Launch { args, env, directory: "/app".into() };
     let tree = reading.tree_with_notes(&[layer]).expect("a sound layer is read");
     let prediction = restow_analyze::predict(&tree, &launch);
-    for file in &prediction.files {
-        assert!(tree.resolve(&file.path).is_some(), "{} is not in the image", file.path);
+    (tree, prediction)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_leads_to_its_file() {
+        for (path, command) in CASES {
+            let content = match *path {
+                "bin/program" | "lib/libx.so" => elf::elf("", &[], 0),
+                "app/script" => b"#!/bin/sh".to_vec(),
+                _ => Vec::new(),
+            };
+            let (_, prediction) = prediction(path, command, &content);
+            assert!(prediction.files.iter().any(|file| file.path == *path), "{path} by {command:?}");
+        }
     }
 }

@@ -305,6 +305,8 @@ fn classes(bytes: &[u8]) -> Option<String> {
         };
         (at, index) = (at + size, index + 1);
     }
+    // All of them are there, the last one too.
+    bytes.get(..at)?;
     let name = |index: usize| std::str::from_utf8((*texts.get(index)?)?).ok();
     // An array is named by the type of what is in it, the runtime's own classes are in its image.
     let own = |name: &&str| {

@@ -258,6 +258,8 @@ fn python_reads_its_start_up_set_and_what_the_script_imports() {
     let found = paths(&files, &["/pip"]);
     assert_eq!((found[0].as_str(), found[7].as_str()), ("pip", "opt/more/more.py"));
     assert_eq!(paths(&files, &["python3", "-m", "more"]).last().unwrap(), "opt/more/more.py");
+    let found = paths(&files, &["python3", "-m", "pkg.sub"]);
+    assert!(found.iter().any(|path| path.ends_with("pkg/sub.py")), "{found:?}");
 }
 
 #[test]
@@ -476,18 +478,21 @@ fn ruby_finds_gems_where_they_are_installed() {
             "usr/local/bin/bundle",
             "#!/usr/local/bin/ruby\nload Gem.activate_bin_path('bundler', 'bundle', v)",
         ),
-        text("usr/local/lib/ruby/gems/3.3.0/gems/bundler-2.5/exe/bundle", "require 'bundler'"),
+        text(
+            "usr/local/lib/ruby/gems/3.3.0/gems/bundler-2.5/exe/bundle",
+            "#!/usr/bin/env ruby\nrequire 'bundler'",
+        ),
         text(
             "usr/local/bundle/bin/puma",
             "#!/usr/local/bin/ruby\nload Gem.activate_bin_path('puma', 'puma', v)",
         ),
-        text("usr/local/bundle/gems/puma-6.4.2/bin/puma", "require 'puma/cli'"),
+        text("usr/local/bundle/gems/puma-6.4.2/bin/puma", "#!/usr/bin/env ruby\nrequire 'puma/cli'"),
         text("usr/local/bundle/gems/puma-6.4.2/lib/puma/cli.rb", "require 'puma/puma_http11'"),
         elf("usr/local/bundle/extensions/x86_64-linux/3.3.0/puma-6.4.2/puma/puma_http11.so", "", &[]),
         text("usr/local/bundle/specifications/puma-6.4.2.gemspec", ""),
         text("usr/local/bundle/gems/rack-2.0/lib/rack.rb", ""),
         text("usr/local/bundle/gems/rack-3.0.8/lib/rack.rb", ""),
-        text("usr/local/bundle/gems/rack-3.0.8/exe/rackup", "require 'rack'"),
+        text("usr/local/bundle/gems/rack-3.0.8/exe/rackup", "#!/usr/bin/env ruby\nrequire 'rack'"),
         text("usr/local/bundle/gems/rack-test-1.0/lib/rack/test.rb", ""),
         text("app/Gemfile", "gem 'rack'\ngem 'rack-test'"),
         text("app/Gemfile.lock", "GEM\n  specs:\n    puma (6.4.2)\n    rack (3.0.8)\n"),

@@ -276,9 +276,12 @@ impl<'r, 'a> Interpreter<'r, 'a> {
         }
     }
 
+    /// Imports a module, and before it the packages it is in.
     fn import(&mut self, name: &str, reason: &str) {
-        if let Some(frame) = self.load(name, reason) {
-            self.execute(frame);
+        for (end, _) in name.match_indices('.').chain([(name.len(), "")]) {
+            if let Some(frame) = self.load(&name[..end], reason) {
+                self.execute(frame);
+            }
         }
     }
 

@@ -56,7 +56,7 @@ pub(crate) struct OrderArguments {
     /// Run the image's workload and move what it reads to the front, after the files of the list
     ///
     /// The workload's flags say how. That takes root, and runc.
-    #[arg(long, conflicts_with = "record_in")]
+    #[arg(long)]
     run: bool,
     /// Write what the workload reads to this file, as --record-in takes it
     #[arg(long, value_name = "FILE", requires = "run", conflicts_with = "no_optimize")]
@@ -96,6 +96,11 @@ impl OrderArguments {
     pub(crate) fn order(&self) -> anyhow::Result<Order> {
         if self.no_optimize {
             return Ok(Order::default());
+        }
+        if self.run && self.record_in.is_some() {
+            return Err(
+                Usage("--run and --record-in both say what is read first; give one of them".into()).into()
+            );
         }
         if self.workload.wait_on_signal {
             // The signal would end the conversion, too.

@@ -58,7 +58,7 @@ pub(crate) struct OrderArguments {
     ///
     /// The workload's flags say how. That takes runc, and root or user namespaces and FUSE. Of several images, those for
     /// other platforms than the host's are not run.
-    #[arg(long, conflicts_with = "record_in")]
+    #[arg(long)]
     run: bool,
     /// Write what the workload reads to this file, as --record-in takes it
     #[arg(long, value_name = "FILE", requires = "run", conflicts_with = "no_optimize")]
@@ -103,6 +103,11 @@ impl OrderArguments {
                 }
             }
             return Ok(Order::default());
+        }
+        if self.run && self.record_in.is_some() {
+            return Err(
+                Usage("--run and --record-in both say what is read first; give one of them".into()).into()
+            );
         }
         if self.workload.given() && !self.run {
             return Err(Usage("the workload's flags mean nothing without --run".into()).into());

@@ -41,9 +41,9 @@ fn header_bytes_are_cut_at_payloads_at_64_kib_and_with_the_batch() {
 fn a_tar_of_nothing_is_one_and_files_of_nothing_have_no_chunks() {
     use restow_testkit::compress::skippable;
     let nothing = [skippable(0, "no"), skippable(5, "tar")].concat();
-    let (encoded, blob) = run(&nothing, &options());
-    assert_eq!((encoded.entries, &encoded.diff_id), (0, &Digest::sha256(b"")));
-    assert_eq!(inspect(&encoded, &blob, 1000).names(), [""; 0]);
+    let (encoded, _) = run(&nothing, &options());
+    assert_eq!((encoded.entries, encoded.uncompressed_size), (0, 0));
+    assert_eq!(encoded.diff_id, Digest::sha256(b""));
 
     let tar = TarBuilder::new().entries((0..500).map(|index| Entry::file(format!("f{index}"), ""))).finish();
     for list in [&[][..], &["f7"]] {

@@ -24,9 +24,12 @@ pub(crate) struct Predictor<'a> {
 /// A prediction as it is remembered: positions and paths; sizes and bytes read of files that are not read as a whole.
 #[derive(Serialize, Deserialize)]
 struct Remembered {
-    files: Vec<(usize, String, Option<(u64, u64)>)>,
+    files: Vec<(usize, String, Option<Part>)>,
     notices: Vec<String>,
 }
+
+/// Of a file, its size and how many bytes of it are read.
+type Part = (u64, u64);
 
 impl Predictor<'_> {
     /// Predicts what is read of the image.
@@ -76,7 +79,7 @@ impl Predictor<'_> {
                 }
             },
         };
-        let access = |(position, path, share): (_, _, Option<(u64, u64)>)| Access {
+        let access = |(position, path, share): (_, _, Option<Part>)| Access {
             path,
             manifest_digest: Some(manifest.digest.clone()),
             layer_index: Some(position),

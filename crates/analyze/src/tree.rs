@@ -174,7 +174,7 @@ impl Tree {
     /// Returns how many bytes the files of each layer have, whether or not a container sees them.
     pub(crate) fn layer_sizes(&self) -> Vec<u64> {
         let size = |entry: &Entry| if let Kind::File { size } = entry.kind { size } else { 0 };
-        let of_layer = |layer: &Layer| layer.entries().iter().map(size).fold(0, u64::saturating_add);
+        let of_layer = |layer: &Arc<Layer>| layer.entries().iter().map(size).fold(0, u64::saturating_add);
         self.layers.iter().map(of_layer).collect()
     }
 

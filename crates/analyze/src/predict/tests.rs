@@ -73,7 +73,7 @@ fn predicted(layers: &[&[Named<'_>]], launch: &Launch) -> Prediction {
         predict(&reading.tree_with_notes(&layers).unwrap(), launch)
     });
     assert_eq!(made[0], made[1], "the number of threads shows");
-    let gathered = Tree::from_layers(layers.iter().map(|layer| gathered(&store, layer)).collect());
+    let gathered = Tree::from_layers(layers.iter().map(|layer| gathered(&store, layer)));
     assert_eq!(predict(&gathered, launch), made[0], "it shows when notes are written");
     made.into_iter().next().unwrap()
 }

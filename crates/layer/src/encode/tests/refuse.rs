@@ -261,9 +261,9 @@ fn a_table_larger_than_podman_accepts_is_written_but_not_for_podman() {
     }
 }
 
-fn verified(blob: &Vec<u8>, limits: Limits) -> crate::VerifiedContent {
+fn verified(blob: &[u8], limits: Limits) -> crate::VerifiedContent {
     let options = VerifyOptions { limits, ..VerifyOptions::default() };
-    verify(blob, &options, &TWO_WORKERS).unwrap().content.unwrap()
+    verify(&blob, &options, &TWO_WORKERS).unwrap().content.unwrap()
 }
 
 #[test]

@@ -6,8 +6,6 @@ use std::path::PathBuf;
 
 use clap::ArgMatches;
 use clap::Args;
-use clap::CommandFactory as _;
-use clap::FromArgMatches as _;
 use clap::Id;
 use clap::Parser;
 use clap::Subcommand;
@@ -19,6 +17,7 @@ use restow_oci::Platform;
 use restow_registry::Transfer;
 
 use crate::access::RegistryArguments;
+use crate::commands::batch;
 use crate::commands::cat;
 use crate::commands::completions;
 use crate::commands::convert;
@@ -50,6 +49,7 @@ Exit status:
   0  done
   1  failed; the destination is as it was
   2  the command line is wrong
+  3  some of the work of batch or deploy failed, and the rest is done
   130  interrupted; the destination is as it was";
 
 /// Rewrites container image layers so that what a container needs first can be fetched first, verified, file by file
@@ -70,6 +70,7 @@ pub(crate) enum Command {
     Optimize(Box<optimize::Arguments>),
     Convert(Box<convert::Arguments>),
     Copy(copy::Arguments),
+    Batch(batch::Arguments),
     Index(index::Arguments),
     Deploy(deploy::Arguments),
     Inspect(inspect::Arguments),
@@ -93,13 +94,72 @@ const FORMATS: [&str; 4] = ["zstdchunked", "estargz", "zstd", "gzip"];
 
 /// Parses the command line, or says what is wrong with it and exits.
 pub(crate) fn parse(words: Vec<OsString>) -> Cli {
-    let mut command = Cli::command();
-    let matches = command.try_get_matches_from_mut(words).unwrap_or_else(|error| error.exit());
-    let problem = matches.subcommand().and_then(|(_, matches)| orphan(matches));
-    if let Some(problem) = problem {
-        command.error(ErrorKind::MissingRequiredArgument, problem).exit();
+    let (cli, _) = try_parse(words).unwrap_or_else(|error| error.exit());
+    cli
+}
+
+/// Parses words, and returns what they say of the subcommand, too.
+fn try_parse<P: Parser>(words: impl IntoIterator<Item = OsString>) -> Result<(P, ArgMatches), clap::Error> {
+    let mut command = P::command();
+    let mut matches = command.try_get_matches_from_mut(words)?;
+    let said = matches.subcommand().map(|(_, matches)| matches.clone()).unwrap_or_default();
+    if let Some(problem) = orphan(&said) {
+        return Err(command.error(ErrorKind::MissingRequiredArgument, problem));
     }
-    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
+    let parsed = P::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))?;
+    Ok((parsed, said))
+}
+
+/// What a job of a batch may be.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Job {
+    Optimize(Box<optimize::Arguments>),
+    Convert(Box<convert::Arguments>),
+    Copy(copy::Arguments),
+}
+
+#[derive(Debug, Parser)]
+#[command(name = "restow", no_binary_name = true, disable_help_flag = true, disable_help_subcommand = true)]
+struct JobLine {
+    #[command(subcommand)]
+    job: Job,
+}
+
+/// Flags of a job that have no meaning in a batch, and where to turn instead.
+const FOREIGN: [(&str, &str); 8] = [
+    ("format", "there is a line of JSON for each job"),
+    ("run", "give the workload's record with --record-in; `restow record` writes it"),
+    ("jobs", WHOLE_BATCH),
+    ("tmp_dir", WHOLE_BATCH),
+    ("cache_dir", WHOLE_BATCH),
+    ("no_cache", WHOLE_BATCH),
+    ("progress", WHOLE_BATCH),
+    ("quiet", WHOLE_BATCH),
+];
+const WHOLE_BATCH: &str = "it is for the batch as a whole";
+
+/// Parses the words of a job of a batch, or returns what is wrong with them.
+pub(crate) fn parse_job(words: &[String]) -> Result<Job, String> {
+    if words.is_empty() {
+        return Err("expected optimize, convert or copy".into());
+    }
+    let (JobLine { job }, said) =
+        try_parse(words.iter().map(OsString::from)).map_err(|error| first_paragraph(&error))?;
+    let given = |id: &str| {
+        said.ids().any(|known| known == id) && said.value_source(id) == Some(ValueSource::CommandLine)
+    };
+    match FOREIGN.iter().find(|(id, _)| given(id)) {
+        Some((id, why)) => Err(format!("--{} is not for a job of a batch: {why}", id.replace('_', "-"))),
+        None => Ok(job),
+    }
+}
+
+/// Returns what the parser says is wrong on one line, without the usage that it shows behind.
+fn first_paragraph(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let lines = text.lines().take_while(|line| !line.trim().is_empty());
+    lines.map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 /// Finds a flag of a format that is not asked for. The parser itself would require the format, but not where another
@@ -214,11 +274,56 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+        JobLine::command().debug_assert();
+    }
+
+    #[test]
+    fn a_job_has_the_flags_of_its_command_but_those_of_the_whole_batch() {
+        let problem = |line: &str| {
+            let words: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
+            parse_job(&words).err()
+        };
+        for line in [
+            "optimize a b --zstdchunked --platform linux/amd64",
+            "convert a b --gzip --gzip-compression-level 1",
+            "copy a b c --tag d",
+        ] {
+            assert_eq!(problem(line), None, "{line}");
+        }
+        let whole = |flag: &str| format!("{flag} is not for a job of a batch: {WHOLE_BATCH}");
+        for (line, expected) in [
+            ("", "expected optimize, convert or copy"),
+            ("verify a", "unrecognized subcommand 'verify'"),
+            ("batch jobs", "unrecognized subcommand 'batch'"),
+            ("copy a", "the following required arguments were not provided: <DST>..."),
+            ("copy a b --help", "unexpected argument '--help' found"),
+            ("copy a b --root x", "unexpected argument '--root' found"),
+            ("--root x copy a b", "unexpected argument '--root' found"),
+            ("copy a b --plain-http", "unexpected argument '--plain-http' found"),
+            (
+                "convert a b --zstd --estargz-chunk-size 4KiB",
+                "--estargz-chunk-size means something with --estargz only",
+            ),
+            ("copy a b --quiet", &whole("--quiet")),
+            ("copy a b --progress none", &whole("--progress")),
+            ("optimize a b --zstdchunked --jobs 2", &whole("--jobs")),
+            ("convert a b --zstd --no-cache", &whole("--no-cache")),
+            (
+                "copy a b --format json",
+                "--format is not for a job of a batch: there is a line of JSON for each job",
+            ),
+        ] {
+            assert_eq!(problem(line).as_deref(), Some(expected), "{line}");
+        }
+        let run = problem("optimize a b --zstdchunked --run");
+        assert!(run.is_some_and(|problem| problem.starts_with("--run is not for a job of a batch")));
     }
 
     #[test]

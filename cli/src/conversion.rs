@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,13 +10,13 @@ use anyhow::Context as _;
 use clap::Args;
 use clap::ValueEnum;
 use restow_content::Overlay;
+use restow_content::Provider;
 use restow_convert as convert;
 use restow_convert::Cancel;
 use restow_convert::Conversion;
 use restow_convert::LayerConverter;
 use restow_convert::MediaTypes;
 use restow_convert::Memo;
-use restow_convert::NoMemo;
 use restow_convert::Observer as _;
 use restow_convert::Recompress;
 use restow_convert::Seekable;
@@ -26,40 +25,39 @@ use restow_convert::write_toc_image;
 use restow_layer::Depth;
 use restow_layer::EncodeOptions;
 use restow_layer::Recompression;
-use restow_layer::Workers;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Limits;
 use restow_registry::Destination as Place;
 use restow_registry::Reference;
 use restow_registry::Source;
+use serde_json::Value;
 
-use crate::access::open_destination;
 use crate::access::open_source;
 use crate::args::Format;
-use crate::args::JobsArguments;
 use crate::args::PlatformArguments;
 use crate::args::ProgressArguments;
 use crate::destination::Destination;
 use crate::failure;
 use crate::format::FormatArguments;
 use crate::image::Image;
-use crate::memo;
-use crate::memo::FileMemo;
 use crate::order::Order;
 use crate::order::Plan;
 use crate::order::Planner;
 use crate::output;
 use crate::progress::Progress;
+use crate::progress::Voice;
 use crate::readers::ReadersArguments;
 use crate::reference;
 use crate::referrers;
 use crate::report::Summary;
-use crate::roots;
 use crate::toc_image::Tables;
 use crate::trees::Gathering;
 use crate::trees::Repeated;
 use crate::trees::Trees;
+use crate::workshop::WorkArguments;
+use crate::workshop::Workshop;
+use crate::workshop::give_up;
 
 /// Which image is read, and what it is called where it is written.
 #[derive(Debug, Args)]
@@ -118,26 +116,10 @@ pub(crate) struct ConversionArguments {
     oci: bool,
 
     #[command(flatten, next_help_heading = "Work")]
-    pub(crate) jobs: JobsArguments,
+    work: WorkArguments,
     /// How each new layer is verified before it counts
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     verify: Verify,
-    /// Where temporary files go [default: the destination's directory]
-    ///
-    /// They hold compressed data: the layers in which files move to the front, and tables of contents that
-    /// outgrow memory.
-    #[arg(long, value_name = "DIR")]
-    tmp_dir: Option<PathBuf>,
-    /// Where to remember things between runs [default: restow in the user's cache directory]
-    ///
-    /// Of a converted layer, a digest and some numbers are remembered, at most 64 KiB for each of at most 65,536 layers;
-    /// of an image, the order of its files, at most 1 MiB for each of at most 256 images. With --run, images are unpacked
-    /// there too [default: where the store is].
-    #[arg(long, value_name = "DIR")]
-    cache_dir: Option<PathBuf>,
-    /// Remember nothing and recall nothing: convert every layer
-    #[arg(long, conflicts_with = "cache_dir")]
-    no_cache: bool,
 
     #[command(flatten, next_help_heading = "Output")]
     progress: ProgressArguments,
@@ -173,18 +155,6 @@ impl ConversionArguments {
     pub(crate) fn media_types(&self) -> MediaTypes {
         if self.oci { MediaTypes::Oci } else { MediaTypes::Keep }
     }
-
-    fn memo(&self) -> Arc<dyn Memo> {
-        match self.cache() {
-            Some(directory) => Arc::new(FileMemo::new(&directory)),
-            None => Arc::new(NoMemo),
-        }
-    }
-
-    fn cache(&self) -> Option<PathBuf> {
-        let chosen = self.cache_dir.clone().or_else(memo::default_directory);
-        chosen.filter(|_| !self.no_cache)
-    }
 }
 
 /// What layers become.
@@ -203,16 +173,22 @@ pub(crate) struct Job<'a> {
     pub(crate) arguments: &'a ConversionArguments,
     pub(crate) target: Target<'a>,
     pub(crate) media_types: MediaTypes,
-    pub(crate) cancel: &'a Cancel,
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
     /// Converts the image and tells what became of it.
-    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        let started = Instant::now();
-        let parent_references = self.arguments.allow_parent_refs;
-        let limits = Limits { parent_references, ..Limits::default() };
-        let progress = Progress::new(&self.arguments.progress);
+    pub(crate) fn run(self, cancel: &Cancel) -> anyhow::Result<ExitCode> {
+        let progress = Progress::new(&self.arguments.progress, Voice::default());
+        let workshop = Workshop::new(&self.arguments.work)?;
+        let format = self.arguments.format;
+        let checked = self.check()?;
+        let document = checked.perform(&workshop, &progress, cancel)?;
+        checked.destination.print(format, &document)?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Finds what is wrong with the command line before anything is done.
+    pub(crate) fn check(self) -> anyhow::Result<Checked<'a>> {
         let zstdchunked = matches!(&self.target, Target::Seekable { format, .. } if format.zstdchunked);
         self.arguments.readers.check(zstdchunked)?;
         let destination = self.images.destination()?;
@@ -227,24 +203,48 @@ impl Job<'_> {
             Target::Ordinary(_) | Target::Same => None,
         };
         let reference = reference::parse(&self.images.source)?;
-        let source = open_source(&reference)?;
+        Ok(Checked { job: self, reference, destination, toc_tags })
+    }
+}
 
-        let run =
-            Run { job: &self, limits: &limits, progress: &progress, reference: &reference, source: &source };
+/// A job that makes sense.
+pub(crate) struct Checked<'a> {
+    job: Job<'a>,
+    pub(crate) reference: Reference,
+    pub(crate) destination: Destination,
+    /// The tags of the image of the tables of contents, where there is to be one.
+    pub(crate) toc_tags: Option<Vec<String>>,
+}
+
+impl Checked<'_> {
+    /// Converts the image, tells what became of it, and returns that as a document, too.
+    pub(crate) fn perform(
+        &self,
+        workshop: &Workshop,
+        progress: &Progress,
+        cancel: &Cancel,
+    ) -> anyhow::Result<Value> {
+        let started = Instant::now();
+        let Self { job, reference, destination, toc_tags } = self;
+        let parent_references = job.arguments.allow_parent_refs;
+        let limits = Limits { parent_references, ..Limits::default() };
+        let source = open_source(reference)?;
+
+        let memo = workshop.memo(&destination.place);
+        let run = Run { job, limits: &limits, progress, reference, source: &source, workshop, memo, cancel };
         let images = run.select()?;
         let subjects = || std::iter::once(&source.root).chain(images.iter().map(|image| &image.descriptor));
-        let referrers = match self.arguments.copy_referrers {
-            true => referrers::find(&reference, subjects())?,
+        let referrers = match job.arguments.copy_referrers {
+            true => referrers::find(reference, subjects())?,
             false => Vec::new(),
         };
-        let place = open_destination(&destination.place, Some(&source), Some(progress.uploads()))?;
+        let place = workshop.open(&destination.place, &source, Some(progress.uploads()))?;
         let names = Names { image: &destination.tags, tables: toc_tags.as_deref(), referrers: &referrers };
-        let converted = run.convert_into(&*place, &images, &names);
+        let converted = run.convert_into(&**place, &images, &names);
         let Converted { conversion, tables, first, misses, notices } = match converted {
             Ok(done) => done,
             Err(error) => {
-                // The error says more than what could not be cleaned up after it.
-                let _ = place.discard();
+                give_up(place);
                 return Err(error);
             }
         };
@@ -252,14 +252,14 @@ impl Job<'_> {
         for notice in &notices {
             progress.warning(notice);
         }
-        if self.arguments.copy_referrers {
+        if job.arguments.copy_referrers {
             progress.step(&format!("copied {}", output::count(referrers.len(), "referrer")));
         } else if conversion.root.digest != source.root.digest {
-            referrers::warn(&reference, subjects(), &progress);
+            referrers::warn(reference, subjects(), progress);
         }
         let outcome = Summary {
             source: &source,
-            destination: &destination,
+            destination,
             images: &images,
             conversion: &conversion,
             tables: tables.as_ref().zip(toc_tags.as_deref()),
@@ -268,13 +268,8 @@ impl Job<'_> {
             notices,
             elapsed: started.elapsed(),
         };
-        outcome.tell(&progress);
-        match self.arguments.format {
-            _ if destination.is_output() => {}
-            Format::Text => output::print(conversion.root.digest.as_str())?,
-            Format::Json => output::print_json(&outcome.document())?,
-        }
-        Ok(ExitCode::SUCCESS)
+        outcome.tell(progress);
+        Ok(outcome.document())
     }
 }
 
@@ -306,6 +301,9 @@ struct Run<'a> {
     progress: &'a Progress,
     reference: &'a Reference,
     source: &'a Source,
+    workshop: &'a Workshop,
+    memo: Arc<dyn Memo>,
+    cancel: &'a Cancel,
 }
 
 impl Run<'_> {
@@ -326,7 +324,9 @@ impl Run<'_> {
     ) -> anyhow::Result<Converted> {
         let Source { provider, root, name, .. } = self.source;
         let (converter, plan) = self.converter(place.scratch(), images)?;
-        let store = Overlay::new(place.store(), [&**provider].into_iter().chain(place.held()));
+        let others: &dyn Provider = self.workshop;
+        let lower = [&**provider].into_iter().chain(place.held()).chain([others]);
+        let store = Overlay::new(place.store(), lower);
         let conversion = convert::convert(&store, root, &*converter, &self.options(), self.progress)
             .with_context(|| name.clone())?;
         let tables = match (&self.job.target, names.tables) {
@@ -340,7 +340,7 @@ impl Run<'_> {
             false => None,
         };
         // From here on it is quick, and all or nothing.
-        self.job.cancel.check()?;
+        self.cancel.check()?;
         let mut roots = vec![(&conversion.root, names.image)];
         roots.extend(tables.as_ref().zip(names.tables));
         let unnamed: &[String] = &[];
@@ -356,11 +356,11 @@ impl Run<'_> {
         scratch: &Path,
         images: &[Selected],
     ) -> anyhow::Result<(Box<dyn LayerConverter>, Plan)> {
-        let ConversionArguments { verify, reuse, jobs, .. } = self.job.arguments;
+        let ConversionArguments { verify, reuse, .. } = self.job.arguments;
         match &self.job.target {
             Target::Same => Ok((Box::new(convert::Keep), Plan::default())),
             Target::Ordinary(recompression) => {
-                let workers = Workers::new(jobs.count().get())?;
+                let workers = self.workshop.workers.clone();
                 let converter = Recompress::new(*recompression, self.limits.clone(), workers);
                 let converter = converter.check(matches!(verify, Verify::Frames | Verify::Toc));
                 let converter = converter.read_back(*verify == Verify::Full).reuse(*reuse);
@@ -377,9 +377,9 @@ impl Run<'_> {
     }
 
     fn seekable(&self, format: &FormatArguments, scratch: &Path) -> anyhow::Result<Seekable> {
-        let ConversionArguments { verify, reuse, jobs, tmp_dir, .. } = self.job.arguments;
+        let ConversionArguments { verify, reuse, .. } = self.job.arguments;
         let codec = format.codec().context("no format is asked for")?;
-        let spool = tmp_dir.clone().unwrap_or_else(|| scratch.to_owned());
+        let spool = self.workshop.tmp_dir.clone().unwrap_or_else(|| scratch.to_owned());
         let options = EncodeOptions {
             check_frames: *verify == Verify::Frames,
             limits: self.limits.clone(),
@@ -390,7 +390,7 @@ impl Run<'_> {
             Verify::Frames | Verify::Toc => Some(Depth::Toc),
             Verify::None => None,
         };
-        let converter = Seekable::new(codec, options, Workers::new(jobs.count().get())?);
+        let converter = Seekable::new(codec, options, self.workshop.workers.clone());
         Ok(converter.verify(depth).reuse(*reuse))
     }
 
@@ -419,21 +419,20 @@ impl Run<'_> {
         if !order.moves() {
             return Ok(Plan::default());
         }
-        let ConversionArguments { reuse, jobs, .. } = self.job.arguments;
         let images = Image::of(self.source, images, self.limits)?;
         let repeated = Repeated::among(&images);
         let gathering = Gathering { seekable: converter, observer: self.progress, repeated: &repeated };
         let trees = Trees {
             provider: &*self.source.provider,
             limits: self.limits,
-            threads: jobs.count(),
-            cancel: self.job.cancel,
+            threads: self.workshop.layers,
+            cancel: self.cancel,
             // What may stay as it is need not be compressed.
-            conversion: (!reuse).then_some(gathering),
+            conversion: (!self.job.arguments.reuse).then_some(gathering),
         };
-        let arguments = self.job.arguments;
-        let roots = roots::place(arguments.cache_dir.as_deref()).filter(|_| !arguments.no_cache);
-        let planner = Planner { trees, progress: self.progress, cache: arguments.cache(), roots };
+        let Workshop { cache, roots, .. } = self.workshop;
+        let (cache, roots) = (cache.clone(), roots.clone());
+        let planner = Planner { trees, progress: self.progress, cache, roots };
         planner.plan(&images, order).with_context(|| self.source.name.clone())
     }
 
@@ -448,10 +447,10 @@ impl Run<'_> {
                 Unsupported::Fail => convert::Unsupported::Fail,
                 Unsupported::Keep => convert::Unsupported::Keep,
             },
-            jobs: arguments.jobs.count(),
+            jobs: self.workshop.layers,
             limits: self.limits.clone(),
-            cancel: self.job.cancel.clone(),
-            memo: arguments.memo(),
+            cancel: self.cancel.clone(),
+            memo: self.memo.clone(),
             ..convert::Options::default()
         })
     }

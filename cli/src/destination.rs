@@ -1,10 +1,15 @@
 //! Where the new image goes.
 
+use std::io;
+
 use restow_registry::Place;
 use restow_registry::Reference;
 use restow_registry::Selector;
+use serde_json::Value;
 
+use crate::args::Format;
 use crate::failure::Usage;
+use crate::output;
 use crate::reference;
 
 /// A place, and the names the new image gets there.
@@ -81,13 +86,27 @@ impl Destination {
         matches!(&self.place, Place::Archive(path) | Place::DockerArchive(path) if path.as_os_str() == "-")
     }
 
+    /// Prints what became of the new image, unless that is on standard output itself.
+    pub(crate) fn print(&self, format: Format, document: &Value) -> io::Result<()> {
+        match format {
+            _ if self.is_output() => Ok(()),
+            Format::Text => output::print(document["digest"].as_str().unwrap_or_default()),
+            Format::Json => output::print_json(document),
+        }
+    }
+
     /// Returns the references by which the new image is found.
-    pub(crate) fn references(&self) -> Vec<String> {
-        let reference = |selector| Reference { place: self.place.clone(), selector }.to_string();
+    pub(crate) fn references(&self) -> Vec<Reference> {
+        let reference = |selector| Reference { place: self.place.clone(), selector };
         match self.tags.as_slice() {
             [] => vec![reference(Selector::Only)],
             tags => tags.iter().map(|tag| reference(Selector::Tag(tag.clone()))).collect(),
         }
+    }
+
+    /// Returns the same in words.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.references().iter().map(ToString::to_string).collect()
     }
 }
 

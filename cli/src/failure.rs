@@ -9,6 +9,9 @@ use restow_convert as convert;
 use restow_layer as layer;
 use restow_registry as registry;
 
+/// What a run ends with when some of it failed.
+pub(crate) const SOME_FAILED: u8 = 3;
+
 /// Something is wrong with the command line that the parser could not see.
 #[derive(Debug)]
 pub(crate) struct Usage(pub(crate) String);

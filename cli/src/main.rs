@@ -30,6 +30,7 @@ mod toc_image;
 mod transfer;
 mod trees;
 mod workload;
+mod workshop;
 
 use std::ffi::OsString;
 use std::path::Path;

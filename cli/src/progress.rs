@@ -11,13 +11,13 @@ use std::time::Instant;
 
 use indicatif::MultiProgress;
 use indicatif::ProgressBar;
-use indicatif::ProgressDrawTarget;
 use indicatif::ProgressStyle;
 use restow_convert::Layer;
 use restow_convert::LayerReport;
 use restow_convert::Observer;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
+use serde_json::Value;
 use serde_json::json;
 
 use crate::args::ProgressArguments;
@@ -36,7 +36,44 @@ const PLAIN_INTERVAL: Duration = Duration::from_secs(20);
 pub(crate) struct Progress {
     mode: Mode,
     quiet: bool,
+    voice: Voice,
     layers: Mutex<BTreeMap<(Digest, usize), Running>>,
+}
+
+/// Who speaks, where several jobs of a batch share stderr.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Voice {
+    /// The number of the job, if there are several.
+    job: Option<usize>,
+    /// The bars of all, since they are drawn together.
+    pub(crate) bars: MultiProgress,
+}
+
+impl Voice {
+    /// Returns the voice of one of several jobs.
+    pub(crate) fn of_job(&self, number: usize) -> Self {
+        Self { job: Some(number), bars: self.bars.clone() }
+    }
+
+    /// Tells lines of text, each after the name of the job.
+    pub(crate) fn tell(&self, text: &str) {
+        let name = self.name();
+        let lines: Vec<_> = text.lines().map(|line| format!("{name}{line}")).collect();
+        output::tell(&lines.join("\n"));
+    }
+
+    /// Tells an event as a line of JSON.
+    pub(crate) fn event(&self, mut event: Value) {
+        if let (Some(job), Some(fields)) = (self.job, event.as_object_mut()) {
+            fields.insert("job".into(), job.into());
+        }
+        output::tell(&event.to_string());
+    }
+
+    /// Returns what text begins with.
+    pub(crate) fn name(&self) -> String {
+        self.job.map(|job| format!("job {job}: ")).unwrap_or_default()
+    }
 }
 
 #[derive(Debug)]
@@ -55,32 +92,32 @@ struct Running {
 }
 
 impl Progress {
-    pub(crate) fn new(arguments: &ProgressArguments) -> Self {
+    pub(crate) fn new(arguments: &ProgressArguments, voice: Voice) -> Self {
         let mode = match mode(arguments) {
-            ProgressMode::Auto => Mode::Bars(MultiProgress::with_draw_target(ProgressDrawTarget::stderr())),
+            ProgressMode::Auto => Mode::Bars(voice.bars.clone()),
             ProgressMode::Plain => Mode::Plain,
             ProgressMode::Json => Mode::Json,
             ProgressMode::None => Mode::None,
         };
-        Self { mode, quiet: arguments.quiet, layers: Mutex::default() }
+        Self { mode, quiet: arguments.quiet, voice, layers: Mutex::default() }
     }
 
     /// Returns who tells of blobs that are sent meanwhile, in the same form.
     pub(crate) fn uploads(&self) -> Arc<Transfer> {
-        let (mode, bars) = match &self.mode {
-            Mode::Bars(bars) => (ProgressMode::Auto, bars.clone()),
-            Mode::Plain => (ProgressMode::Plain, MultiProgress::new()),
-            Mode::Json => (ProgressMode::Json, MultiProgress::new()),
-            Mode::None => (ProgressMode::None, MultiProgress::new()),
+        let mode = match &self.mode {
+            Mode::Bars(_) => ProgressMode::Auto,
+            Mode::Plain => ProgressMode::Plain,
+            Mode::Json => ProgressMode::Json,
+            Mode::None => ProgressMode::None,
         };
-        Arc::new(Transfer::of_uploads(mode, bars))
+        Arc::new(Transfer::of_uploads(mode, self.voice.clone()))
     }
 
     /// Tells of something that may take a while and has no layer.
     pub(crate) fn step(&self, what: &str) {
         match &self.mode {
             Mode::Bars(_) | Mode::Plain => self.line(what),
-            Mode::Json => output::tell(&json!({"event": "step", "text": what}).to_string()),
+            Mode::Json => self.voice.event(json!({"event": "step", "text": what})),
             Mode::None => {}
         }
     }
@@ -88,15 +125,32 @@ impl Progress {
     /// Tells what came of it all, unless only problems are to be told or stderr holds JSON lines.
     pub(crate) fn summary(&self, text: &str) {
         if !self.quiet && !matches!(self.mode, Mode::Json) {
-            output::tell(text);
+            self.line(text);
+        }
+    }
+
+    /// Tells why it came to nothing.
+    pub(crate) fn failure(&self, error: &str, hint: Option<&str>) {
+        if matches!(self.mode, Mode::Json) {
+            self.voice.event(json!({"event": "error", "text": error, "hint": hint}));
+        } else {
+            let hint = hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+            self.line(&format!("error: {error}{hint}"));
+        }
+    }
+
+    /// Tells more of it, unless there are many such jobs.
+    pub(crate) fn details(&self, text: &str) {
+        if self.voice.job.is_none() {
+            self.summary(text);
         }
     }
 
     fn line(&self, text: &str) {
         match &self.mode {
             // Bars are drawn below; without `suspend` the line would be drawn over.
-            Mode::Bars(bars) => bars.suspend(|| output::tell(text)),
-            _ => output::tell(text),
+            Mode::Bars(bars) => bars.suspend(|| self.voice.tell(text)),
+            _ => self.voice.tell(text),
         }
     }
 
@@ -112,9 +166,9 @@ impl Observer for Progress {
             return;
         }
         let bar = match &self.mode {
-            Mode::Bars(bars) => Some(bars.add(bar(layer))),
+            Mode::Bars(bars) => Some(bars.add(bar(layer, &self.voice))),
             Mode::Json => {
-                output::tell(&event("started", layer, 0));
+                self.voice.event(event("started", layer, 0));
                 None
             }
             Mode::Plain | Mode::None => None,
@@ -142,10 +196,10 @@ impl Observer for Progress {
         let read = running.read;
         drop(layers);
         if matches!(self.mode, Mode::Json) {
-            output::tell(&event("progress", layer, read));
+            self.voice.event(event("progress", layer, read));
         } else {
             let name = name(layer.position, layer.descriptor);
-            output::tell(&format!(
+            self.voice.tell(&format!(
                 "{name}: {} of {}",
                 output::size(read),
                 output::size(layer.descriptor.size)
@@ -161,12 +215,12 @@ impl Observer for Progress {
         match self.mode {
             Mode::Plain => {
                 let name = name(report.position, &report.source);
-                output::tell(&format!("{name}: {}", report::outcome(report)));
+                self.voice.tell(&format!("{name}: {}", report::outcome(report)));
             }
             Mode::Json => {
                 let mut event = report::layer_document(report);
                 event.insert("event".into(), "finished".into());
-                output::tell(&serde_json::Value::Object(event).to_string());
+                self.voice.event(Value::Object(event));
             }
             Mode::Bars(_) | Mode::None => {}
         }
@@ -174,7 +228,7 @@ impl Observer for Progress {
 
     fn warning(&self, text: &str) {
         match self.mode {
-            Mode::Json => output::tell(&json!({"event": "warning", "text": text}).to_string()),
+            Mode::Json => self.voice.event(json!({"event": "warning", "text": text})),
             _ => self.line(&format!("warning: {text}")),
         }
     }
@@ -193,7 +247,7 @@ fn name(position: usize, descriptor: &Descriptor) -> String {
     format!("layer {position} {}", output::short(&descriptor.digest))
 }
 
-fn event(event: &str, layer: &Layer<'_>, read: u64) -> String {
+fn event(event: &str, layer: &Layer<'_>, read: u64) -> Value {
     json!({
         "event": event,
         "manifest": layer.manifest.as_str(),
@@ -202,12 +256,11 @@ fn event(event: &str, layer: &Layer<'_>, read: u64) -> String {
         "read": read,
         "size": layer.descriptor.size,
     })
-    .to_string()
 }
 
-fn bar(layer: &Layer<'_>) -> ProgressBar {
+fn bar(layer: &Layer<'_>, voice: &Voice) -> ProgressBar {
     const TEMPLATE: &str = "{prefix} [{bar:24}] {binary_bytes:>10} of {binary_total_bytes:>10}  {binary_bytes_per_sec:>12}  {eta:>4} left";
     let style = ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::new(layer.descriptor.size).with_style(style.progress_chars("=> "));
-    bar.with_prefix(name(layer.position, layer.descriptor))
+    bar.with_prefix(voice.name() + &name(layer.position, layer.descriptor))
 }

@@ -59,21 +59,21 @@ impl Summary<'_> {
             let platform =
                 image.platform.as_ref().map(|platform| format!(" for {platform}")).unwrap_or_default();
             let oci = if self.became_oci(manifest) { ", Docker's before and OCI's now" } else { "" };
-            progress.summary(&format!("image {}{platform}{oci}\n{}", output::short(manifest), table(layers)));
+            progress.details(&format!("image {}{platform}{oci}\n{}", output::short(manifest), table(layers)));
             if let Some(first) = self.first_of(manifest) {
-                progress.summary(&first.told());
+                progress.details(&first.told());
             }
         }
         if let Some((root, tags)) = self.tables {
             let digest = output::short(&root.digest);
-            progress.summary(&format!("tables of contents {digest}: {}", tags.join(", ")));
+            progress.details(&format!("tables of contents {digest}: {}", tags.join(", ")));
         }
         let total = |size: fn(&LayerReport) -> u64| self.conversion.layers.iter().map(size).sum::<u64>();
         let (before, after) = (total(|layer| layer.source.size), total(|layer| layer.destination.size));
         progress.summary(&format!(
             "{} -> {}: {} -> {} in {}",
             self.source.name,
-            self.destination.references().join(", "),
+            self.destination.names().join(", "),
             output::size(before),
             output::size(after),
             output::seconds(self.elapsed),
@@ -106,7 +106,7 @@ impl Summary<'_> {
             "digest": root.digest.as_str(),
             "changed": root.digest != self.source.root.digest,
             "source": { "reference": self.source.name, "root": root_document(&self.source.root) },
-            "destination": { "references": self.destination.references(), "root": root_document(root) },
+            "destination": { "references": self.destination.names(), "root": root_document(root) },
             "tocImage": self.tables.map(|(root, tags)| json!({ "root": root_document(root), "tags": tags })),
             "images": images.collect::<Vec<_>>(),
             "layers": self.conversion.layers.iter().map(layer_document).collect::<Vec<_>>(),
@@ -185,7 +185,7 @@ pub(crate) fn outcome(report: &LayerReport) -> String {
         _ if report.destination.digest == report.source.digest => "the same bytes".into(),
         Outcome::Converted => format!("{sizes} in {}", output::seconds(report.elapsed)),
         Outcome::Shared => format!("{sizes}, as an equal layer"),
-        Outcome::Recalled => format!("{sizes}, known from an earlier run"),
+        Outcome::Recalled => format!("{sizes}, converted before"),
     }
 }
 

@@ -6,9 +6,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
 
-use indicatif::MultiProgress;
 use indicatif::ProgressBar;
-use indicatif::ProgressDrawTarget;
 use indicatif::ProgressStyle;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
@@ -19,6 +17,7 @@ use crate::args::ProgressArguments;
 use crate::args::ProgressMode;
 use crate::output;
 use crate::progress;
+use crate::progress::Voice;
 
 /// How often a blob under way is told of where no bar moves.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -27,9 +26,9 @@ const INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Transfer {
     mode: ProgressMode,
-    bars: MultiProgress,
     /// Whether what is told of is sent to a registry, beside a conversion that tells of its own.
     uploads: bool,
+    voice: Voice,
     running: Mutex<BTreeMap<Digest, Running>>,
 }
 
@@ -41,55 +40,57 @@ struct Running {
 }
 
 impl Transfer {
-    pub(crate) fn new(arguments: &ProgressArguments) -> Self {
-        let mode = progress::mode(arguments);
-        let bars = MultiProgress::with_draw_target(match mode {
-            ProgressMode::Auto => ProgressDrawTarget::stderr(),
-            _ => ProgressDrawTarget::hidden(),
-        });
-        Self { mode, bars, uploads: false, running: Mutex::default() }
+    pub(crate) fn new(arguments: &ProgressArguments, voice: Voice) -> Self {
+        Self { mode: progress::mode(arguments), uploads: false, voice, running: Mutex::default() }
     }
 
     /// Tells of blobs that are sent while a conversion goes on, with the bars of that.
-    pub(crate) fn of_uploads(mode: ProgressMode, bars: MultiProgress) -> Self {
-        Self { mode, bars, uploads: true, running: Mutex::default() }
+    pub(crate) fn of_uploads(mode: ProgressMode, voice: Voice) -> Self {
+        Self { mode, uploads: true, voice, running: Mutex::default() }
     }
 
-    fn what(&self) -> &'static str {
-        if self.uploads { "upload" } else { "blob" }
+    fn name(&self, blob: &Descriptor) -> String {
+        let what = if self.uploads { "upload" } else { "blob" };
+        format!("{what} {}", output::short(&blob.digest))
     }
 
     /// Tells a sentence of its own.
     pub(crate) fn line(&self, text: &str) {
         match self.mode {
-            ProgressMode::Json => output::tell(&json!({"event": "step", "text": text}).to_string()),
+            ProgressMode::Json => self.voice.event(json!({"event": "step", "text": text})),
             ProgressMode::None => {}
-            ProgressMode::Auto | ProgressMode::Plain => self.bars.suspend(|| output::tell(text)),
+            ProgressMode::Auto | ProgressMode::Plain => self.words(text),
         }
     }
 
     pub(crate) fn warning(&self, text: &str) {
         match self.mode {
-            ProgressMode::Json => output::tell(&json!({"event": "warning", "text": text}).to_string()),
-            _ => self.bars.suspend(|| output::tell(&format!("warning: {text}"))),
+            ProgressMode::Json => self.voice.event(json!({"event": "warning", "text": text})),
+            _ => self.words(&format!("warning: {text}")),
+        }
+    }
+
+    fn words(&self, text: &str) {
+        match self.mode {
+            ProgressMode::Auto => self.voice.bars.suspend(|| self.voice.tell(text)),
+            _ => self.voice.tell(text),
         }
     }
 
     fn tell(&self, event: &str, blob: &Descriptor, read: u64) {
-        let name = format!("{} {}", self.what(), output::short(&blob.digest));
+        let name = self.name(blob);
         match self.mode {
             ProgressMode::Json => {
                 // Layers have events of these names, too.
                 let event = if self.uploads { format!("upload {event}") } else { event.to_owned() };
-                let document =
-                    json!({"event": event, "digest": blob.digest.as_str(), "read": read, "size": blob.size});
-                output::tell(&document.to_string());
+                let digest = blob.digest.as_str();
+                self.voice.event(json!({"event": event, "digest": digest, "read": read, "size": blob.size}));
             }
             ProgressMode::Plain if event == "finished" => {
-                output::tell(&format!("{name}: {}", output::size(read)));
+                self.voice.tell(&format!("{name}: {}", output::size(read)));
             }
             ProgressMode::Plain if event == "progress" => {
-                output::tell(&format!("{name}: {} of {}", output::size(read), output::size(blob.size)));
+                self.voice.tell(&format!("{name}: {} of {}", output::size(read), output::size(blob.size)));
             }
             _ => {}
         }
@@ -102,7 +103,8 @@ impl Observer for Transfer {
             const TEMPLATE: &str = "{prefix} [{bar:24}] {binary_bytes:>10} of {binary_total_bytes:>10}  {binary_bytes_per_sec:>12}";
             let style = ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
             let bar = ProgressBar::new(blob.size).with_style(style.progress_chars("=> "));
-            self.bars.add(bar.with_prefix(format!("{} {}", self.what(), output::short(&blob.digest))))
+            let prefix = format!("{}{}", self.voice.name(), self.name(blob));
+            self.voice.bars.add(bar.with_prefix(prefix))
         });
         let running = Running { read: 0, told: Instant::now(), bar };
         self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(blob.digest.clone(), running);

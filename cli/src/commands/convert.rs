@@ -85,26 +85,32 @@ impl OrdinaryArguments {
     }
 }
 
+impl Arguments {
+    pub(crate) fn job(&self) -> anyhow::Result<Job<'_>> {
+        let Arguments { images, format, ordinary, conversion, .. } = self;
+        let media_types = if ordinary.docker { MediaTypes::Docker } else { conversion.media_types() };
+        let target = match ordinary.recompression() {
+            Some(recompression) => Target::Ordinary(recompression),
+            None if format.codec().is_some() => {
+                let record = self.zstdchunked_record_in.as_ref().or(self.estargz_record_in.as_ref());
+                let record = record.map(|path| record::load(path)).transpose()?;
+                let wishes = Wishes { record: record.unwrap_or_default(), ..Wishes::default() };
+                Target::Seekable { format, order: Order::Said(wishes) }
+            }
+            None if media_types != MediaTypes::Keep => Target::Same,
+            None => {
+                return Err(Usage(
+                    "what is the image to become? --zstdchunked, --estargz, --zstd, --gzip and --uncompress say so of its \
+                     layers, --oci and --docker of its media types"
+                        .into(),
+                )
+                .into());
+            }
+        };
+        Ok(Job { images, arguments: conversion, target, media_types })
+    }
+}
+
 pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<ExitCode> {
-    let Arguments { images, format, ordinary, conversion, .. } = arguments;
-    let media_types = if ordinary.docker { MediaTypes::Docker } else { conversion.media_types() };
-    let target = match ordinary.recompression() {
-        Some(recompression) => Target::Ordinary(recompression),
-        None if format.codec().is_some() => {
-            let record = arguments.zstdchunked_record_in.as_ref().or(arguments.estargz_record_in.as_ref());
-            let record = record.map(|path| record::load(path)).transpose()?;
-            let wishes = Wishes { record: record.unwrap_or_default(), ..Wishes::default() };
-            Target::Seekable { format, order: Order::Said(wishes) }
-        }
-        None if media_types != MediaTypes::Keep => Target::Same,
-        None => {
-            return Err(Usage(
-                "what is the image to become? --zstdchunked, --estargz, --zstd, --gzip and --uncompress say so of its \
-                 layers, --oci and --docker of its media types"
-                    .into(),
-            )
-            .into());
-        }
-    };
-    Job { images, arguments: conversion, target, media_types, cancel }.run()
+    arguments.job()?.run(cancel)
 }

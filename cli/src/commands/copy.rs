@@ -10,9 +10,12 @@ use restow_convert as convert;
 use restow_convert::Platforms;
 use restow_oci::Descriptor;
 use restow_oci::Kind;
+use restow_registry::Place;
 use restow_registry::Reading;
+use restow_registry::Reference;
 use restow_registry::Source;
 use restow_registry::Watched;
+use serde_json::Value;
 use serde_json::json;
 
 use crate::access::access;
@@ -22,11 +25,15 @@ use crate::args::LinkArguments;
 use crate::args::PlatformArguments;
 use crate::args::ProgressArguments;
 use crate::conversion::ImageArguments;
+use crate::destination::Destination;
 use crate::failure::Usage;
 use crate::output;
+use crate::progress::Voice;
 use crate::reference;
 use crate::referrers;
 use crate::transfer::Transfer;
+use crate::workshop::Opened;
+use crate::workshop::give_up;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -56,39 +63,67 @@ pub(crate) struct Arguments {
     format: Format,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let started = Instant::now();
-    let destination = arguments.images.destination()?;
-    if arguments.referrers {
-        destination.must_hold_referrers()?;
-    }
-    let reference = reference::parse(&arguments.images.source)?;
-    let source = access().open_source(&reference, Reading::Once)?;
-    let root = choose(&source, &arguments.platforms)?;
-    let place = open_destination(&destination.place, Some(&source), None)?;
-
-    let transfer = Arc::new(Transfer::new(&arguments.progress));
-    let watched = Watched::new(&*source.provider, transfer.clone());
-    let copied = match arguments.referrers {
-        true => referrers::find(&reference, [&root].into_iter().chain(&images_of(&source, &root)?))?,
-        false => Vec::new(),
-    };
-    let unnamed: &[String] = &[];
-    let mut images = vec![(&root, &destination.tags[..])];
-    images.extend(copied.iter().map(|referrer| (referrer, unnamed)));
-    let notices = match place.publish_each(arguments.link.how(), &watched, &images) {
-        Ok(notices) => notices,
-        Err(error) => {
-            // The error says more than what could not be cleaned up after it.
-            let _ = place.discard();
-            return Err(error).with_context(|| source.name.clone());
+impl Arguments {
+    /// Finds what is wrong with the command line before anything is done.
+    pub(crate) fn check(&self) -> anyhow::Result<Checked<'_>> {
+        let destination = self.images.destination()?;
+        if self.referrers {
+            destination.must_hold_referrers()?;
         }
-    };
-    for notice in &notices {
-        transfer.warning(&notice.to_string());
+        let reference = reference::parse(&self.images.source)?;
+        Ok(Checked { arguments: self, reference, destination })
     }
-    let references = destination.references();
-    if !arguments.progress.quiet {
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let checked = arguments.check()?;
+    let transfer = Transfer::new(&arguments.progress, Voice::default());
+    let open = |place: &Place, source: &Source| Ok(Arc::new(open_destination(place, Some(source), None)?));
+    let document = checked.perform(open, transfer)?;
+    checked.destination.print(arguments.format, &document)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A copy that makes sense.
+pub(crate) struct Checked<'a> {
+    arguments: &'a Arguments,
+    pub(crate) reference: Reference,
+    pub(crate) destination: Destination,
+}
+
+impl Checked<'_> {
+    /// Copies the image to a place that `open` opens, tells what became of it, and returns that as a document, too.
+    pub(crate) fn perform(
+        &self,
+        open: impl FnOnce(&Place, &Source) -> restow_registry::Result<Opened>,
+        transfer: Transfer,
+    ) -> anyhow::Result<Value> {
+        let started = Instant::now();
+        let Self { arguments, reference, destination } = self;
+        let source = access().open_source(reference, Reading::Once)?;
+        let root = choose(&source, &arguments.platforms)?;
+        let place = open(&destination.place, &source)?;
+
+        let transfer = Arc::new(transfer);
+        let watched = Watched::new(&*source.provider, transfer.clone());
+        let copied = match arguments.referrers {
+            true => referrers::find(reference, [&root].into_iter().chain(&images_of(&source, &root)?))?,
+            false => Vec::new(),
+        };
+        let unnamed: &[String] = &[];
+        let mut images = vec![(&root, &destination.tags[..])];
+        images.extend(copied.iter().map(|referrer| (referrer, unnamed)));
+        let notices = match place.publish_each(arguments.link.how(), &watched, &images) {
+            Ok(notices) => notices,
+            Err(error) => {
+                give_up(place);
+                return Err(error).with_context(|| source.name.clone());
+            }
+        };
+        for notice in &notices {
+            transfer.warning(&notice.to_string());
+        }
+        let references = destination.names();
         let with = if copied.is_empty() {
             String::new()
         } else {
@@ -96,11 +131,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         };
         let elapsed = output::seconds(started.elapsed());
         transfer.line(&format!("{} -> {}{with} in {elapsed}", source.name, references.join(", ")));
-    }
-    match arguments.format {
-        _ if destination.is_output() => {}
-        Format::Text => output::print(root.digest.as_str())?,
-        Format::Json => output::print_json(&json!({
+        Ok(json!({
             "source": source.name,
             "destination": references,
             "mediaType": root.media_type.as_str(),
@@ -108,9 +139,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             "size": root.size,
             "referrers": copied.iter().map(|referrer| referrer.digest.as_str()).collect::<Vec<_>>(),
             "notices": notices.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        }))?,
+        }))
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Returns the images of an index.

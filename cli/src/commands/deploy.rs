@@ -17,9 +17,6 @@ use crate::failure;
 use crate::output;
 use crate::parallel;
 
-/// What a run ends with when some of it failed.
-pub(crate) const SOME_FAILED: u8 = 3;
-
 /// Push manifests and blobs as lines of JSON say, and nothing else
 ///
 /// Each has a `type` (manifest or blob), `refs` to push to, and `data`: JSON, or a text in base64. Without data,
@@ -96,7 +93,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
         output::print(&document.to_string())?;
     }
-    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(SOME_FAILED) })
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(failure::SOME_FAILED) })
 }
 
 fn read(input: impl std::io::Read) -> anyhow::Result<Vec<Deployment>> {

@@ -1,5 +1,6 @@
 //! One file for each command. To add one: a file here, a variant of [`Command`], a line in [`run`].
 
+pub(crate) mod batch;
 pub(crate) mod cat;
 pub(crate) mod completions;
 pub(crate) mod convert;
@@ -30,6 +31,7 @@ pub(crate) fn run(command: Command, cancel: &Cancel) -> anyhow::Result<ExitCode>
         Command::Optimize(arguments) => optimize::run(&arguments, cancel),
         Command::Convert(arguments) => convert::run(&arguments, cancel),
         Command::Copy(arguments) => copy::run(&arguments),
+        Command::Batch(arguments) => batch::run(&arguments, cancel),
         Command::Index(arguments) => index::run(&arguments),
         Command::Deploy(arguments) => deploy::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),

@@ -36,13 +36,19 @@ pub(crate) struct Arguments {
     conversion: ConversionArguments,
 }
 
+impl Arguments {
+    pub(crate) fn job(&self) -> anyhow::Result<Job<'_>> {
+        let Arguments { images, format, order, conversion } = self;
+        let order = match order.order()? {
+            // Nothing may move there, and nobody asked that it should.
+            Order::Predicted { .. } if format.keeps_order() => Order::default(),
+            order => order,
+        };
+        let target = Target::Seekable { format, order };
+        Ok(Job { images, arguments: conversion, target, media_types: conversion.media_types() })
+    }
+}
+
 pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<ExitCode> {
-    let Arguments { images, format, order, conversion } = arguments;
-    let order = match order.order()? {
-        // Nothing may move there, and nobody asked that it should.
-        Order::Predicted { .. } if format.keeps_order() => Order::default(),
-        order => order,
-    };
-    let target = Target::Seekable { format, order };
-    Job { images, arguments: conversion, target, media_types: conversion.media_types(), cancel }.run()
+    arguments.job()?.run(cancel)
 }

@@ -27,6 +27,8 @@ use crate::support::finish;
 
 mod support;
 
+/// `restow batch`.
+mod batch;
 /// `restow convert`, and what `restow optimize` shares with it.
 mod convert;
 

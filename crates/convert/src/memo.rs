@@ -1,8 +1,12 @@
 //! Results that outlive a run.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::Condvar;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
 use restow_oci::Descriptor;
@@ -26,6 +30,34 @@ pub trait Memo: Debug + Send + Sync {
 
     /// Keeps a result under the key, replacing an older one.
     fn remember(&self, key: &str, memory: &Memory);
+
+    /// Waits until nobody else is at work on what the key stands for. Called before [`Memo::recall`]; after it comes one
+    /// [`Memo::end`], whether or not there is a result.
+    fn begin(&self, _key: &str) {}
+
+    /// Lets the next one begin.
+    fn end(&self, _key: &str) {}
+}
+
+/// The turn of one layer to be worked on, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Turn<'a> {
+    memo: &'a dyn Memo,
+    key: &'a str,
+}
+
+impl<'a> Turn<'a> {
+    /// Waits for it.
+    pub(crate) fn begin(memo: &'a dyn Memo, key: &'a str) -> Self {
+        memo.begin(key);
+        Self { memo, key }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.memo.end(self.key);
+    }
 }
 
 /// A converted layer, as remembered. It is used only while its blobs are still in the store with the right size.
@@ -86,16 +118,59 @@ impl Memo for NoMemo {
     fn remember(&self, _key: &str, _memory: &Memory) {}
 }
 
-/// A memo that lives as long as the process.
+/// A memo that lives as long as the process, in front of one that may live longer.
+///
+/// Conversions that share it, side by side, do equal work once: who comes second waits for the result. It is of use
+/// where they see each other's blobs.
+#[derive(Debug)]
+pub struct RunMemo {
+    state: Mutex<State>,
+    ended: Condvar,
+    behind: Arc<dyn Memo>,
+}
+
 #[derive(Debug, Default)]
-pub struct RunMemo(Mutex<BTreeMap<String, Memory>>);
+struct State {
+    known: BTreeMap<String, Memory>,
+    under_way: BTreeSet<String>,
+}
+
+impl RunMemo {
+    /// Stands in front of another memo, which remembers everything, too.
+    pub fn before(behind: Arc<dyn Memo>) -> Self {
+        Self { state: Mutex::default(), ended: Condvar::new(), behind }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for RunMemo {
+    fn default() -> Self {
+        Self::before(Arc::new(NoMemo))
+    }
+}
 
 impl Memo for RunMemo {
     fn recall(&self, key: &str) -> Option<Memory> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        let known = self.state().known.get(key).cloned();
+        known.or_else(|| self.behind.recall(key))
     }
 
     fn remember(&self, key: &str, memory: &Memory) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), memory.clone());
+        self.state().known.insert(key.to_owned(), memory.clone());
+        self.behind.remember(key, memory);
+    }
+
+    fn begin(&self, key: &str) {
+        let under_way = |state: &mut State| state.under_way.contains(key);
+        let state = self.ended.wait_while(self.state(), under_way);
+        state.unwrap_or_else(PoisonError::into_inner).under_way.insert(key.to_owned());
+    }
+
+    fn end(&self, key: &str) {
+        self.state().under_way.remove(key);
+        self.ended.notify_all();
     }
 }

@@ -77,6 +77,6 @@ pub enum Outcome {
     Converted,
     /// An equal layer was converted in the same run.
     Shared,
-    /// The result is known from an earlier run.
+    /// The result is known from an earlier conversion.
     Recalled,
 }

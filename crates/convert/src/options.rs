@@ -39,7 +39,7 @@ pub struct Options {
     pub limits: Limits,
     /// Stops the conversion when raised.
     pub cancel: Cancel,
-    /// Layers converted in earlier runs.
+    /// Layers converted before.
     pub memo: Arc<dyn Memo>,
 }
 

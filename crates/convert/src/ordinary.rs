@@ -2,6 +2,7 @@
 
 use std::io;
 use std::io::Read;
+use std::sync::Arc;
 
 use restow_content::Blob;
 use restow_content::Store;
@@ -34,15 +35,16 @@ use crate::seekable::is_unsupported;
 pub struct Recompress {
     recompression: Recompression,
     limits: Limits,
-    workers: Workers,
+    workers: Arc<Workers>,
     check: bool,
     read_back: bool,
     reuse: bool,
 }
 
 impl Recompress {
-    /// Returns a converter whose layers are worked on by `workers` together.
-    pub fn new(recompression: Recompression, limits: Limits, workers: Workers) -> Self {
+    /// Returns a converter whose layers are worked on by `workers` together, which others may use, too.
+    pub fn new(recompression: Recompression, limits: Limits, workers: impl Into<Arc<Workers>>) -> Self {
+        let workers = workers.into();
         Self { recompression, limits, workers, check: true, read_back: false, reuse: false }
     }
 

@@ -26,6 +26,7 @@ use crate::Partial;
 use crate::Result;
 use crate::Statistics;
 use crate::Unsupported;
+use crate::memo::Turn;
 
 /// What a layer was converted to, as in [`Converted::Changed`].
 #[derive(Clone, Debug)]
@@ -149,6 +150,9 @@ fn perform(
     options: &Options,
 ) -> Result<Done, BoxError> {
     let Work { layer, key, .. } = work;
+    let _turn = key.as_deref().map(|key| Turn::begin(&*options.memo, key));
+    // The wait may have been long.
+    layer.cancel.check()?;
     let recalled = key.as_ref().and_then(|key| options.memo.recall(key)).and_then(Memory::into_parts);
     if let Some((blob, statistics)) = recalled
         && std::iter::once(&blob.descriptor).chain(&blob.toc).all(|blob| store.open(blob).is_ok())

@@ -58,7 +58,7 @@ pub type Prioritized = BTreeMap<(Digest, usize), Vec<String>>;
 pub struct Seekable {
     codec: Arc<dyn Codec>,
     options: EncodeOptions,
-    workers: Workers,
+    workers: Arc<Workers>,
     prioritized: Prioritized,
     verify: Option<Depth>,
     reuse: bool,
@@ -70,13 +70,13 @@ pub struct Seekable {
 }
 
 impl Seekable {
-    /// Returns a converter whose layers are worked on by `workers` together. Paths to move to the front come from
+    /// Returns a converter whose layers are worked on by `workers` together, which others may use, too. Paths to move to the front come from
     /// `prioritized` and not from `options`.
-    pub fn new(codec: Box<dyn Codec>, options: EncodeOptions, workers: Workers) -> Self {
+    pub fn new(codec: Box<dyn Codec>, options: EncodeOptions, workers: impl Into<Arc<Workers>>) -> Self {
         Self {
             codec: codec.into(),
             options,
-            workers,
+            workers: workers.into(),
             prioritized: Prioritized::new(),
             verify: Some(Depth::Full),
             reuse: false,

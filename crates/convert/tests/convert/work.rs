@@ -310,3 +310,67 @@ fn an_identity_of_none_shares_nothing() {
     convert_with(&store(&image), &image.root, &converter, options).unwrap();
     assert_eq!(converter.started.into_inner().unwrap().len(), 2);
 }
+
+/// A memo that lets the first conversion go on only once the second has asked for its turn.
+#[derive(Debug)]
+struct Met {
+    memo: RunMemo,
+    both: std::sync::Barrier,
+}
+
+impl restow_convert::Memo for Met {
+    fn recall(&self, key: &str) -> Option<restow_convert::Memory> {
+        self.memo.recall(key)
+    }
+
+    fn remember(&self, key: &str, memory: &restow_convert::Memory) {
+        self.memo.remember(key, memory);
+    }
+
+    fn begin(&self, key: &str) {
+        self.both.wait();
+        self.memo.begin(key);
+    }
+
+    fn end(&self, key: &str) {
+        self.memo.end(key);
+    }
+}
+
+#[test]
+fn conversions_side_by_side_that_share_a_memo_do_equal_work_once() {
+    let image = image("base").build();
+    let store = store(&image);
+    let met = Arc::new(Met { memo: RunMemo::default(), both: std::sync::Barrier::new(2) });
+    let options = Options { memo: met, ..jobs(1) };
+    let converter = Pad::by(1);
+    let roots = std::thread::scope(|scope| {
+        let run = || convert_with(&store, &image.root, &converter, options.clone()).unwrap().root;
+        [scope.spawn(run), scope.spawn(run)].map(|thread| thread.join().unwrap())
+    });
+    assert_eq!(roots[0], roots[1]);
+    assert_eq!(converter.positions(), [0]);
+}
+
+#[test]
+fn work_that_failed_is_somebody_elses_turn() {
+    let options = Options { memo: Arc::new(RunMemo::default()), ..jobs(1) };
+    let image = image("a").build();
+    for _ in 0..2 {
+        // The second would wait for ever.
+        convert_with(&store(&image), &image.root, &Failing, options.clone()).unwrap_err();
+    }
+}
+
+/// A converter that can do nothing.
+struct Failing;
+
+impl LayerConverter for Failing {
+    fn convert(&self, _store: &dyn Store, _layer: &Layer<'_>) -> Result<Converted, BoxError> {
+        Err("no".into())
+    }
+
+    fn identity(&self, _layer: &Layer<'_>) -> Option<String> {
+        Some("failing".into())
+    }
+}

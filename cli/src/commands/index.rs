@@ -22,7 +22,6 @@ use restow_registry::synthesize::synthesize;
 use serde_json::Value;
 
 use crate::access::access;
-use crate::commands::deploy::SOME_FAILED;
 use crate::failure;
 use crate::output;
 use crate::parallel;
@@ -87,7 +86,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         None => {}
     }
     batch.flush()?;
-    Ok(if batch.failed { ExitCode::from(SOME_FAILED) } else { ExitCode::SUCCESS })
+    Ok(if batch.failed { ExitCode::from(failure::SOME_FAILED) } else { ExitCode::SUCCESS })
 }
 
 /// References that wait for each other, so that results keep their order.

@@ -96,7 +96,7 @@ def compare(restow, daemon, work, layout, tag, reference):
         prefetch.append(sum(layer["prefetchSize"] for layer in document["layers"]))
     print(f"{tag}: prefetch {prefetch[0] / 1e6:.2f} MB by restow's record, {prefetch[1] / 1e6:.2f} MB by ctr-remote's", flush=True)
     require(prefetch[0] <= prefetch[1] * SLACK, "what comes first is larger by our record")
-    return [TAGS[tag], f"{len(sizes)} files, {recorded / 1e6:.1f} MB", f"{sum(predicted.values()) / 1e6:.1f} MB", f"{share:.1%}",
+    return [TAGS[tag], f"{len(sizes)} files, {recorded / 1e6:.1f} MB", f"{sum(predicted.values()) / 1e6:.1f} MB", f"{share * 100:.1f} %",
             f"{len(reference_record - ours)} of {len(reference_record)}", f"{prefetch[0] / 1e6:.2f} MB, {prefetch[1] / 1e6:.2f} MB"]
 
 

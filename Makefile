@@ -60,7 +60,7 @@ fuzz-check:
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 
 fuzz: ## feeds every parser with odd bytes, each for DURATION seconds (needs a nightly compiler; installs cargo-fuzz)
-	@cargo fuzz --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-fuzz@0.13.1
+	@cargo fuzz --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-fuzz
 	@for target in $(TARGETS); do (set -x; cargo +nightly fuzz run $$target -- -max_total_time=$(DURATION) -timeout=10 -rss_limit_mb=4096); done
 
 judges: ## installs the programs that judge our images (needs root)

@@ -190,8 +190,11 @@ fn a_program_does_not_wait_for_another_one_that_brings_in_the_same() {
     while bench.run("store status --format json").stdout.len() < 10 {
         assert!(first.try_wait().unwrap().is_none());
     }
-    // With no name or another input's beginning, and where the age of an ingest does not save it.
-    assert_eq!(bench.json("store gc --format json --dry-run --ingest-age 0")["ingests"], serde_json::json!([]));
+    // It would not be given up, as old as it may be.
+    assert_eq!(
+        bench.json("store gc --format json --dry-run --ingest-age 0")["ingests"],
+        serde_json::json!([])
+    );
     let mut second = ingest();
     second.stdin.take().unwrap().write_all(b"content").unwrap();
     let second = second.wait_with_output().unwrap();
@@ -230,7 +233,9 @@ fn collections_take_nothing_from_programs_that_bring_something_in() {
 #[test]
 fn an_ingest_goes_on_with_the_same_input_alone() {
     let bench = Bench::new();
-    for (name, bytes) in [("one", "first content"), ("two", "other content"), ("long", "first content, longer")] {
+    for (name, bytes) in
+        [("one", "first content"), ("two", "other content"), ("long", "first content, longer")]
+    {
         fs::write(bench.path(name), bytes).unwrap();
     }
     let other = format!("sha256:{}", "0".repeat(64));
@@ -424,7 +429,7 @@ fn a_copy_leaves_alone_what_links_in_a_layout_lead_to() {
     }
     for line in ["copy oci:v1:v1 oci:out:v1", "copy --link oci:v1:v1 oci:out:v1"] {
         let run = bench.run(line);
-        assert_eq!((run.code, run.stderr.contains("Not a directory") || run.stderr.contains("not a directory")), (Some(1), true), "{run:?}");
+        assert_eq!((run.code, run.stderr.contains("cannot open directory")), (Some(1), true), "{run:?}");
     }
     for name in ["data", "ref", "precious"] {
         assert_eq!(fs::read_to_string(bench.path("victim").join(name)).unwrap(), "precious");

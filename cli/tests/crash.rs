@@ -415,7 +415,7 @@ fn the_first_ingest_into_a_new_store_survives_kills_and_errors_at_every_call() {
             assert!(scrub(store.blobs(), NonZeroUsize::MIN, &|| false).unwrap().rotten.is_empty());
         }
     };
-    for injection in [Injection::Kill, Injection::Fail(EIO), Injection::Short] {
+    for injection in [Injection::Kill, Injection::Fail(EIO)] {
         let again = |_: &Traced| assert_eq!(ground.ok(&INGEST), expected);
         let points = ground.at_every_call_on(&reset, &sound, &INGEST, injection, &again);
         assert!(points > 5, "{points}");

@@ -17,8 +17,8 @@ use restow_oci::Digester;
 /// Bytes that are digested where they are written: most blobs are small, and not worth a thread.
 const HERE: u64 = 4 << 20;
 
-/// How many bytes the thread gets at a time.
-const PIECE: usize = 1 << 20;
+/// How many bytes the thread gets at a time. All that wait fit a cache.
+const PIECE: usize = 256 << 10;
 
 /// How many pieces may wait for the thread.
 const WAITING: usize = 8;

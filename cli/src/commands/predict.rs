@@ -114,7 +114,7 @@ fn explain(prediction: &Prediction, first: &[&Predicted]) -> String {
 fn summary(prediction: &Prediction, first: &[&Predicted]) -> String {
     let mut table = Table::new(&[">layer", ">first", ">bytes", ">of", ">share"]);
     let row = |name: &str, files: &[&Predicted], all: u64| {
-        let bytes = files.iter().map(|file| file.size).sum();
+        let bytes: u64 = files.iter().map(|file| file.size).sum();
         let share = format!("{:.1} %", bytes as f64 / all.max(1) as f64 * 100.0);
         [name.to_owned(), files.len().to_string(), output::size(bytes), output::size(all), share]
     };

@@ -415,6 +415,8 @@ fn the_command_line_is_held_to_sense() {
 #[test]
 fn a_copy_leaves_alone_what_links_in_a_layout_lead_to() {
     let bench = Bench::new();
+    // What else lies there must be a layout.
+    bench.ok("copy oci:v2:v2 oci:out:v2");
     fs::create_dir_all(bench.path("victim")).unwrap();
     fs::create_dir_all(bench.path("out/ingest")).unwrap();
     for name in ["data", "ref", "precious"] {

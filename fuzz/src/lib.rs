@@ -81,7 +81,9 @@ pub fn record(bytes: &[u8]) {
 pub fn tar(bytes: &[u8]) {
     let limits = Limits::default();
     let _ = read_tar(bytes, &limits);
-    let options = EncodeOptions::new(std::env::temp_dir());
+    #[expect(clippy::disallowed_methods, reason = "what is fuzzed has no directory of its own")]
+    let spool = std::env::temp_dir();
+    let options = EncodeOptions::new(spool);
     let mut blob = Vec::new();
     if let Ok(encoded) = encode(bytes, &mut blob, &ZstdChunked::new(1), &options, &WORKERS) {
         let made = diff_id(&blob[..], encoded.diff_id.algorithm(), &limits);

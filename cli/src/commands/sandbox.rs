@@ -23,6 +23,7 @@ pub(crate) struct Arguments {
 enum Role {
     Outer,
     Inner,
+    Serve,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
@@ -32,7 +33,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
         }
         Role::Inner => {
-            sandbox::inner(caller()?)?;
+            sandbox::inner(caller()?, recorder::helper("serve")?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Role::Serve => {
+            sandbox::serve(caller()?)?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -457,6 +457,25 @@ fn platforms_are_chosen_kept_or_dropped() {
 }
 
 #[test]
+fn a_layer_of_several_images_is_read_for_its_order_once() {
+    let image = |platform: &str, file: &str| {
+        let own = Layer::gzip(TarBuilder::new().file(file, platform).finish());
+        ImageBuilder::new().platform(platform).layer(base()).layer(own).build()
+    };
+    let (amd, arm) = (image("linux/amd64", "a"), image("linux/arm64", "b"));
+    let bench = Bench::with(&IndexBuilder::new().image(&amd).image(&arm).build());
+    fs::write(bench.path("list"), "a\nb\n").unwrap();
+    let run =
+        "optimize src dst:v1 --zstdchunked --all-platforms --prefetch-list list --no-cache --progress json";
+    let events = bench.ok(run).stderr;
+    let started = |event: &Value| event["event"] == "started";
+    let events = events.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).filter(started);
+    // Two of their own, and the base.
+    assert_eq!(events.count(), 3);
+    bench.ok("verify dst:v1");
+}
+
+#[test]
 fn a_wrong_command_line_exits_with_2_before_anything_is_done() {
     let bench = Bench::with(&image());
     for (line, expected) in [

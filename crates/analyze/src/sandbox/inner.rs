@@ -20,8 +20,6 @@ use std::process::ExitStatus;
 use std::process::Stdio;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc;
-use std::sync::mpsc::Receiver;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -40,12 +38,12 @@ use super::Report;
 use super::Sandbox;
 use super::cni::Attachment;
 use super::lower;
-use super::lower::Reads;
+use super::lower::Served;
 
 /// How often the end of the container and of the time are looked for, and new events when there were none.
 const TICK: Duration = Duration::from_millis(5);
 /// The longest description of a sandbox.
-const MAX_DESCRIPTION: u64 = 16 << 20;
+pub(super) const MAX_DESCRIPTION: u64 = 16 << 20;
 /// As much of the container's output as is passed on at once.
 const OUTPUT: usize = 16 << 10;
 /// Where the runtime says what went wrong.
@@ -55,8 +53,8 @@ const NONE: Option<&str> = None;
 /// Runs the sandbox that comes through `caller`, a socket, in one line, and tells it what is read.
 ///
 /// Returns when the container or the time is over; the process must end then, and takes all with it. It ends by itself
-/// if the socket does.
-pub fn inner(caller: OwnedFd) -> io::Result<()> {
+/// if the socket does. `helper` is the command that ends in [`serve`](super::serve).
+pub fn inner(caller: OwnedFd, helper: Command) -> io::Result<()> {
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
     let mut output = UnixStream::from(caller);
     let mut input = BufReader::new(output.try_clone()?.take(MAX_DESCRIPTION));
@@ -72,7 +70,7 @@ pub fn inner(caller: OwnedFd) -> io::Result<()> {
         // Some systems let users make namespaces, and nothing in them.
         let report = if is_user_namespace()? { Report::Denied } else { Report::Failed };
         tell(&mut output, &report(error.to_string()))?;
-    } else if let Err(error) = run(&sandbox, ended, &mut output) {
+    } else if let Err(error) = run(&sandbox, helper, ended, &mut output) {
         tell(&mut output, &Report::Failed(error.to_string()))?;
     }
     output.flush()
@@ -85,8 +83,13 @@ pub(super) fn tell(output: &mut impl io::Write, report: &Report) -> io::Result<(
 }
 
 /// Runs the container, on its network if it has one.
-fn run(sandbox: &Sandbox, ended: &AtomicBool, output: &mut impl io::Write) -> io::Result<()> {
-    let merged = Merged::mount(sandbox)?;
+fn run(
+    sandbox: &Sandbox,
+    helper: Command,
+    ended: &AtomicBool,
+    output: &mut impl io::Write,
+) -> io::Result<()> {
+    let merged = Merged::mount(sandbox, helper)?;
     let Some((network, notes)) = &sandbox.network else { return merged.watch(sandbox, None, ended, output) };
     let attachment = Attachment::attach(network, notes)?;
     let watched = merged.watch(sandbox, Some(&attachment.path()), ended, output);
@@ -155,13 +158,13 @@ fn unescape(text: &str) -> PathBuf {
 /// The container's root, and what tells what happens in it.
 struct Merged {
     path: PathBuf,
-    /// What was opened in our file system, and how much was read; or why there is none.
-    lower: Result<(Receiver<String>, Reads), io::Error>,
+    /// Who serves our file system, or why there is none.
+    lower: io::Result<Served>,
 }
 
 impl Merged {
     /// Mounts the container's root.
-    fn mount(sandbox: &Sandbox) -> io::Result<Self> {
+    fn mount(sandbox: &Sandbox, helper: Command) -> io::Result<Self> {
         let hardened = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("proc"), "/proc", Some("proc"), hardened, NONE).map_err(mounted("/proc"))?;
         protect_groups()?;
@@ -176,8 +179,7 @@ impl Merged {
         }
         // The root's path may hold what separates options; a mount point of our own does not.
         let place = scratch.join("lower");
-        let (opened, receiver) = mpsc::channel();
-        let lower = lower::mount(&sandbox.root, &place, opened).map(|reads| (receiver, reads));
+        let lower = lower::mount(helper, &sandbox.root, &place);
         if lower.is_err() {
             mount(Some(&sandbox.root), &place, NONE, MsFlags::MS_BIND, NONE).map_err(mounted("the root"))?;
         }
@@ -209,9 +211,9 @@ impl Merged {
     ) -> io::Result<()> {
         let Self { path: merged, lower } = self;
         // Before the container, so that nothing is missed.
-        let (opened, reads) = match (watch(&merged), lower) {
-            (Ok(watch), lower) => (Opened::Watched(watch), lower.map(|(_, reads)| reads)),
-            (Err(_), Ok((opened, reads))) => (Opened::Told(opened), Ok(reads)),
+        let watch = match (watch(&merged), &lower) {
+            (Ok(watch), _) => Some(watch),
+            (Err(_), Ok(_)) => None,
             (Err(error), Err(other)) => {
                 return Err(named(
                     "nothing can tell what the container reads",
@@ -219,7 +221,7 @@ impl Merged {
                 ));
             }
         };
-        match &reads {
+        match &lower {
             Ok(_) => tell(output, &Report::Counts)?,
             Err(error) => {
                 let text = format!("how much of a file is read cannot be told: {error}");
@@ -238,7 +240,10 @@ impl Merged {
                 || line_seen.load(Ordering::Relaxed)
                 || deadline.is_some_and(|deadline| Instant::now() >= deadline);
             let mut any = false;
-            while opened.tell(&merged, output)? {
+            while match &watch {
+                Some(watch) => report(watch, &merged, output)?,
+                None => pass_on(lower.iter().flat_map(|lower| lower.opened.try_iter()), output)?,
+            } {
                 any = true;
             }
             if let Some(status) = exit {
@@ -252,10 +257,8 @@ impl Merged {
                 std::thread::sleep(TICK);
             }
         }
-        for (path, read, touched) in reads.iter().flat_map(Reads::sizes) {
-            tell(output, &Report::Read(path, read, touched))?;
-        }
-        Ok(())
+        let Ok(lower) = lower else { return Ok(()) };
+        lower.reads()?.iter().try_for_each(|read| tell(output, read))
     }
 }
 
@@ -376,27 +379,14 @@ impl Lines {
     }
 }
 
-/// Who tells what is opened.
-enum Opened {
-    Watched(Fanotify),
-    Told(Receiver<String>),
-}
-
-impl Opened {
-    /// Passes on what waits to be told; says whether there was anything.
-    fn tell(&self, merged: &Path, output: &mut impl io::Write) -> io::Result<bool> {
-        match self {
-            Self::Watched(watch) => report(watch, merged, output),
-            Self::Told(opened) => {
-                let mut any = false;
-                for path in opened.try_iter() {
-                    tell(output, &Report::Opened(path))?;
-                    any = true;
-                }
-                Ok(any)
-            }
-        }
+/// Tells of files that were opened; says whether there were any.
+fn pass_on(opened: impl Iterator<Item = String>, output: &mut impl io::Write) -> io::Result<bool> {
+    let mut any = false;
+    for path in opened {
+        tell(output, &Report::Opened(path))?;
+        any = true;
     }
+    Ok(any)
 }
 
 /// Starts to watch the overlay that is mounted at the path, wherever else it is mounted.

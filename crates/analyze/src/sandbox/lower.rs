@@ -9,17 +9,29 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::fs::Metadata;
 use std::io;
+use std::io::BufRead as _;
+use std::io::BufReader;
+use std::io::Read as _;
+use std::io::Write as _;
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::mpsc;
+use std::sync::mpsc::Receiver;
 use std::sync::mpsc::Sender;
+use std::thread;
+use std::thread::JoinHandle;
 use std::time::Duration;
 use std::time::UNIX_EPOCH;
 
@@ -51,6 +63,10 @@ use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::ResolveFlags;
 
+use super::Report;
+use super::inner::MAX_DESCRIPTION;
+use super::inner::tell;
+
 /// Nothing changes below, so the kernel need not ask again.
 const FOREVER: Duration = Duration::from_secs(1 << 20);
 /// What the kernel may read ahead. More would count as read.
@@ -59,16 +75,7 @@ const READAHEAD: u32 = 16 << 10;
 const MAX_READ: usize = 1 << 20;
 
 /// Bytes of files that were read, by path.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Reads(Arc<Mutex<BTreeMap<String, Ranges>>>);
-
-impl Reads {
-    /// Returns of each file how many bytes were read, and how many are in chunks of which something was.
-    pub(super) fn sizes(&self) -> Vec<(String, u64, u64)> {
-        let sizes = |(path, ranges): (&String, &Ranges)| (path.clone(), ranges.len(), ranges.touched());
-        hold(&self.0).iter().map(sizes).collect()
-    }
-}
+type Reads = Arc<Mutex<BTreeMap<String, Ranges>>>;
 
 /// Ranges that neither overlap nor touch: starts and ends.
 #[derive(Debug, Clone, Default)]
@@ -112,7 +119,7 @@ struct Lower {
     nodes: Mutex<Nodes>,
     open: Mutex<Open>,
     reads: Reads,
-    opened: Sender<String>,
+    opened: Sender<News>,
 }
 
 /// Names the kernel knows: the number of one is its place in the list, from 1.
@@ -131,10 +138,103 @@ struct Open {
 /// What a directory holds: number, kind and name.
 type Entry = (u64, FileType, Vec<u8>);
 
-/// Mounts a directory's content at `place`. What is opened is told to `opened`, what is read is in the result.
+/// What a process of its own tells of the file system that it serves.
+pub(super) struct Served {
+    /// What is opened, in its order.
+    pub(super) opened: Receiver<String>,
+    process: UnixStream,
+    listening: JoinHandle<Option<Vec<Report>>>,
+}
+
+/// Mounts a directory's content at `place`, served by a process that `helper` starts and that ends in [`serve`].
 ///
-/// It stays until the process ends.
-pub(super) fn mount(root: &Path, place: &Path, opened: Sender<String>) -> io::Result<Reads> {
+/// Whoever looks into the file system must not serve it: killed while it waits for an answer, it would wait for good.
+/// The process stays until its namespace ends.
+pub(super) fn mount(mut helper: Command, root: &Path, place: &Path) -> io::Result<Served> {
+    let (mut process, theirs) = UnixStream::pair()?;
+    helper.stdin(Stdio::null()).stdout(OwnedFd::from(theirs)).spawn()?;
+    // Its copy of their end would keep the socket open.
+    drop(helper);
+    let mut line = serde_json::to_vec(&(root, place))?;
+    line.push(b'\n');
+    process.write_all(&line)?;
+    let mut reports = BufReader::new(process.try_clone()?).lines().map_while(io::Result::ok);
+    let mut report = move || reports.next().and_then(|line| serde_json::from_str(&line).ok());
+    match report() {
+        Some(Report::Counts) => {}
+        Some(Report::Failed(problem)) => return Err(io::Error::other(problem)),
+        _ => return Err(io::Error::other("the process that serves it has ended")),
+    }
+    let (told, opened) = mpsc::channel();
+    let listening = thread::spawn(move || {
+        let mut reads = Vec::new();
+        loop {
+            match report()? {
+                // Nobody may want to know.
+                Report::Opened(path) => drop(told.send(path)),
+                Report::Counts => return Some(reads),
+                read => reads.push(read),
+            }
+        }
+    });
+    Ok(Served { opened, process, listening })
+}
+
+impl Served {
+    /// Returns of each file how many bytes were read, and how many are in chunks of which something was.
+    pub(super) fn reads(self) -> io::Result<Vec<Report>> {
+        let Self { opened, process, listening } = self;
+        drop(opened);
+        process.shutdown(Shutdown::Write)?;
+        let reads = listening.join().ok().flatten();
+        reads.ok_or_else(|| io::Error::other("what told how much is read has ended"))
+    }
+}
+
+/// What there is to tell.
+enum News {
+    Opened(String),
+    /// Nobody wants to know of more.
+    Over,
+}
+
+/// Serves the file system that `caller`, a socket, describes in a line, and tells what is opened, and in the end what was
+/// read. Never returns once it is mounted: its end would be seen in the container.
+pub fn serve(caller: OwnedFd) -> io::Result<()> {
+    let mut caller = UnixStream::from(caller);
+    let mut input = BufReader::new(caller.try_clone()?.take(MAX_DESCRIPTION));
+    let mut line = String::new();
+    input.read_line(&mut line)?;
+    let (root, place): (PathBuf, PathBuf) = serde_json::from_str(&line)?;
+    let (news, heard) = mpsc::channel();
+    let reads = match offer(&root, &place, news.clone()) {
+        Ok(reads) => reads,
+        Err(error) => return tell(&mut caller, &Report::Failed(error.to_string())),
+    };
+    tell(&mut caller, &Report::Counts)?;
+    thread::spawn(move || {
+        let _ = io::copy(&mut input.into_inner().into_inner(), &mut io::sink());
+        let _ = news.send(News::Over);
+    });
+    for news in heard {
+        match news {
+            News::Opened(path) => tell(&mut caller, &Report::Opened(path))?,
+            News::Over => break,
+        }
+    }
+    let sizes: Vec<_> = hold(&reads)
+        .iter()
+        .map(|(path, ranges)| Report::Read(path.clone(), ranges.len(), ranges.touched()))
+        .collect();
+    sizes.iter().try_for_each(|size| tell(&mut caller, size))?;
+    tell(&mut caller, &Report::Counts)?;
+    loop {
+        thread::park();
+    }
+}
+
+/// Mounts the file system; what is read of it is in the result. It is served until the process ends.
+fn offer(root: &Path, place: &Path, opened: Sender<News>) -> io::Result<Reads> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(root, flags, Mode::empty())?;
     let reads = Reads::default();
@@ -283,7 +383,7 @@ impl Filesystem for Lower {
                 // What is not text is in no record.
                 let name = path.to_str().unwrap_or_default().to_owned();
                 if !name.is_empty() {
-                    let _ = self.opened.send(name.clone());
+                    let _ = self.opened.send(News::Opened(name.clone()));
                 }
                 let mut open = hold(&self.open);
                 open.next += 1;
@@ -319,7 +419,7 @@ impl Filesystem for Lower {
                 Err(error) => return reply.error(error.into()),
             }
         }
-        hold(&self.reads.0).entry(name).or_default().add(offset, offset + filled as u64);
+        hold(&self.reads).entry(name).or_default().add(offset, offset + filled as u64);
         reply.data(&bytes[..filled]);
     }
 

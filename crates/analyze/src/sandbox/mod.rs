@@ -1,9 +1,10 @@
 //! Running a container to see what it reads.
 //!
-//! Three processes, so that nothing is left behind however they end:
+//! Four processes, so that nothing is left behind however they end:
 //!
 //! ```text
 //! caller ◀──▶ outer: new namespaces of mounts and processes ──▶ inner: the first process in them ──▶ runc ──▶ the container
+//!                                                                    └──▶ serve: the file system below it
 //! ```
 //!
 //! All mounts are made in the namespace of the inner process, everything the container writes goes to memory, and the
@@ -11,7 +12,7 @@
 //! from the caller does, so `kill -9` of the caller takes all of it down. Control groups would outlive it: they cannot be
 //! made. What a network leaves outside of the namespaces is written down, and [`clean_networks`] takes it away.
 //!
-//! [`record`] is for the caller; a program that calls it must call [`outer`] and [`inner`] when it is started with what
+//! [`record`] is for the caller; a program that calls it must call [`outer`], [`inner`] and [`serve`] when it is started with what
 //! the helper's command line says; the outer process must have one thread only then.
 //!
 //! What is opened is told by fanotify on the overlay's own file system, on which nothing else happens. Below the overlay is
@@ -52,6 +53,7 @@ pub use self::cdi::add_devices;
 pub use self::cni::Network;
 pub use self::cni::clean as clean_networks;
 pub use self::inner::inner;
+pub use self::lower::serve;
 pub use self::user::user;
 use crate::Error;
 use crate::Result;

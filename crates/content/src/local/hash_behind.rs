@@ -1,5 +1,8 @@
 //! Digests what is written on a thread of its own: the file grows meanwhile.
 //!
+//! Only of blobs that are known to be large: they are copied, by one thread. Layers that are made have no size yet, and
+//! every processor is busy making them.
+//!
 //! The thread gets copies. A copy takes a tenth of the time that its digest does, and whoever writes need not give his
 //! bytes away.
 
@@ -14,8 +17,8 @@ use std::thread::JoinHandle;
 use restow_oci::Digest;
 use restow_oci::Digester;
 
-/// Bytes that are digested where they are written: most blobs are small, and not worth a thread.
-const HERE: u64 = 4 << 20;
+/// Blobs of at most so many bytes are digested where they are written: a thread is not worth it.
+const SMALL: u64 = 4 << 20;
 
 /// How many bytes the thread gets at a time. All that wait fit a cache.
 const PIECE: usize = 256 << 10;
@@ -28,25 +31,22 @@ const WAITING: usize = 8;
 pub(super) struct HashBehind {
     /// Of all bytes so far, or of those before the first one that went to the thread.
     digester: Digester,
-    /// How many bytes came since the start, as long as there is no thread.
-    here: u64,
+    /// Whether many bytes are expected.
+    large: bool,
     thread: Option<HashThread>,
 }
 
 impl HashBehind {
-    /// Goes on from where `digester` is.
-    pub(super) fn new(digester: Digester) -> HashBehind {
-        HashBehind { digester, here: 0, thread: None }
+    /// Goes on from where `digester` is; as many bytes are expected as `size` says, if it is known.
+    pub(super) fn new(digester: Digester, size: Option<u64>) -> HashBehind {
+        HashBehind { digester, large: size.is_some_and(|size| size > SMALL), thread: None }
     }
 
     /// Adds `bytes` to what is digested.
     pub(super) fn update(&mut self, bytes: &[u8]) {
-        if self.thread.is_none() {
-            self.here = self.here.saturating_add(bytes.len() as u64);
-            if self.here > HERE {
-                // Where there are no more threads, it is done here.
-                self.thread = HashThread::start(&self.digester);
-            }
+        if self.large && self.thread.is_none() {
+            // Where there are no more threads, it is done here.
+            self.thread = HashThread::start(&self.digester);
         }
         match &mut self.thread {
             Some(thread) => thread.update(bytes),
@@ -63,7 +63,6 @@ impl HashBehind {
     pub(super) fn reset(&mut self) {
         self.thread = None;
         self.digester.reset();
-        self.here = 0;
     }
 }
 
@@ -159,9 +158,9 @@ mod tests {
     #[test]
     fn the_digest_is_that_of_the_bytes_however_they_come() {
         let bytes = bytes(12 << 20);
-        // More at once than is digested here, less, and lengths that fit nothing.
+        // All at once, pieces of the thread's, and lengths that fit nothing.
         for pieces in [&[12 << 20][..], &[1 << 20], &[1, 4 << 20, 77, 3 << 20], &[70_001, 1_300_003]] {
-            let mut digest = HashBehind::new(Digester::sha256());
+            let mut digest = HashBehind::new(Digester::sha256(), Some(12 << 20));
             let mut offset = 0;
             for (turn, length) in pieces.iter().cycle().enumerate() {
                 let piece = &bytes[offset..bytes.len().min(offset + length)];
@@ -181,21 +180,23 @@ mod tests {
     #[test]
     fn a_digest_starts_again_and_goes_on_from_another() {
         let bytes = bytes(6 << 20);
-        let mut digest = HashBehind::new(Digester::sha256());
+        let mut digest = HashBehind::new(Digester::sha256(), Some(6 << 20));
         digest.update(&bytes);
         digest.reset();
         assert_eq!(digest.current(), Digest::sha256(b""));
         digest.update(&bytes[..5 << 20]);
         assert_eq!(digest.current(), Digest::sha256(&bytes[..5 << 20]));
-        // What is small has no thread.
-        digest.reset();
-        digest.update(b"content");
-        assert!(digest.thread.is_none());
-        assert_eq!(digest.current(), Digest::sha256(b"content"));
+        // What is small, or may be, has no thread.
+        for size in [Some(SMALL), None] {
+            let mut digest = HashBehind::new(Digester::sha256(), size);
+            digest.update(&bytes);
+            assert!(digest.thread.is_none());
+            assert_eq!(digest.current(), Digest::sha256(&bytes));
+        }
 
         let mut earlier = Digester::sha256();
         earlier.update(b"content");
-        let mut digest = HashBehind::new(earlier);
+        let mut digest = HashBehind::new(earlier, Some(6 << 20));
         digest.update(&bytes);
         let all = [b"content", &bytes[..]].concat();
         assert_eq!(digest.current(), Digest::sha256(&all));

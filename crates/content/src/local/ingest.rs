@@ -128,7 +128,7 @@ impl LocalIngest {
         }
         let written = ingest.view(ingest.length()?)?;
         hash(&written, &mut digester).map_err(|(_, error)| failed("read", &ingest.data_path())(error))?;
-        ingest.digester = HashBehind::new(digester);
+        ingest.digester = HashBehind::new(digester, expected.size);
         ingest.offset = written.size();
         Ok(ingest)
     }
@@ -155,7 +155,8 @@ impl LocalIngest {
             attempts += 1;
         };
         store.open_ingests().insert(directory.clone());
-        let (store, key, digester) = (store.clone(), key.to_owned(), HashBehind::new(Digester::sha256()));
+        let (store, key, digester) =
+            (store.clone(), key.to_owned(), HashBehind::new(Digester::sha256(), None));
         let write_behind = WriteBehind::default();
         Ok(LocalIngest { store, key, directory, data, offset: 0, digester, write_behind, held })
     }

@@ -458,14 +458,20 @@ fn an_ingest_of_a_large_file_fails_where_one_of_its_syncs_does() {
     ground.reset();
     let expected = ground.ok(&INGEST);
     let syncs = Cell::new(0);
-    let points = ground.at_every_call(&INGEST, Injection::Fail(EIO), &|traced| {
-        if traced.synced.as_ref().is_some_and(|file| file.ends_with("data")) {
-            syncs.set(syncs.get() + 1);
-            assert_eq!(traced.code, Some(1));
+    let mut points = 0;
+    // One on the way, and one at the end. Which call of a run they are is up to its threads, so one may be missed.
+    for _ in 0..5 {
+        points += ground.at_every_call(&INGEST, Injection::Fail(EIO), &|traced| {
+            if traced.synced.as_ref().is_some_and(|file| file.ends_with("data")) {
+                syncs.set(syncs.get() + 1);
+                assert_eq!(traced.code, Some(1));
+            }
+            assert_eq!(ground.ok(&INGEST), expected);
+        });
+        if syncs.get() > 1 {
+            break;
         }
-        assert_eq!(ground.ok(&INGEST), expected);
-    });
-    // At least one on the way, and one at the end.
+    }
     assert!(syncs.get() > 1, "{}", syncs.get());
     eprintln!("{points} points of a large ingest tried, {} of them syncs of its data", syncs.get());
 }

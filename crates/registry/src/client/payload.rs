@@ -147,12 +147,15 @@ impl Part {
                     .into(),
                 );
             }
+            // Before the part is whole: the next one may be read as soon as the registry has all of this one.
+            if offset == self.end
+                && let Some(digester) = digester.take()
+            {
+                self.digesters.keep(self.start, self.end, digester);
+            }
             if sender.blocking_send(Ok(piece.into())).is_err() {
                 return;
             }
-        }
-        if let Some(digester) = digester {
-            self.digesters.keep(self.start, self.end, digester);
         }
     }
 }

@@ -5,7 +5,7 @@ use super::*;
 /// What each codec makes of the lower layer of the busybox image, two of its files in front.
 const PINS: [(&str, &str); 7] = [
     ("zstd:chunked 1", "sha256:4e980d825de78dc104427296819bb4db0f653e251589bfff4140130dc61badbc"),
-    ("zstd:chunked 3", "sha256:c681c6c0d73261ceb6d9e7872f066abd3a8b1c1f56d36431f5c093c3c3cd2945"),
+    ("zstd:chunked 3", "sha256:326aeebe0b888c34b6727eb6587bf2917a4bf93dcdb0a22f72d2350f7fcb536f"),
     ("zstd:chunked 9", "sha256:8d8e59f5282d3b14d0ab4578564b7f57aad18944bf9d8fac29b4aa2e661ddd8c"),
     ("zstd:chunked 19", "sha256:80521b068b2fe33508cdac788758712cea0634d700b9079d2d38d81208de8692"),
     ("eStargz 1", "sha256:ea5db70d713314fb4b6e63dc380bfdb6c5b83716a487501849bcf62e210526f4"),

@@ -36,7 +36,7 @@ pub(crate) enum Payload {
     Part(Box<Part>),
 }
 
-/// The bytes `start..end` of a blob. The last ones are verified with all before them that were read for the same upload.
+/// The bytes `start..end` of a blob. The last ones of the blob are verified with all before them.
 #[derive(Clone)]
 pub(crate) struct Part {
     pub(crate) blob: Arc<dyn Blob>,
@@ -107,10 +107,15 @@ impl Part {
             let _ = sender.blocking_send(Err(io::Error::other("the blob cannot be read")));
         };
         let digest = &self.descriptor.digest;
-        let mut digester = self.digesters.at(self.start);
-        let mut offset = self.start;
+        // A registry may go on from within a part: what it has is read again, to know what the digest is of.
+        let (mut offset, mut digester) = match (self.digesters.at(self.start), self.digesters.at(0)) {
+            (None, Some(digester)) => (0, Some(digester)),
+            (digester, _) => (self.start, digester),
+        };
         while offset < self.end {
-            let wanted = usize::try_from(self.end - offset).unwrap_or(usize::MAX).min(PIECE);
+            let sent = offset < self.start;
+            let stop = if sent { self.start } else { self.end };
+            let wanted = usize::try_from(stop - offset).unwrap_or(usize::MAX).min(PIECE);
             let mut piece = vec![0; wanted];
             let count = loop {
                 match self.blob.read_at(&mut piece, offset) {
@@ -130,6 +135,9 @@ impl Part {
             offset += count as u64;
             if let Some(digester) = &mut digester {
                 digester.update(&piece);
+            }
+            if sent {
+                continue;
             }
             // The last piece goes only if all of them are right, so that a damaged blob never arrives whole.
             if offset == self.descriptor.size
@@ -210,5 +218,43 @@ impl http_body::Body for Body {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use restow_content::InMemory;
+    use restow_oci::MediaType;
+
+    use super::*;
+
+    #[test]
+    fn what_begins_within_a_part_is_verified_with_what_is_before_it() {
+        let content = vec![7; 3 * PIECE];
+        let mut damaged = content.clone();
+        damaged[77] ^= 1;
+        for (bytes, start, right) in [
+            (&content, 0, true),
+            (&content, PIECE as u64 + 5, true),
+            (&damaged, 0, false),
+            (&damaged, PIECE as u64 + 5, false),
+        ] {
+            let digest = Digest::sha256(&content);
+            let size = content.len() as u64;
+            let digesters = Arc::new(Digesters::new(&digest));
+            let descriptor = Descriptor::new(MediaType::OCI_LAYER, digest, size);
+            let blob = Arc::new(InMemory(bytes.clone()));
+            let part = Part { blob, descriptor, start, end: size, digesters };
+            let (sender, mut receiver) = mpsc::channel(PIECES);
+            let progress = Progress::default();
+            part.read(&sender, &progress);
+            drop(sender);
+            let mut sent = Vec::new();
+            while let Some(Ok(piece)) = receiver.blocking_recv() {
+                sent.extend_from_slice(&piece);
+            }
+            assert_eq!(progress.failure().is_none(), right, "from {start}");
+            assert_eq!(sent == bytes[start as usize..], right, "from {start}");
+        }
     }
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use restow_content::Blob;
+use restow_content::InMemory;
 use restow_content::Provider as _;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
@@ -85,23 +86,8 @@ fn layer(bytes: &[u8]) -> Descriptor {
 }
 
 /// Bytes as a blob.
-struct Bytes1(Vec<u8>);
-
-impl Blob for Bytes1 {
-    fn size(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
-        let start = usize::try_from(offset).unwrap().min(self.0.len());
-        let count = buffer.len().min(self.0.len() - start);
-        buffer[..count].copy_from_slice(&self.0[start..start + count]);
-        Ok(count)
-    }
-}
-
 fn blob(bytes: &[u8]) -> Arc<dyn Blob> {
-    Arc::new(Bytes1(bytes.to_vec()))
+    Arc::new(InMemory(bytes.to_vec()))
 }
 
 /// Bytes that do not repeat, more than are kept in memory.

@@ -236,14 +236,16 @@ fn short_write_of_much() {
 
 fn write_until(limit: usize) {
     let (_directory, store) = temporary();
-    let mut ingest = store.ingest("key").unwrap();
+    // Of what is known to be large, a thread makes the digest.
+    let expected = Expected { size: Some(limit as u64), ..Expected::default() };
+    let mut ingest = store.begin("key", &expected).unwrap();
     ingest.write_all(&vec![7; limit - 4096]).unwrap();
     assert_eq!(ingest.write(&[7; 5000]).unwrap(), 4096);
     assert_eq!(ingest.write(b"more").unwrap_err().kind(), io::ErrorKind::FileTooLarge);
     for _ in 0..2 {
         assert_eq!((ingest.offset(), ingest.digest()), (limit as u64, Digest::sha256(&vec![7; limit])));
         drop(ingest);
-        ingest = store.ingest("key").unwrap();
+        ingest = store.begin("key", &expected).unwrap();
     }
     ingest.commit(None, Labels::new()).unwrap();
 }

@@ -113,8 +113,8 @@ impl Part {
             (digester, _) => (self.start, digester),
         };
         while offset < self.end {
-            let sent = offset < self.start;
-            let stop = if sent { self.start } else { self.end };
+            let there = offset < self.start;
+            let stop = if there { self.start } else { self.end };
             let wanted = usize::try_from(stop - offset).unwrap_or(usize::MAX).min(PIECE);
             let mut piece = vec![0; wanted];
             let count = loop {
@@ -136,7 +136,7 @@ impl Part {
             if let Some(digester) = &mut digester {
                 digester.update(&piece);
             }
-            if sent {
+            if there {
                 continue;
             }
             // The last piece goes only if all of them are right, so that a damaged blob never arrives whole.

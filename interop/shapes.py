@@ -221,13 +221,14 @@ def _binary_attributes(tar):
 
 
 def _devices(tar):
-    tar.directory("devices")
+    tar.directory("dev")
+    tar.directory("dev/numbers")
     for major, minor in ((1, 3), (0, 1), (4095, 0o7777777)):
-        tar.add(f"devices/character-{major}", tarfile.CHRTYPE, devmajor=major, devminor=minor)
-        tar.add(f"devices/block-{major}", tarfile.BLKTYPE, devmajor=major, devminor=minor)
-    tar.add("devices/pipe", tarfile.FIFOTYPE, devmajor=7, devminor=8)
-    tar.add("devices/file", data=b"with the numbers of a device", devmajor=5, devminor=6)
-    tar.directory("devices/directory", devmajor=1, devminor=2)
+        tar.add(f"dev/numbers/character-{major}", tarfile.CHRTYPE, devmajor=major, devminor=minor)
+        tar.add(f"dev/numbers/block-{major}", tarfile.BLKTYPE, devmajor=major, devminor=minor)
+    tar.add("dev/numbers/pipe", tarfile.FIFOTYPE, devmajor=7, devminor=8)
+    tar.add("dev/numbers/file", data=b"with the numbers of a device", devmajor=5, devminor=6)
+    tar.directory("dev/numbers/directory", devmajor=1, devminor=2)
     tar.end()
 
 

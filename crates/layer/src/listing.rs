@@ -100,7 +100,7 @@ pub(crate) fn list(header: &Header, limits: &Limits) -> Result<Listing> {
         name,
         ..Entry::default()
     };
-    Ok(Listing { refusal: refusal(header, &entry), entry, path, role })
+    Ok(Listing { refusal: refusal(header, &entry, &path), entry, path, role })
 }
 
 fn kind(header: &Header) -> Result<EntryKind, String> {
@@ -199,7 +199,8 @@ pub(crate) fn too_large_a_table(
     Some(format!("its table of contents has {size} bytes, more than the {limit} that podman reads; {remedy}"))
 }
 
-fn refusal(header: &Header, entry: &Entry) -> Option<&'static str> {
+fn refusal(header: &Header, entry: &Entry, path: &str) -> Option<&'static str> {
+    let special = matches!(entry.kind, EntryKind::Char | EntryKind::Block | EntryKind::Fifo);
     if header.follows_global {
         Some("it has a global extended header")
     } else if header.typeflag == b'7' {
@@ -210,6 +211,9 @@ fn refusal(header: &Header, entry: &Entry) -> Option<&'static str> {
         Some("it has a name that goes through a parent directory")
     } else if entry.xattrs.contains_key("") {
         Some("it has an extended attribute without a name")
+    } else if special && !path.starts_with("dev/") {
+        // What is in /dev no container sees: runtimes mount another one over it.
+        Some("it has a device or pipe outside of /dev, which podman would leave out")
     } else {
         None
     }

@@ -31,7 +31,11 @@ pub(crate) struct Names {
     entries: Vec<(Key, u32)>,
     /// Whether an entry is a directory, by position.
     directories: Vec<bool>,
+    /// The devices and pipes.
+    special: BTreeSet<u32>,
     links: BTreeMap<u32, Link>,
+    /// What whiteouts remove.
+    removed: Vec<Key>,
     /// Directories that entries lie in.
     parents: HashMap<Key, Parent>,
     /// The last of them that was met: the next entry lies in it more often than not.
@@ -45,10 +49,12 @@ pub(crate) struct NameIndex {
     /// The last entry of each name, in the order of the keys.
     last: Vec<(Key, u32)>,
     directories: Vec<bool>,
+    special: BTreeSet<u32>,
     /// Entries that a later one of the same name replaces.
     replaced: BTreeSet<u32>,
     /// Hard links that none replaces.
     links: BTreeMap<u32, Link>,
+    removed: Vec<Key>,
     parents: Vec<Parent>,
 }
 
@@ -79,6 +85,12 @@ impl Names {
         let position = self.directories.len() as u32;
         self.directories.push(kind == EntryKind::Dir);
         self.entries.push((self.keys.of(path), position));
+        if matches!(kind, EntryKind::Char | EntryKind::Block | EntryKind::Fifo) {
+            self.special.insert(position);
+        }
+        if let Some(removed) = path::removed(path) {
+            self.removed.push(self.keys.of(&removed));
+        }
         if let Some(target) = link {
             self.links.insert(position, Link { name: path.to_string(), target, offset });
         }
@@ -104,7 +116,7 @@ impl Names {
 
     /// Makes the names ready to be found.
     pub(crate) fn finish(self) -> NameIndex {
-        let Self { keys, entries: mut last, directories, mut links, parents, .. } = self;
+        let Self { keys, entries: mut last, directories, special, mut links, removed, parents, .. } = self;
         last.sort_unstable();
         let replaced: BTreeSet<u32> =
             last.windows(2).filter(|pair| pair[0].0 == pair[1].0).map(|pair| pair[0].1).collect();
@@ -112,7 +124,8 @@ impl Names {
             last.retain(|(_, position)| !replaced.contains(position));
             links.retain(|position, _| !replaced.contains(position));
         }
-        NameIndex { keys, last, directories, replaced, links, parents: parents.into_values().collect() }
+        let parents = parents.into_values().collect();
+        NameIndex { keys, last, directories, special, replaced, links, removed, parents }
     }
 }
 
@@ -128,8 +141,22 @@ impl NameIndex {
         if !self.replaced.is_empty() {
             return Some("it has several entries of the same name".into());
         }
+        if self.removed.iter().any(|key| self.find_key(key).is_some()) {
+            // podman makes a device of the whiteout, under the name that the entry wants.
+            return Some("it has an entry and a whiteout for the same name".into());
+        }
+        if let Some(link) = self.link_to_special() {
+            return Some(format!("it has a hard link to a device or pipe, {:?}", link.name));
+        }
         self.unlisted().map(|path| {
             format!("it has no entry for the directory {path:?}, which podman would let nobody into")
+        })
+    }
+
+    /// Returns the first hard link to a device or pipe: podman makes none of these, and then fails to link to them.
+    fn link_to_special(&self) -> Option<&Link> {
+        self.links.values().find(|link| {
+            self.find(&link.target).is_some_and(|target| self.special.contains(&target))
         })
     }
 
@@ -173,8 +200,11 @@ impl NameIndex {
     }
 
     fn find(&self, path: &str) -> Option<u32> {
-        let key = self.keys.of(path);
-        let found = self.last.binary_search_by_key(&key, |(key, _)| *key);
+        self.find_key(&self.keys.of(path))
+    }
+
+    fn find_key(&self, key: &Key) -> Option<u32> {
+        let found = self.last.binary_search_by_key(key, |(key, _)| *key);
         found.ok().map(|at| self.last[at].1)
     }
 
@@ -248,7 +278,7 @@ mod tests {
         names.finish()
     }
 
-    use EntryKind::{Dir, Hardlink, Regular, Symlink};
+    use EntryKind::{Block, Dir, Fifo, Hardlink, Regular, Symlink};
 
     #[test]
     fn ancestors_whiteouts_and_link_targets_come_first_each_once() {
@@ -321,6 +351,26 @@ mod tests {
             (vec![("d/.wh.f", Regular, "")], Some("d")),
         ] {
             assert_eq!(names(&entries).unlisted(), expected, "{entries:?}");
+        }
+    }
+
+    #[test]
+    fn what_podman_would_trip_over_is_found() {
+        let conflict = Some("it has an entry and a whiteout for the same name");
+        for (entries, expected) in [
+            (vec![(".wh.f", Regular, ""), ("f", Regular, "")], conflict),
+            (vec![("f", Symlink, ""), (".wh.f", Regular, "")], conflict),
+            (vec![("d", Dir, ""), ("d/.wh.e", Regular, ""), ("d/e", Dir, "")], conflict),
+            (vec![(".wh.f", Regular, ""), ("g", Regular, "")], None),
+            (vec![("d", Dir, ""), ("d/.wh..wh..opq", Regular, ""), ("d/.wh..opq", Regular, "")], None),
+            (vec![("p", Fifo, ""), ("f", Regular, ""), ("l", Hardlink, "f")], None),
+            (
+                vec![("p", Fifo, ""), ("l", Hardlink, "p"), ("m", Hardlink, "l")],
+                Some("it has a hard link to a device or pipe, \"l\""),
+            ),
+            (vec![("b", Block, ""), ("l", Hardlink, "b")], Some("it has a hard link to a device or pipe, \"l\"")),
+        ] {
+            assert_eq!(names(&entries).refusal().as_deref(), expected, "{entries:?}");
         }
     }
 

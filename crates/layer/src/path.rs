@@ -41,6 +41,15 @@ pub const WHITEOUT_PREFIX: &str = ".wh.";
 /// The file that hides everything lower layers hold in its directory.
 pub const OPAQUE_WHITEOUT: &str = ".wh..wh..opq";
 
+/// Returns the cleaned path that a whiteout at a cleaned path hides; nothing if it is none, or the one of a whole directory.
+pub fn removed(cleaned: &str) -> Option<String> {
+    let name = base(cleaned).strip_prefix(WHITEOUT_PREFIX)?;
+    // What else starts with the prefix twice is bookkeeping of aufs and hides nothing.
+    let hides = !name.is_empty() && !name.starts_with(WHITEOUT_PREFIX);
+    let directory = &cleaned[..cleaned.len() - base(cleaned).len()];
+    hides.then(|| format!("{directory}{name}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,5 +82,19 @@ mod tests {
         assert_eq!(parent(""), None);
         assert_eq!(base("a/b"), "b");
         assert_eq!(base("b"), "b");
+    }
+
+    #[test]
+    fn whiteouts_hide_the_rest_of_their_name() {
+        for (path, hidden) in [
+            (".wh.a", Some("a")),
+            ("d/.wh.a.b", Some("d/a.b")),
+            ("d/.wh..wh..opq", None),
+            (".wh..wh.plnk", None),
+            ("a.wh.b", None),
+            ("d/.wh.", None),
+        ] {
+            assert_eq!(removed(path).as_deref(), hidden, "{path}");
+        }
     }
 }

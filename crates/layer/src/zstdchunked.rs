@@ -24,7 +24,7 @@ use crate::toc::Dialect;
 
 /// The version of the bytes this codec writes for given content and options, and of what is told of them. It changes
 /// whenever they do: with the rules that cut frames, the spelling of the table, or what podman is known to refuse.
-pub const FORMAT_VERSION: u32 = 5;
+pub const FORMAT_VERSION: u32 = 6;
 
 /// The level used when none is asked for.
 pub const DEFAULT_LEVEL: i32 = 3;

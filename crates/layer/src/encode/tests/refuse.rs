@@ -238,7 +238,13 @@ fn limits_hold() {
 
 #[test]
 fn a_table_larger_than_podman_accepts_is_written_but_not_for_podman() {
-    let tar = sample().finish();
+    let tar = TarBuilder::new()
+        .dir("d/")
+        .file("d/tool", pattern(2500))
+        .hardlink("alias", "d/tool")
+        .symlink("link", "d")
+        .file("zeros", vec![0; 3000])
+        .finish();
     let size = run(&tar, &options()).0.toc_size;
     let undivided = Options { chunk_size: 5000, ..options() };
     let smaller = run(&tar, &undivided).0.toc_size;
@@ -309,6 +315,15 @@ fn what_podman_would_refuse_is_said_with_its_reason() {
             TarBuilder::new().entry(Entry::file("f", "").xattr("", "x")),
             "it has an extended attribute without a name (f)",
         ),
+        (
+            TarBuilder::new().dir("dev/").character("dev/null", 1, 3).fifo("pipe"),
+            "it has a device or pipe outside of /dev, which podman would leave out (pipe)",
+        ),
+        (
+            TarBuilder::new().dir("dev/").fifo("dev/pipe").entry(Entry::hardlink("l", "dev/pipe")),
+            "it has a hard link to a device or pipe, \"l\"",
+        ),
+        (TarBuilder::new().file(".wh.f", "").file("f", ""), "it has an entry and a whiteout for the same name"),
         (TarBuilder::new().file("f", "").file("./f", ""), "it has several entries of the same name"),
         (
             TarBuilder::new().file("d/e/f", "").dir("d/"),
@@ -378,8 +393,9 @@ fn awkward_metadata_arrives_as_it_is() {
                 .xattr("user.large", pattern(65_536)),
         )
         .entry(Entry::file("names", "x").names("grüppe<&>", "g\u{2028}\"\\"))
-        .entry(Entry::character("char", (1 << 31) + 1, -5).gnu())
-        .entry(Entry::fifo("fifo").device(3, 4))
+        .dir("dev/")
+        .entry(Entry::character("dev/char", (1 << 31) + 1, -5).gnu())
+        .entry(Entry::fifo("dev/fifo").device(3, 4))
         .entry(Entry::file("linked", "x").link("a link that a file does not have"))
         .entry(Entry::file("a\nb\t\"\\<&>\u{2028}\u{1}", "x"))
         .entry(Entry::symlink("loop", "loop"))

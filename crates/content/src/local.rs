@@ -117,13 +117,17 @@ impl LocalStore {
         }
     }
 
+    /// Returns whether the blob is what its digest says. One that cannot be read to its end is not.
+    fn is_sound(&self, digest: &Digest) -> Result<bool> {
+        let blob = self.section(digest)?;
+        let mut digester = digester(digest)?;
+        Ok(hash(&blob, &mut digester).is_ok() && digester.finish() == *digest)
+    }
+
     /// Puts a blob away that is not what its digest says, and returns where it lies now: in `quarantine`, where nobody
     /// looks for blobs. One that turns out to be right stays.
     pub fn quarantine(&self, digest: &Digest) -> Result<Option<PathBuf>> {
-        let blob = self.section(digest)?;
-        let mut digester = digester(digest)?;
-        // What cannot be read to its end is put away, too.
-        if hash(&blob, &mut digester).is_ok() && digester.finish() == *digest {
+        if self.is_sound(digest)? {
             return Ok(None);
         }
         let place = self.place("quarantine", digest);

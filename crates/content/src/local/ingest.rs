@@ -226,7 +226,9 @@ impl LocalIngest {
     ) -> Result<()> {
         let path = self.store.path(digest);
         let mut complete = from != self.data_path();
-        if !self.store.holds(digest, Some(size))? {
+        // What is at hand is known to be right, what lies there may have rotted.
+        let sound = self.store.holds(digest, Some(size))? && self.store.is_sound(digest).unwrap_or(false);
+        if !sound {
             if !complete {
                 self.complete()?;
                 complete = true;
@@ -235,7 +237,7 @@ impl LocalIngest {
         }
         let prepared = prepare(digest, size)?;
         // Again: another writer may have put it there, or a collector may have taken it.
-        if !self.store.holds(digest, Some(size))? {
+        if !sound || !self.store.holds(digest, Some(size))? {
             if !complete {
                 self.complete()?;
             }

@@ -113,6 +113,22 @@ fn an_ingest_that_containerd_left_is_taken_up_and_removed_whole() {
 }
 
 #[test]
+fn a_blob_that_has_rotted_is_replaced_by_one_that_is_made_anew() {
+    let (_directory, store) = temporary();
+    let content = b"what the digest says";
+    let descriptor = put(&store, content);
+    let path = store.path(&descriptor.digest);
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, b"something as long...").unwrap();
+    // Without a digest, nobody looks for it beforehand.
+    let mut ingest = store.begin("anew", &Expected::default()).unwrap();
+    ingest.write_all(content).unwrap();
+    ingest.commit(None, Labels::new()).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), content);
+    assert_eq!(tree(&store.root().join("blobs/sha256")).len(), 1);
+}
+
+#[test]
 fn data_that_changes_behind_the_writer_is_not_committed() {
     for change in [3, 100] {
         let (_directory, store) = temporary();

@@ -85,7 +85,9 @@ fn remedy(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
         _ => None,
     })
     .or_else(|| match cause.downcast_ref()? {
-        layer::Error::Unlistable { .. } | layer::Error::TocSize { .. } => {
+        layer::Error::Unlistable { .. }
+        | layer::Error::TocSize { .. }
+        | layer::Error::UnsupportedCompression { .. } => {
             Some("--unsupported keep leaves such layers as they are")
         }
         layer::Error::Spool(_) => Some("--tmp-dir names another directory for temporary files"),
@@ -107,6 +109,7 @@ fn remedy(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
         registry::Error::UnsupportedTransport { .. } => {
             Some("copy the image into a layout first: skopeo copy SOURCE oci:DIRECTORY:TAG")
         }
+        registry::Error::Occupied { .. } => Some("name another file, or remove this one"),
         registry::Error::NoStore => Some("--root names a directory"),
         registry::Error::NotALayout { .. } => {
             Some("a layout is a directory with oci-layout, index.json and blobs")

@@ -75,6 +75,15 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// A new archive would take the place of something that is no archive of images.
+    #[error("{path} is not overwritten: it is no archive of images")]
+    Occupied {
+        /// The file.
+        path: PathBuf,
+        /// Why it is none.
+        source: Box<Error>,
+    },
+
     /// The archive is not readable as a tar.
     #[error("{path}: {problem} at byte {offset}")]
     Archive {

@@ -1,6 +1,7 @@
 //! Putting an image into a layout or a store.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use restow_content::Overlay;
 use restow_content::Provider;
@@ -30,6 +31,13 @@ pub enum Notice {
         /// The blob.
         descriptor: Descriptor,
     },
+    /// An archive held other images, too, and does no more.
+    Replaced {
+        /// The archive.
+        path: PathBuf,
+        /// Their names.
+        names: Vec<String>,
+    },
 }
 
 impl fmt::Display for Notice {
@@ -41,6 +49,9 @@ impl fmt::Display for Notice {
                     "blob {} ({}) is not in the source and was not copied",
                     descriptor.digest, descriptor.media_type
                 )
+            }
+            Notice::Replaced { path, names } => {
+                write!(f, "{} was replaced and no longer holds {}", path.display(), names.join(", "))
             }
         }
     }

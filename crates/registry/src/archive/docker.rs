@@ -81,25 +81,13 @@ impl DockerArchive {
     fn read(path: &Path, file: File, size: u64, limits: &Limits) -> Result<DockerArchive> {
         let file = Arc::new(file);
         let tar = Section::new(file.clone(), 0, size);
-        let mut files: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-        let mut links: BTreeMap<String, String> = BTreeMap::new();
-        scan::entries(path, &tar, limits, &mut |entry| {
-            match entry.kind {
-                Kind::File => drop(files.insert(entry.name, (entry.data, entry.size))),
-                // Old versions keep a layer once and link to it.
-                Kind::Link => drop(links.insert(entry.name, entry.link)),
-                Kind::Directory | Kind::Special => {}
-            }
-            Ok(())
-        })?;
-        let layout = match files.contains_key("index.json") && files.contains_key("oci-layout") {
-            true => Some(OciArchive::scan(path, file.clone(), size, limits)?),
-            false => None,
-        };
-        let mut contents = Contents { path, tar: &tar, files, links };
-        let list = contents.document("manifest.json", limits.manifest_size)?;
-        let entries: Vec<Entry> = serde_json::from_slice(&list)
-            .map_err(unusable(format!("manifest.json of {}", path.display())))?;
+        let mut contents = Contents::scan(path, &tar, limits)?;
+        let layout =
+            match contents.files.contains_key("index.json") && contents.files.contains_key("oci-layout") {
+                true => Some(OciArchive::scan(path, file.clone(), size, limits)?),
+                false => None,
+            };
+        let entries = contents.list(limits)?;
         let mut archive = DockerArchive {
             path: path.to_owned(),
             file,
@@ -113,6 +101,14 @@ impl DockerArchive {
             archive.images.push(image);
         }
         Ok(archive)
+    }
+
+    /// Returns the names of the images in the archive at `path`, which are not looked at.
+    pub(super) fn names(path: &Path, limits: &Limits) -> Result<Vec<String>> {
+        let (file, size) = file::open(path)?;
+        let tar = Section::new(Arc::new(file), 0, size);
+        let entries = Contents::scan(path, &tar, limits)?.list(limits)?;
+        Ok(entries.into_iter().flat_map(|entry| entry.repo_tags.unwrap_or_default()).collect())
     }
 
     /// Makes a manifest of an entry of the list.
@@ -241,7 +237,28 @@ struct Contents<'a> {
     links: BTreeMap<String, String>,
 }
 
-impl Contents<'_> {
+impl<'a> Contents<'a> {
+    /// Looks at the header of each entry.
+    fn scan(path: &'a Path, tar: &'a dyn Blob, limits: &Limits) -> Result<Self> {
+        let mut contents = Contents { path, tar, files: BTreeMap::new(), links: BTreeMap::new() };
+        scan::entries(path, tar, limits, &mut |entry| {
+            match entry.kind {
+                Kind::File => drop(contents.files.insert(entry.name, (entry.data, entry.size))),
+                // Old versions keep a layer once and link to it.
+                Kind::Link => drop(contents.links.insert(entry.name, entry.link)),
+                Kind::Directory | Kind::Special => {}
+            }
+            Ok(())
+        })?;
+        Ok(contents)
+    }
+
+    /// Reads the list of images.
+    fn list(&mut self, limits: &Limits) -> Result<Vec<Entry>> {
+        let list = self.document("manifest.json", limits.manifest_size)?;
+        serde_json::from_slice(&list).map_err(unusable(format!("manifest.json of {}", self.path.display())))
+    }
+
     /// Returns where a file's content lies, behind links within the archive.
     fn find(&self, name: &str) -> Result<(u64, u64)> {
         const LINKS: usize = 8;

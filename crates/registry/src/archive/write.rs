@@ -22,8 +22,10 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::Destination;
+use crate::DockerArchive;
 use crate::Error;
 use crate::Notice;
+use crate::OciArchive;
 use crate::Result;
 use crate::Scratch;
 use crate::Transfer;
@@ -46,25 +48,36 @@ pub enum ArchiveForm {
     Docker,
 }
 
-/// An archive that an image is written to, or standard output. What was there before is replaced.
+/// An archive that an image is written to, or standard output. An archive that was there before is replaced.
 #[derive(Debug)]
 pub struct ArchiveDestination {
     path: PathBuf,
+    /// The names in the archive that is replaced.
+    replaced: Vec<String>,
     form: ArchiveForm,
     scratch: ScratchStore,
     limits: Limits,
 }
 
 impl ArchiveDestination {
-    /// Writes to `path`, with files in a directory of `scratch` meanwhile.
+    /// Writes to `path`, with files in a directory of `scratch` meanwhile. Fails if something else than an archive of
+    /// images is there.
     pub fn new(
         path: &Path,
         form: ArchiveForm,
         scratch: &Scratch,
         limits: &Limits,
     ) -> Result<ArchiveDestination> {
+        let replaced = if path == Path::new(STANDARD) { Vec::new() } else { names_at(path, limits)? };
         let scratch = scratch.store()?;
-        Ok(ArchiveDestination { path: path.to_owned(), form, scratch, limits: limits.clone() })
+        Ok(ArchiveDestination { path: path.to_owned(), replaced, form, scratch, limits: limits.clone() })
+    }
+
+    /// Tells of the images that are in the archive that is replaced and will not be in the new one.
+    fn lost(&self, images: &[(&Descriptor, &[String])]) -> Option<Notice> {
+        let kept = |name: &String| images.iter().any(|(_, names)| names.contains(name));
+        let names: Vec<_> = self.replaced.iter().filter(|name| !kept(name)).cloned().collect();
+        (!names.is_empty()).then(|| Notice::Replaced { path: self.path.clone(), names })
     }
 
     /// Returns the image as Docker's list describes it: the path of its config and those of its layers.
@@ -186,12 +199,29 @@ impl Destination for ArchiveDestination {
                 output.flush().map_err(failed(&self.path))
             })?;
         }
+        notices.extend(self.lost(images));
         Ok(notices)
     }
 
     fn discard(self: Box<Self>) -> Result<()> {
         Ok(())
     }
+}
+
+/// Returns the names of the images at a path where a new archive is to be, and fails if nobody should lose what is there.
+fn names_at(path: &Path, limits: &Limits) -> Result<Vec<String>> {
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        // As mktemp makes it.
+        Ok(found) if found.is_file() && found.len() == 0 => return Ok(Vec::new()),
+        _ => {}
+    }
+    let names = match OciArchive::open(path, limits) {
+        Ok(archive) => Ok(archive.tags()),
+        Err(Error::DockerArchive { .. }) => DockerArchive::names(path, limits),
+        Err(error) => Err(error),
+    };
+    names.map_err(|source| Error::Occupied { path: path.to_owned(), source: Box::new(source) })
 }
 
 fn blob_path(digest: &Digest) -> String {

@@ -59,6 +59,35 @@ fn what_is_written_is_read_again_with_every_byte() {
 }
 
 #[test]
+fn only_an_archive_of_images_is_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.tar");
+    let image = image("linux/amd64");
+    std::fs::write(&path, "").unwrap();
+    assert_eq!(publish(&path, ArchiveForm::Docker, &image, &["b:v1", "b:v2"]).unwrap(), []);
+    for (form, tags, lost) in [
+        (ArchiveForm::Oci, &["v3"][..], "b:v1, b:v2"),
+        (ArchiveForm::Docker, &["c:v1", "v3"], ""),
+        (ArchiveForm::Docker, &["c:v2"], "c:v1, v3"),
+    ] {
+        let notices = publish(&path, form, &image, tags).unwrap();
+        let notices: Vec<_> = notices.iter().map(ToString::to_string).collect();
+        let expected = format!("{} was replaced and no longer holds {lost}", path.display());
+        assert_eq!(notices, if lost.is_empty() { vec![] } else { vec![expected] });
+    }
+    let backup = TarBuilder::new().file("thesis.tex", "years of work").finish();
+    for content in [b"notes".as_slice(), &backup] {
+        std::fs::write(&path, content).unwrap();
+        let scratch = tempfile::tempdir().unwrap();
+        let scratch = Scratch::new(scratch.path());
+        let error =
+            ArchiveDestination::new(&path, ArchiveForm::Oci, &scratch, &Limits::default()).unwrap_err();
+        assert!(matches!(error, Error::Occupied { .. }), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), content);
+    }
+}
+
+#[test]
 fn an_archive_for_docker_is_one_for_all() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.tar");

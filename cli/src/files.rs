@@ -25,6 +25,7 @@ use restow_oci::Digest;
 use restow_oci::Limits;
 
 use crate::image::Image;
+use crate::output;
 use crate::parallel;
 use crate::seekable::LayerBlob;
 use crate::toc_image::Tables;
@@ -77,7 +78,7 @@ pub(crate) struct File {
 }
 
 impl<'a> Files<'a> {
-    /// Learns the names in all layers, several at a time.
+    /// Learns the names in all layers, several at a time. Warns of those that are no layers to restow.
     pub(crate) fn read(
         provider: &'a dyn Provider,
         image: &'a Image,
@@ -92,6 +93,14 @@ impl<'a> Files<'a> {
                 .with_context(|| format!("layer {position}, {}", layer.digest))
         });
         let read = read.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+        for (position, layer) in places {
+            if !matches!(layer.media_type.kind(), restow_oci::Kind::Layer { .. }) {
+                let what = &layer.media_type;
+                output::tell(&format!(
+                    "warning: layer {position} is not looked into: it is of the type {what}"
+                ));
+            }
+        }
         let (entries, layers): (Vec<_>, Vec<_>) = read.into_iter().unzip();
         Ok(Self { provider, limits, tree: Tree::new(entries), layers })
     }

@@ -300,3 +300,18 @@ fn one_image_of_an_index_is_looked_into() {
     assert_eq!(bench.ok("cat src who --platform linux/amd64").stdout, "amd");
     assert_eq!(bench.run("ls src --platform linux/s390x").code, Some(1));
 }
+
+#[test]
+fn layers_of_types_that_are_not_read_are_warned_of() {
+    let hidden = Layer::blob("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", "secret");
+    let seen = Layer::plain(TarBuilder::new().file("seen", "content").finish());
+    let bench = Bench::with(&ImageBuilder::new().layer(hidden).layer(seen).build());
+    for command in ["ls oci:src:v1", "cat oci:src:v1 seen"] {
+        let output = bench.ok(command);
+        assert!(
+            output.stderr.starts_with("warning: layer 0 is not looked into: it is of the type application/"),
+            "{}",
+            output.stderr
+        );
+    }
+}

@@ -176,10 +176,18 @@ fn place_layers(
     for position in 0..image.layers().len() {
         let done = done.remove(&(manifest.clone(), position));
         let layer = layer_report(image, position, done.as_ref().unwrap_or(&Done::default()), options);
+        let warn = |what: &str| format!("layer {position} of manifest {manifest} {what}");
         match done {
-            None => report.observer.layer_finished(&layer),
+            None => {
+                report.observer.layer_finished(&layer);
+                if let Some(reason) = image.passed_over(position) {
+                    if options.readers != Readers::Containerd {
+                        strict(&layer, &reason, options)?;
+                    }
+                    report.warn(Some(warn(&format!("stays as it is: {reason}"))));
+                }
+            }
             Some(done) => {
-                let warn = |what: &str| format!("layer {position} of manifest {manifest} {what}");
                 if options.readers == Readers::Containerd {
                     report.warn(too_large_a_table(&layer, options).map(|problem| warn(&problem)));
                 } else if let Some(reason) = done.changed.as_ref().and_then(refusal) {

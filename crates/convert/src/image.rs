@@ -87,6 +87,16 @@ impl Image {
             .filter(|(_, layer, _)| is_tar(layer))
     }
 
+    /// Returns why the layer at a position of an image is none that a converter can make something of.
+    pub(crate) fn passed_over(&self, position: usize) -> Option<String> {
+        let media_type = &self.layers()[position].media_type;
+        match media_type.kind() {
+            Kind::EncryptedLayer => Some("it is encrypted".into()),
+            Kind::Layer { .. } => None,
+            _ => self.config.is_some().then(|| format!("{media_type} is no layer that restow reads")),
+        }
+    }
+
     /// Returns what the image runs on, where its config was read and says so.
     pub(crate) fn platform(&self) -> Option<&Platform> {
         self.config.as_ref().map(Config::platform).filter(|platform| **platform != Platform::default())

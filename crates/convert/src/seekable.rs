@@ -327,9 +327,11 @@ fn ordinary(format: Format) -> MediaType {
     }
 }
 
-/// Tells whether a layer is sound and merely has no form as what it should become.
+/// Tells whether nothing is wrong with a layer but that it has no form as what it should become, or one that is not read.
 pub(crate) fn is_unsupported(error: &(dyn std::error::Error + 'static)) -> bool {
-    error.downcast_ref().is_some_and(restow_layer::Error::is_unlistable)
+    error.downcast_ref().is_some_and(|error: &restow_layer::Error| {
+        error.is_unlistable() || matches!(error, restow_layer::Error::UnsupportedCompression { .. })
+    })
 }
 
 /// A new layer that is being read back, cancellable.

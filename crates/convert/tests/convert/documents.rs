@@ -263,6 +263,20 @@ fn payloads_that_are_no_tar_pass() {
     let conversion = convert_all(&store, &image.root, &converter).unwrap();
     let last = passing.len() + 1;
     assert_eq!(converter.positions(), [0, last]);
+    let of_layer = |place: usize| {
+        conversion.warnings.iter().filter(move |text| text.contains(&format!("layer {place} ")))
+    };
+    assert!(
+        of_layer(1).all(|text| text.ends_with("stays as it is: it is encrypted")) && of_layer(1).count() == 1
+    );
+    for (place, media_type) in passing.iter().enumerate().skip(2) {
+        let expected = format!("stays as it is: {media_type} is no layer that restow reads");
+        assert!(
+            of_layer(place + 1).eq(conversion.warnings.iter().filter(|text| text.ends_with(&expected))),
+            "{expected}"
+        );
+    }
+    assert_eq!(conversion.warnings.len(), passing.len());
     assert_eq!(conversion.layers.len(), last + 1);
     let (before, after) = (image.document(), document(&store, &conversion.root));
     assert_eq!(after["layers"].as_array().unwrap()[1..last], before["layers"].as_array().unwrap()[1..last]);

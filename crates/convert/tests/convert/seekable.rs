@@ -248,7 +248,8 @@ fn damaged_layers_leave_nothing_behind() {
 fn layers_without_a_seekable_form_fail_or_stay() {
     let odd = TarBuilder::new().file(b"not UTF-8: \xff".as_slice(), "").finish();
     let sha512 = format!("sha512:{}", "0".repeat(128));
-    for layer in [Layer::gzip(odd), Layer::gzip(tar("a")).diff_id(sha512)] {
+    let xz = Layer::blob("application/vnd.oci.image.layer.v1.tar+gzip", b"\xfd7zXZ\0 and so on");
+    for layer in [Layer::gzip(odd), Layer::gzip(tar("a")).diff_id(sha512), xz] {
         failure(layer.clone());
         let image = image("fine").layer(layer).build();
         let store = store(&image);

@@ -155,9 +155,9 @@ impl NameIndex {
 
     /// Returns the first hard link to a device or pipe: podman makes none of these, and then fails to link to them.
     fn link_to_special(&self) -> Option<&Link> {
-        self.links.values().find(|link| {
-            self.find(&link.target).is_some_and(|target| self.special.contains(&target))
-        })
+        self.links
+            .values()
+            .find(|link| self.find(&link.target).is_some_and(|target| self.special.contains(&target)))
     }
 
     /// Returns the first directory, by its path, that entries lie in and that no entry names, the root aside.
@@ -368,7 +368,10 @@ mod tests {
                 vec![("p", Fifo, ""), ("l", Hardlink, "p"), ("m", Hardlink, "l")],
                 Some("it has a hard link to a device or pipe, \"l\""),
             ),
-            (vec![("b", Block, ""), ("l", Hardlink, "b")], Some("it has a hard link to a device or pipe, \"l\"")),
+            (
+                vec![("b", Block, ""), ("l", Hardlink, "b")],
+                Some("it has a hard link to a device or pipe, \"l\""),
+            ),
         ] {
             assert_eq!(names(&entries).refusal().as_deref(), expected, "{entries:?}");
         }

@@ -323,7 +323,10 @@ fn what_podman_would_refuse_is_said_with_its_reason() {
             TarBuilder::new().dir("dev/").fifo("dev/pipe").entry(Entry::hardlink("l", "dev/pipe")),
             "it has a hard link to a device or pipe, \"l\"",
         ),
-        (TarBuilder::new().file(".wh.f", "").file("f", ""), "it has an entry and a whiteout for the same name"),
+        (
+            TarBuilder::new().file(".wh.f", "").file("f", ""),
+            "it has an entry and a whiteout for the same name",
+        ),
         (TarBuilder::new().file("f", "").file("./f", ""), "it has several entries of the same name"),
         (
             TarBuilder::new().file("d/e/f", "").dir("d/"),

@@ -39,7 +39,7 @@ pub(crate) struct OrderArguments {
     /// Move the files in this list to the front, in its order
     ///
     /// A path or a glob a line; `*` and `?` stop at `/`, `**` does not; `#` starts a comment. A path is followed
-    /// through symbolic links, which come along.
+    /// through symbolic links, which come along. Where the image has what a glob spells, as `[id].js`, that is meant.
     #[arg(long, value_name = "FILE")]
     prefetch_list: Option<PathBuf>,
     /// Move the files in this record of accesses to the front, in its order, after those of the list
@@ -146,6 +146,15 @@ pub(crate) struct Plan {
     pub(crate) notices: Vec<String>,
 }
 
+impl Plan {
+    fn extend(&mut self, other: Self) {
+        self.paths.extend(other.paths);
+        self.first.extend(other.first);
+        self.misses.extend(other.misses);
+        self.notices.extend(other.notices);
+    }
+}
+
 /// Orders the layers of images.
 pub(crate) struct Planner<'a> {
     pub(crate) trees: Trees<'a>,
@@ -162,9 +171,13 @@ impl Planner<'_> {
         match order {
             Order::Said(wishes) => self.follow(images, wishes),
             Order::Predicted { most_unread } => {
-                let (record, notices) = self.predict(images)?;
-                let wishes = Wishes { record, most_unread: Some(*most_unread), ..Wishes::default() };
-                let mut plan = self.follow(images, &wishes)?;
+                let (mut plan, mut notices) = (Plan::default(), Vec::new());
+                for (image, (record, told)) in images.iter().zip(self.predict(images)?) {
+                    let wishes = Wishes { record, most_unread: Some(*most_unread), ..Wishes::default() };
+                    // Each on its own: of what the command of another image reads, this one's says nothing.
+                    plan.extend(self.follow(std::slice::from_ref(image), &wishes)?);
+                    notices.extend(told);
+                }
                 plan.notices.extend(notices);
                 Ok(plan)
             }
@@ -180,18 +193,15 @@ impl Planner<'_> {
         }
     }
 
-    /// Predicts what is read first of each image.
-    fn predict(&self, images: &[Image]) -> anyhow::Result<(Vec<Access>, Vec<String>)> {
+    /// Predicts what is read first of each image, and returns it with what could not be followed.
+    fn predict(&self, images: &[Image]) -> anyhow::Result<Vec<(Vec<Access>, Vec<String>)>> {
         let predictor = Predictor { trees: self.trees, memory: self.memo() };
-        let (mut accesses, mut notices) = (Vec::new(), Vec::new());
-        for image in images {
+        let predict = |image: &Image| {
             let digest = output::short(&image.descriptor.digest);
             self.progress.step(&format!("predicting what {digest} reads first"));
-            let (record, told) = predictor.record(image)?;
-            accesses.extend(record);
-            notices.extend(told);
-        }
-        Ok((accesses, notices))
+            predictor.record(image)
+        };
+        images.iter().map(predict).collect()
     }
 
     /// Runs the images' workloads and returns what they read, and what the user should know.
@@ -275,7 +285,7 @@ fn runs_here(platform: &Platform) -> bool {
 }
 
 /// The version of the rules by which wishes become an order. Plans made by others are made anew.
-const RULES: u32 = 2;
+const RULES: u32 = 3;
 
 /// Names all that decides a plan.
 fn key(wishes: &Wishes, manifests: &[analyze::Manifest<'_>]) -> String {

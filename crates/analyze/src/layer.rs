@@ -1,7 +1,9 @@
 //! The names of one layer, and what predictions ask of its files.
 
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::collections::HashMap;
-use std::collections::HashSet;
+use std::ops::Bound;
 use std::sync::OnceLock;
 
 use restow_layer::Buffer;
@@ -29,12 +31,12 @@ const RESERVED: [&str; 3] = [".prefetch.landmark", ".no.prefetch.landmark", "sta
 pub struct Layer {
     /// In tar order, whiteouts taken out.
     entries: Vec<Entry>,
-    /// Indices of `entries` by path; of equal paths the last. A map would hold every path twice.
+    /// Indices of `entries` by path; of equal paths the last first. A map would hold every path twice.
     by_path: Vec<u32>,
     /// Paths deleted from the layers below.
-    deleted: HashSet<Box<str>>,
+    deleted: BTreeSet<Box<str>>,
     /// Directories that show nothing of the layers below.
-    opaque: HashSet<Box<str>>,
+    opaque: BTreeSet<Box<str>>,
     notes: Notes,
     /// Whether there was more to write down than there was room for.
     notes_lost: bool,
@@ -157,9 +159,8 @@ impl Layer {
     pub(crate) fn index(&mut self) {
         let entries = &self.entries;
         self.by_path = (0..u32::try_from(entries.len()).unwrap_or(u32::MAX)).rev().collect();
-        // Stable, so that of equal paths the last in tar order stays first and is kept.
+        // Stable, so that of equal paths the last in tar order stays first.
         self.by_path.sort_by_key(|&index| &entries[index as usize].path);
-        self.by_path.dedup_by_key(|index| &entries[*index as usize].path);
     }
 
     /// Returns the entries in tar order, without whiteouts.
@@ -173,19 +174,43 @@ impl Layer {
     }
 
     fn index_of(&self, path: &str) -> Option<u32> {
-        let found = self.by_path.binary_search_by_key(&path, |&index| &self.entries[index as usize].path);
-        found.ok().map(|at| self.by_path[at])
+        self.index_before(path, u32::MAX)
     }
 
-    /// Returns what is written down about the file at the clean path. A note that is not written yet is, if `keep` agrees
-    /// to its size; the file is read into `scratch`.
+    /// Returns the last entry of the path among those that stand before another one in the tar.
+    fn index_before(&self, path: &str, before: u32) -> Option<u32> {
+        let at =
+            self.by_path.partition_point(|&index| match (*self.entries[index as usize].path).cmp(path) {
+                Ordering::Equal => index >= before,
+                order => order == Ordering::Less,
+            });
+        self.by_path.get(at).copied().filter(|&index| *self.entries[index as usize].path == *path)
+    }
+
+    /// Returns the entry of what is read at the clean path: of a hard link, of what it repeats.
+    fn index_of_file(&self, path: &str) -> Option<u32> {
+        let index = self.index_of(path)?;
+        match &self.entries[index as usize].kind {
+            // What has the name when the link is made; a later entry of that name is another file.
+            Kind::Hardlink(target) => self.index_before(target, index).or_else(|| self.index_of(target)),
+            _ => Some(index),
+        }
+    }
+
+    /// Returns what is read at the clean path; for a hard link, what it repeats.
+    pub(crate) fn file(&self, path: &str) -> Option<&Entry> {
+        self.index_of_file(path).map(|index| &self.entries[index as usize])
+    }
+
+    /// Returns what is written down about the file at the clean path, or about the one it is a hard link to. A note that is
+    /// not written yet is, if `keep` agrees to its size; the file is read into `scratch`.
     pub(crate) fn note(
         &self,
         path: &str,
         scratch: &mut Buffer,
         keep: impl FnOnce(usize) -> bool,
     ) -> Option<&str> {
-        let index = self.index_of(path)?;
+        let index = self.index_of_file(path)?;
         match &self.notes {
             Notes::Written(notes) => notes.get(&index).map(|note| &**note),
             Notes::OnDemand { files, positions, written, .. } => {
@@ -204,14 +229,44 @@ impl Layer {
         }
     }
 
-    /// Yields the names this layer has right below the directory, some more than once.
+    /// Yields the names this layer has right below the directory, some more than once. What a whiteout stands in is there, too.
     pub(crate) fn names(&self, directory: &str) -> impl Iterator<Item = &str> {
         let prefix = if directory.is_empty() { String::new() } else { format!("{directory}/") };
         let path = |index: &u32| &*self.entries[*index as usize].path;
         let start = self.by_path.partition_point(|index| path(index) < prefix.as_str());
         let below = self.by_path[start..].iter().map(path);
+        let deleted =
+            within(&self.deleted, &prefix).filter_map(|path| path.split_once('/')).map(|(name, _)| name);
+        let opaque = within(&self.opaque, &prefix).filter_map(|path| path.split('/').next());
+        let mut implied: BTreeSet<&str> = deleted.chain(opaque).collect();
+        implied.retain(|name| !self.deleted.contains(join(directory, name).as_str()));
         let inside = below.map_while(move |path| path.strip_prefix(prefix.as_str()));
-        inside.filter_map(|path| path.split('/').next()).filter(|name| !name.is_empty())
+        inside.filter_map(|path| path.split('/').next()).chain(implied).filter(|name| !name.is_empty())
+    }
+
+    /// Says whether the layer has something below the path, if only a whiteout, so that a directory stands there.
+    pub(crate) fn implies(&self, path: &str) -> bool {
+        // The first that does not stand before `path/`.
+        let start = self.by_path.partition_point(|&index| {
+            let entry = self.entries[index as usize].path.as_bytes();
+            match entry[..entry.len().min(path.len())].cmp(path.as_bytes()) {
+                Ordering::Equal => entry.get(path.len()).is_none_or(|&byte| byte < b'/'),
+                order => order == Ordering::Less,
+            }
+        });
+        let below = |entry: &Entry| entry.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'));
+        let holds_entry = self.by_path.get(start).is_some_and(|&index| below(&self.entries[index as usize]));
+        let holds = |marks: &BTreeSet<Box<str>>| {
+            !marks.is_empty() && within(marks, &format!("{path}/")).next().is_some()
+        };
+        let holds_mark = || self.opaque.contains(path) || holds(&self.opaque) || holds(&self.deleted);
+        holds_entry || !self.deleted.contains(path) && holds_mark()
+    }
+
+    /// Yields the directories that whiteouts stand in, some more than once.
+    pub(crate) fn marked(&self) -> impl Iterator<Item = &str> {
+        let deleted = self.deleted.iter().filter_map(|path| parent(path));
+        deleted.chain(self.opaque.iter().map(|path| &**path))
     }
 
     /// Says whether this layer takes the path away from the layers below.
@@ -223,6 +278,12 @@ impl Layer {
                     || self.get(directory).is_some_and(|entry| entry.kind != Kind::Directory)
             })
     }
+}
+
+/// Yields what follows the prefix in the paths that start with it.
+fn within<'a>(paths: &'a BTreeSet<Box<str>>, prefix: &str) -> impl Iterator<Item = &'a str> {
+    let from = paths.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+    from.map_while(move |path| path.strip_prefix(prefix))
 }
 
 /// Returns the entry; lists and records are text and cannot mean a name that is not.

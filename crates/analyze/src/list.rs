@@ -1,7 +1,9 @@
 //! Prefetch lists: one path or glob a line, written by hand.
 //!
 //! Lines are trimmed; empty lines and lines that start with `#` say nothing. A line with `*`, `?` or
-//! `[` is a glob over whole paths: `*` and `?` stop at `/`, `**` does not. Any other line is a path.
+//! `[` is a glob over whole paths: `*` and `?` stop at `/`, `**` does not. Where the image has something
+//! at the path that the glob spells, that path is meant: `pages/[id].js` is a name in many of them. Behind
+//! `\`, a character means itself. Any other line is a path.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -19,6 +21,10 @@ const MAX_FILE_SIZE: u64 = 64 << 20;
 pub(crate) const MAX_PATHS: usize = 1_000_000;
 /// Globs are tried on every name of every layer, so there may be fewer of them.
 const MAX_GLOBS: usize = 1_000;
+/// What is escaped in a path that is to mean itself.
+const SPECIAL: [char; 8] = ['*', '?', '[', ']', '{', '}', '!', '\\'];
+/// What some editors put before the first line.
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// One line of a prefetch list.
 #[derive(Debug, Clone)]
@@ -43,6 +49,13 @@ impl Glob {
     pub fn as_str(&self) -> &str {
         self.0.glob().glob()
     }
+
+    /// Returns the directory that everything meant is below, as far as it is spelled out: `a/b` for `a/b/*/c`.
+    pub(crate) fn directory(&self) -> &str {
+        let glob = self.as_str();
+        let plain = &glob[..glob.find(SPECIAL).unwrap_or(glob.len())];
+        plain.rsplit_once('/').map_or("", |(directory, _)| directory)
+    }
 }
 
 /// Reads a prefetch list from a file.
@@ -59,14 +72,19 @@ pub fn parse(text: &str) -> Result<Vec<Pattern>> {
             continue;
         }
         let is_glob = line.contains(['*', '?', '[']);
-        globs += usize::from(is_glob);
-        for (count, limit) in [(patterns.len() + 1, MAX_PATHS), (globs, MAX_GLOBS)] {
+        let clean = |path: &str| path::parse(path).map_err(|reason| refused(number, line, reason));
+        let escaped = Some(line).filter(|_| is_glob).and_then(unescape);
+        patterns.push(match escaped {
+            Some(path) => Pattern::Literal(clean(&path)?),
+            None if is_glob => glob(number, clean(line)?)?,
+            None => Pattern::Literal(clean(line)?),
+        });
+        globs += usize::from(matches!(patterns.last(), Some(Pattern::Glob(_))));
+        for (count, limit) in [(patterns.len(), MAX_PATHS), (globs, MAX_GLOBS)] {
             if count > limit {
                 return Err(Error::TooMany { line: number, limit });
             }
         }
-        let path = path::parse(line).map_err(|reason| refused(number, line, reason))?;
-        patterns.push(if is_glob { Pattern::Glob(compile(number, &path)?) } else { Pattern::Literal(path) });
     }
     Ok(patterns)
 }
@@ -77,10 +95,33 @@ pub fn line(path: &str) -> Option<String> {
         return None;
     }
     let is_glob = path.contains(['*', '?', '[']);
-    let escaped = |c: char| if "*?[]{}!\\".contains(c) { format!("\\{c}") } else { c.to_string() };
+    let escaped = |c: char| if SPECIAL.contains(&c) { format!("\\{c}") } else { c.to_string() };
     let line = if is_glob { path.chars().map(escaped).collect() } else { path.to_owned() };
     // From the root on, so that it is no comment.
     Some(format!("/{line}"))
+}
+
+/// Returns the path that a line means in which every special character is escaped, as [`line`] writes them.
+fn unescape(line: &str) -> Option<String> {
+    let mut path = String::with_capacity(line.len());
+    let mut characters = line.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => path.push(characters.next()?),
+            '*' | '?' | '[' | '{' | '}' => return None,
+            plain => path.push(plain),
+        }
+    }
+    Some(path)
+}
+
+/// Returns the glob that a clean path with special characters is; one that is malformed may still be the name of a file.
+fn glob(line: usize, path: String) -> Result<Pattern> {
+    match compile(line, &path) {
+        Ok(glob) => Ok(Pattern::Glob(glob)),
+        Err(_) if !path.contains('\\') => Ok(Pattern::Literal(path)),
+        Err(error) => Err(error),
+    }
 }
 
 fn compile(line: usize, pattern: &str) -> Result<Glob> {
@@ -94,7 +135,9 @@ fn compile(line: usize, pattern: &str) -> Result<Glob> {
 
 /// Yields the lines that are not blank, trimmed, with their numbers from 1.
 pub(crate) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    text.lines()
+    text.strip_prefix(BYTE_ORDER_MARK)
+        .unwrap_or(text)
+        .lines()
         .enumerate()
         .map(|(index, line)| (index + 1, line.trim()))
         .filter(|(_, line)| !line.is_empty())
@@ -128,7 +171,10 @@ mod tests {
 
     #[test]
     fn a_list_is_trimmed_and_cleaned_and_its_comments_are_dropped() {
-        let patterns = parse("# first\n\n  /usr/bin/app \r\n./etc//passwd\nlib/*.so\n\t#x\na#b\n").unwrap();
+        let patterns = parse(
+            "\u{feff}# first\n\n  /usr/bin/app \r\n./etc//passwd\nlib/*.so\n\t#x\na#b\n/usr/bin/[\n\u{feff}x",
+        )
+        .unwrap();
         let words: Vec<_> = patterns
             .iter()
             .map(|pattern| match pattern {
@@ -136,7 +182,31 @@ mod tests {
                 Pattern::Glob(glob) => format!("glob {}", glob.as_str()),
             })
             .collect();
-        assert_eq!(words, ["path usr/bin/app", "path etc/passwd", "glob lib/*.so", "path a#b"]);
+        let expected = [
+            "path usr/bin/app",
+            "path etc/passwd",
+            "glob lib/*.so",
+            "path a#b",
+            // No glob, so the name of a file.
+            "path usr/bin/[",
+            "path \u{feff}x",
+        ];
+        assert_eq!(words, expected);
+    }
+
+    #[test]
+    fn a_glob_knows_the_directory_it_is_for() {
+        for (glob, expected) in [
+            ("*", ""),
+            ("a/*", "a"),
+            ("a/b/c*/d/*", "a/b"),
+            ("a/{b/c,d}/*", "a"),
+            (r"a/\[b/*", "a"),
+            ("a*", ""),
+        ] {
+            let Pattern::Glob(parsed) = &parse(glob).unwrap()[0] else { panic!("{glob} is a glob") };
+            assert_eq!(parsed.directory(), expected, "{glob}");
+        }
     }
 
     #[test]
@@ -170,13 +240,24 @@ mod tests {
 
     #[test]
     fn a_path_is_spelled_so_that_it_means_itself() {
-        for path in ["usr/bin/[", "a*b{c}?", "#a", "a b", r"a\*", "usr/bin/sh"] {
+        for path in [
+            "usr/bin/[",
+            "a*b{c}?",
+            "#a",
+            "a b",
+            r"a\*",
+            r"a\",
+            "usr/bin/sh",
+            "[id].js",
+            r"\[id\].js",
+            "!a]{,}[",
+            "\u{feff}a",
+        ] {
             let parsed = parse(&line(path).unwrap()).unwrap();
-            match &parsed[..] {
-                [Pattern::Literal(literal)] => assert_eq!(literal, path),
-                [Pattern::Glob(glob)] => assert!(glob.matches(path) && !glob.matches("aXb{c}Y"), "{path}"),
-                other => panic!("{path}: {other:?}"),
-            }
+            assert!(
+                matches!(&parsed[..], [Pattern::Literal(literal)] if literal == path),
+                "{path}: {parsed:?}"
+            );
         }
         assert_eq!((line("a\nb"), line(" a")), (None, None));
     }
@@ -185,7 +266,7 @@ mod tests {
     fn what_cannot_be_meant_is_refused_with_its_line() {
         let long = format!("ok\n{}", "a/".repeat(3000));
         for (text, expected) in [
-            ("a\nb[", r#"line 2: the pattern "b[" is malformed"#),
+            ("a\nb\\?[", r#"line 2: the pattern "b\\?[" is malformed"#),
             ("a\0b", r#"line 1: a zero byte in the path "a\0b""#),
             (&long, "line 2: more than 4096 bytes in the path"),
             (&"*\n".repeat(MAX_GLOBS + 1), "line 1001: more than 1000 paths"),

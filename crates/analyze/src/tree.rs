@@ -151,6 +151,12 @@ impl Tree {
         Walk { touched, end: Some(here), leaf_is_link }
     }
 
+    /// Says whether the clean path leads to something, be it a directory that no layer has an entry for.
+    pub(crate) fn is_there(&self, path: &str) -> bool {
+        let Walk { end, leaf_is_link, .. } = self.walk(path);
+        leaf_is_link || end.is_some_and(|end| self.resolve(&end).is_some() || self.is_implied(&end))
+    }
+
     /// Returns what stands at the clean path, as a container sees it; no link is followed.
     pub fn kind(&self, path: &str) -> Option<&Kind> {
         self.find(path).map(|(_, entry)| &entry.kind)
@@ -163,12 +169,8 @@ impl Tree {
 
     /// Returns the size in bytes of the file at the clean path, or of the one it is a hard link to.
     pub fn size(&self, path: &str) -> Option<u64> {
-        let (position, entry) = self.find(path)?;
-        let entry = match &entry.kind {
-            Kind::Hardlink(target) => self.layers[position].get(target)?,
-            _ => entry,
-        };
-        if let Kind::File { size } = entry.kind { Some(size) } else { None }
+        let (position, _) = self.find(path)?;
+        if let Kind::File { size } = self.layers[position].file(path)?.kind { Some(size) } else { None }
     }
 
     /// Returns how many bytes the files of each layer have, whether or not a container sees them.
@@ -193,10 +195,16 @@ impl Tree {
         names
     }
 
+    /// Returns the directories that no layer has an entry for and that whiteouts stand in, of which nothing else may be left.
+    pub fn implied(&self) -> BTreeSet<&str> {
+        let marked = self.layers.iter().flat_map(|layer| layer.marked());
+        let marked: BTreeSet<&str> = marked.filter(|path| !path.is_empty()).collect();
+        marked.into_iter().filter(|path| self.is_implied(path)).collect()
+    }
+
     /// Returns what was written down about the file at the clean path, or about the one it is a hard link to.
     pub(crate) fn note(&self, path: &str) -> Option<&str> {
-        let (position, entry) = self.find(path)?;
-        let path = if let Kind::Hardlink(target) = &entry.kind { target } else { path };
+        let (position, _) = self.find(path)?;
         let keep = |size| self.noted.fetch_add(size, Ordering::Relaxed).saturating_add(size) <= NOTES;
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         self.layers[position].note(path, &mut scratch, keep)
@@ -223,13 +231,34 @@ impl Tree {
         for (position, layer) in self.layers.iter().enumerate().rev() {
             // A file beats a whiteout of its own layer: whiteouts are for the layers below.
             if let Some(entry) = layer.get(path) {
-                return Some((position, entry));
+                let replaced = entry.kind != Kind::Directory && self.is_implied_above(position, path);
+                return (!replaced).then_some((position, entry));
             }
             if layer.hides(path) {
                 return None;
             }
         }
         None
+    }
+
+    /// Says whether a layer above that position has something below the path. Unpacking it makes a directory there, which takes
+    /// the place of a link or a file of the layers below and is merged with their directories.
+    fn is_implied_above(&self, position: usize, path: &str) -> bool {
+        self.layers[position + 1..].iter().any(|layer| layer.implies(path))
+    }
+
+    /// Says whether a container sees a directory at the clean path that no layer has an entry for.
+    fn is_implied(&self, path: &str) -> bool {
+        let mut implied = false;
+        for layer in self.layers.iter().rev() {
+            match layer.get(path).map(|entry| &entry.kind) {
+                Some(Kind::Directory) => return false,
+                Some(_) => return implied,
+                None if layer.hides(path) => return implied || layer.implies(path),
+                None => implied |= layer.implies(path),
+            }
+        }
+        implied
     }
 }
 
@@ -264,8 +293,18 @@ mod tests {
             // Opaque directories, the root among them.
             (["a/b", "a/ a/.wh..wh..opq"], "a/b", None),
             (["a/b/c", "a/.wh..wh..opq"], "a/b/c", None),
-            (["a", "a/.wh..wh..opq"], "a", Some(0)),
+            (["a/", "a/.wh..wh..opq"], "a", Some(0)),
             (["a/b", ".wh..wh..opq"], "a/b", None),
+            // What there is something in is a directory, entry or not: it replaces all but a directory.
+            (["a>c", "a/b"], "a", None),
+            (["a", "a/b"], "a", None),
+            (["a/", "a/b"], "a", Some(0)),
+            (["a", "a-b a/b/c a0"], "a", None),
+            (["a", "a-b a0 ab a.b/c"], "a", Some(0)),
+            (["a", "a/.wh..wh..opq"], "a", None),
+            (["a", "a/b/.wh..wh..opq"], "a", None),
+            (["a", "a/.wh.b"], "a", None),
+            (["a>c", "a/b a>d"], "a", Some(1)),
             // A file beats a whiteout of its own layer, and a whiteout below it.
             (["a", ".wh.a a"], "a", Some(1)),
             (["a/b", "a/b .wh.a"], "a/b", Some(1)),
@@ -310,6 +349,11 @@ mod tests {
             (["a>b b", ".wh.b"], "a", "0 a"),
             (["a>b b", ".wh.a"], "a", "none"),
             (["a>b/ b/", ""], "a", "0 a, 0 b"),
+            // A directory that is only implied has taken the place of the link.
+            (["lib>usr/lib usr/lib/y", "lib/x"], "lib/y", "none"),
+            (["lib>usr/lib usr/lib/x", "lib/x"], "lib/x", "1 lib/x"),
+            (["lib>usr/lib usr/lib/x", "lib/.wh.x"], "lib/x", "none"),
+            (["lib/ lib/y", "lib/x"], "lib/y", "0 lib/y"),
             (["a", ""], "gone", "none"),
         ] {
             let words = match tree(layers).follow(path) {
@@ -340,6 +384,50 @@ mod tests {
         assert_eq!(tree.names("a").into_iter().collect::<Vec<_>>(), ["sub", "w", "y"]);
         assert_eq!(tree.names("").into_iter().collect::<Vec<_>>(), ["a", "ab"]);
         assert!(tree.names("a/w").is_empty() && tree.names("none").is_empty());
+    }
+
+    #[test]
+    fn a_directory_is_there_if_something_is_in_it_be_it_a_whiteout() {
+        let tree = tree([
+            "lib>usr/lib usr/lib/y a/x b/old c/d/e f g/h m/",
+            "lib/x a/.wh.x b/.wh..wh..opq c/d/.wh.e f/.wh.gone .wh.g g/.wh..wh..opq i/j/.wh..wh..opq m/.wh.n",
+            ".wh.i k.wh.x .wh..wh..opq2",
+        ]);
+        let names = |directory| tree.names(directory).into_iter().collect::<Vec<_>>();
+        assert_eq!(names(""), ["a", "b", "c", "f", "k.wh.x", "lib", "m", "usr"]);
+        assert_eq!(
+            (names("lib"), names("a"), names("b"), names("c")),
+            (vec!["x"], vec![], vec![], vec!["d"])
+        );
+        assert_eq!(tree.implied().into_iter().collect::<Vec<_>>(), ["a", "b", "c/d", "f"]);
+        let seen: Vec<_> = tree.visible(|_| true).collect();
+        assert_eq!(seen, [(0, "usr/lib/y"), (0, "m"), (1, "lib/x"), (2, "k.wh.x")]);
+        for (path, expected) in
+            [("lib", true), ("b", true), ("usr", true), ("g", false), ("i/j", false), ("m", true)]
+        {
+            assert_eq!(tree.is_there(path), expected, "{path}");
+        }
+        assert_eq!((tree.size("f"), tree.kind("lib"), tree.kind("m")), (None, None, Some(&Kind::Directory)));
+    }
+
+    #[test]
+    fn a_hard_link_repeats_what_has_the_name_at_that_point_of_the_tar() {
+        let link = |name, target: &str| Entry::new(name, Kind::Hardlink(target.into()));
+        let file = |name, size| Entry::new(name, Kind::File { size });
+        let tree = Tree::new([[
+            file("a", 1),
+            link("b", "a"),
+            file("a", 2),
+            file("a", 3),
+            link("c", "a"),
+            file("a", 4),
+            link("late", "z"),
+            file("z", 5),
+            file("z", 6),
+        ]]);
+        for (path, expected) in [("a", 4), ("b", 1), ("c", 3), ("late", 6)] {
+            assert_eq!(tree.size(path), Some(expected), "{path}");
+        }
     }
 
     #[test]

@@ -55,6 +55,10 @@ impl Reading<'_> {
             let Some(mut tar) = self.open(descriptor, None).map_err(named)? else { continue };
             unpacker.unpack(&mut tar).map_err(named)?;
         }
+        for path in tree.implied() {
+            // As far as there is room for it: its parent may be no directory.
+            let _ = unpacker.directory(path);
+        }
         // Last, because making a file changes its directory's time.
         for (path, header) in unpacker.late.iter().rev() {
             let _ = unpacker.finish_directory(path, header);
@@ -74,7 +78,7 @@ struct Unpacker<'a> {
 impl Unpacker<'_> {
     fn unpack<R: std::io::Read>(&mut self, tar: &mut TarReader<R>) -> std::result::Result<(), BoxError> {
         let mut raw = Buffer::default();
-        let links = self.tree.hidden_targets(self.layer);
+        let mut links = self.tree.hidden_targets(self.layer);
         let mut seen: HashMap<String, String> = HashMap::new();
         while let Some(header) = tar.next(&mut raw)? {
             raw.truncate(0);
@@ -99,6 +103,8 @@ impl Unpacker<'_> {
                         }
                         restow_layer::Kind::Hardlink => {
                             let target = clean(&String::from_utf8_lossy(&header.link_name));
+                            // The link is made; a later file of that name is another one.
+                            links.remove(target.as_str());
                             let target = seen.get(&target).cloned().unwrap_or(target);
                             if target != place {
                                 self.link(&target, &place)?;
@@ -246,12 +252,20 @@ mod tests {
             .symlink("escape", host.to_str().unwrap())
             .symlink("up", "../host")
             .file("deep/er/file", "x")
+            .file("again", "first")
+            .hardlink("first", "again")
+            .file("again", "second")
+            .file("emptied/file", "")
+            .symlink("lib", "deep")
             .finish();
         let top = TarBuilder::new()
             .file(".wh.gone", "")
             .file("a", "new")
             .file("replaced", "other")
             .file("../../etc/inside", "cleaned")
+            .file("again", "third")
+            .file("emptied/.wh.file", "")
+            .file("lib/own", "implied")
             .finish();
         let hostile =
             TarBuilder::new().symlink("evil", host.to_str().unwrap()).file("evil/file", "out").finish();
@@ -268,6 +282,9 @@ mod tests {
             (Some("other"), Some("the content"))
         );
         assert_eq!(read("deep/er/file").as_deref(), Some("x"));
+        assert_eq!((read("again").as_deref(), read("first").as_deref()), (Some("third"), Some("first")));
+        assert!(root.join("emptied").is_dir());
+        assert_eq!((read("lib/own").as_deref(), read("deep/own")), (Some("implied"), None));
         assert_eq!(read("etc/inside").as_deref(), Some("cleaned"));
         assert_eq!(std::fs::read_link(root.join("up")).unwrap(), Path::new("../host"));
 

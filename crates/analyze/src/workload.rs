@@ -11,6 +11,8 @@ use crate::Access;
 use crate::Pattern;
 use crate::Result;
 use crate::Tree;
+use crate::list::Glob;
+use crate::path::join;
 
 /// What is to come first, as the user said it.
 ///
@@ -76,6 +78,11 @@ pub enum Notice {
         /// How many there were.
         of: usize,
     },
+    /// A line of the list names the root directory.
+    Root {
+        /// The manifest it was looked for in.
+        manifest: Digest,
+    },
     /// Large files of which little was read keep their places.
     LeftOut {
         /// The manifest they are in.
@@ -95,6 +102,10 @@ impl fmt::Display for Notice {
             Self::Rematched { manifest, found, of } => write!(
                 f,
                 "the record was made on another build of {manifest}; {found} of {of} paths re-matched by path"
+            ),
+            Self::Root { manifest } => write!(
+                f,
+                "a line of the list names all of {manifest} and no file in it; nothing is put first for that line"
             ),
             Self::LeftOut { manifest, files, size, read } => write!(
                 f,
@@ -195,21 +206,44 @@ impl Order<'_> {
     fn add_list(&mut self, list: &[Pattern]) {
         for pattern in list {
             match pattern {
+                Pattern::Literal(path) if path.is_empty() => {
+                    let notice = Notice::Root { manifest: self.manifest.clone() };
+                    if !self.workload.notices.contains(&notice) {
+                        self.workload.notices.push(notice);
+                    }
+                }
                 Pattern::Literal(path) => {
                     self.follow(path);
                 }
-                Pattern::Glob(glob) => {
-                    let mut found = false;
-                    for (position, path) in self.tree.visible(|path| glob.matches(path)) {
-                        self.add(position, path.to_owned());
-                        found = true;
-                    }
-                    if !found {
-                        self.miss(glob.as_str());
-                    }
+                // Names like `[id].js` are no rarity, and whoever writes one down wants that file and not `i.js`.
+                Pattern::Glob(glob) if self.tree.is_there(glob.as_str()) => {
+                    self.follow(glob.as_str());
                 }
+                Pattern::Glob(glob) => self.add_glob(glob),
             }
         }
+    }
+
+    /// Adds what the glob matches, or a miss. Links that its directory is reached through come along, as those of a path do.
+    fn add_glob(&mut self, glob: &Glob) {
+        let directory = glob.directory();
+        let (links, real) = self.tree.way(directory);
+        let matches = |path: &str| match &real {
+            Some(real) if !links.is_empty() => {
+                let below = match real.as_str() {
+                    "" => Some(path).filter(|path| !path.is_empty()),
+                    real => path.strip_prefix(real).and_then(|rest| rest.strip_prefix('/')),
+                };
+                below.is_some_and(|name| glob.matches(&join(directory, name)))
+            }
+            _ => glob.matches(path),
+        };
+        let mut found = self.tree.visible(matches).peekable();
+        if found.peek().is_none() {
+            return self.miss(glob.as_str());
+        }
+        let found: Vec<_> = found.map(|(position, path)| (position, path.to_owned())).collect();
+        links.iter().cloned().chain(found).for_each(|(position, path)| self.add(position, path));
     }
 
     fn add_record(&mut self, record: &[&Access], manifest: &Manifest<'_>, most_unread: Option<u64>) {
@@ -329,6 +363,93 @@ mod tests {
             workload.first().iter().map(|(_, layer, path)| format!("{layer} {path}")).collect();
         assert_eq!(first, ["0 bin", "0 usr/bin/sh", "1 usr/bin/dash", "1 m.so", "0 z.so", "2 a.so"]);
         assert!(workload.notices().is_empty());
+    }
+
+    /// Returns the order of the files for a list, the notices, and the misses.
+    fn listed<const N: usize>(layers: [&[Entry]; N], list: &str) -> (String, String, String) {
+        let (digest, descriptors) = (digest("m"), self::layers(N));
+        let wishes = Wishes { list: list::parse(list).unwrap(), ..Wishes::default() };
+        let tree = |_: &Manifest<'_>| Ok(Tree::new(layers.map(<[Entry]>::to_vec)));
+        let workload = plan(&wishes, &[Manifest { digest: &digest, layers: &descriptors }], tree).unwrap();
+        let first: Vec<_> =
+            workload.first().iter().map(|(_, layer, path)| format!("{layer} {path}")).collect();
+        let notices: Vec<_> = workload.notices().iter().map(ToString::to_string).collect();
+        (first.join(", "), notices.join(", "), misses(&workload).join(", "))
+    }
+
+    #[test]
+    fn a_line_with_the_characters_of_a_glob_is_a_path_where_there_is_one() {
+        let file = |name| Entry::new(name, Kind::File { size: 1 });
+        let link = |name, target: &str| Entry::new(name, Kind::Symlink(target.into()));
+        let base = [file("pages/i.js"), file("pages/[id].js"), file("d/x"), file("[d]/y"), file("bin/[")];
+        let top =
+            [link("pages/[slug]", "[id].js"), file(r"pages/\[id\].js"), file(".wh.d"), link("p", "pages")];
+        let layers = [&base[..], &top[..]];
+        for (list, expected) in [
+            ("/pages/[id].js", "0 pages/[id].js"),
+            ("/pages/[slug]", "1 pages/[slug], 0 pages/[id].js"),
+            ("/p/[id].js", "1 p, 0 pages/[id].js"),
+            ("/pages/[ij].js", "0 pages/i.js"),
+            (r"/pages/\[id\].js", "0 pages/[id].js"),
+            (r"/pages/\\\[id\\\].js", r"1 pages/\[id\].js"),
+            ("/bin/[", "0 bin/["),
+            ("[d]/y", "0 [d]/y"),
+        ] {
+            assert_eq!(listed(layers, list), (expected.into(), String::new(), String::new()), "{list}");
+        }
+        // A directory that no layer has an entry for is one all the same; `d` is not meant.
+        assert_eq!(listed([&[file("[d]/y"), file("d")]], "[d]").2, "[d]");
+        assert_eq!(listed(layers, "/usr/bin/[[").2, "usr/bin/[[");
+        // What `predict` writes names the same files.
+        for (position, path) in
+            [(0, "pages/i.js"), (0, "pages/[id].js"), (1, r"pages/\[id\].js"), (0, "bin/[")]
+        {
+            assert_eq!(listed(layers, &list::line(path).unwrap()).0, format!("{position} {path}"));
+        }
+    }
+
+    #[test]
+    fn a_glob_is_followed_through_links_to_its_directory() {
+        let file = |name| Entry::new(name, Kind::File { size: 1 });
+        let link = |name, target: &str| Entry::new(name, Kind::Symlink(target.into()));
+        let base = [
+            link("lib/py", "python3"),
+            file("lib/python3/a.py"),
+            file("lib/python3/b/c.py"),
+            file("lib/python3.py"),
+            link("root", "/"),
+            link("loop", "loop"),
+            link("up", "gone"),
+        ];
+        let top = [file("lib/python3/d.py"), file("a.py"), file("loop/x/.wh.y")];
+        let layers = [&base[..], &top[..]];
+        let found = "0 lib/py, 0 lib/python3/a.py, 1 lib/python3/d.py";
+        for (list, expected, missing) in [
+            ("lib/py/*.py", found, ""),
+            ("root/lib/py/*.py", &format!("0 root, {found}"), ""),
+            ("root/*.py", "0 root, 1 a.py", ""),
+            ("lib/py/**/c.py", "0 lib/py, 0 lib/python3/b/c.py", ""),
+            ("lib/py/*.so", "", "lib/py/*.so"),
+            ("up/*", "", "up/*"),
+            ("lib/p*/a.py", "0 lib/python3/a.py", ""),
+        ] {
+            assert_eq!(listed(layers, list), (expected.into(), String::new(), missing.into()), "{list}");
+        }
+        assert_eq!(listed([&base[..]], "loop/*").2, "loop/*");
+    }
+
+    #[test]
+    fn a_line_for_the_root_is_told_and_puts_nothing_first() {
+        let notice = format!(
+            "a line of the list names all of {} and no file in it; nothing is put first for that line",
+            digest("m")
+        );
+        for root in [&[][..], &[Entry::new("./", Kind::Directory)]] {
+            let layers = [root, &[Entry::new("a", Kind::File { size: 1 })]];
+            for list in ["/", ".", "/\n./\n"] {
+                assert_eq!(listed(layers, list), (String::new(), notice.clone(), String::new()), "{list:?}");
+            }
+        }
     }
 
     #[test]

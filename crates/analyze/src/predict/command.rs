@@ -27,7 +27,7 @@ pub(crate) struct Command {
 }
 
 /// A program that was found.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Program {
     /// The path by which it was started.
     pub(crate) path: String,

@@ -38,7 +38,7 @@ use self::reads::Reads;
 use crate::Tree;
 
 /// The version of what is predicted: another one may order the same image differently.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Words and variables of a command that are considered, and the most bytes of each.
 const MAX_WORDS: usize = 4096;

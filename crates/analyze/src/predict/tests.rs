@@ -211,6 +211,41 @@ fn scripts_lead_to_their_interpreters_and_to_what_they_exec() {
 }
 
 #[test]
+fn a_shell_that_changes_its_directory_finds_programs_there() {
+    let files = [
+        elf("bin/sh", "", &[]),
+        elf("usr/bin/run", "", &[]),
+        text("opt/app/main.sh", "#!/usr/bin/run\n"),
+        text("opt/app/set.sh", "./lib/next.sh"),
+        text("opt/app/lib/next.sh", "#!/bin/sh\ncd ../..\n./there.sh\n"),
+        text("opt/there.sh", ""),
+        text("app/main.sh", "#!/bin/sh\n"),
+        text("app/late.sh", "#!/bin/sh\n"),
+        text("opt/link", "->app"),
+    ];
+    let app = ["bin/sh", "opt/app/main.sh", "usr/bin/run"];
+    for (script, expected) in [
+        ("cd /opt/app && ./main.sh", &app[..]),
+        ("cd /opt; cd app; exec ./main.sh", &app),
+        ("cd ../opt/app\nsh -c ./main.sh", &app),
+        ("cd /opt/link && ./main.sh", &["bin/sh", "opt/link", "opt/app/main.sh", "usr/bin/run"]),
+        // By its way and not by where the link leads.
+        ("cd /opt/link/../app && ./main.sh", &app),
+        ("(cd /opt/app; ls); ./main.sh", &["bin/sh", "app/main.sh"]),
+        ("cd \"$DIR\"; ./main.sh", &["bin/sh", "app/main.sh"]),
+        ("cd /opt/app; . ./set.sh", &["bin/sh", "opt/app/set.sh", "opt/app/lib/next.sh"]),
+        ("cd /opt/app/lib; ./next.sh", &["bin/sh", "opt/app/lib/next.sh", "opt/there.sh"]),
+        ("cd /gone; ./main.sh", &["bin/sh"]),
+    ] {
+        assert_eq!(paths(&files, &["/bin/sh", "-c", script]), expected, "{script}");
+    }
+    let deep = format!("{}a; {}./late.sh", "(cd a;".repeat(9000), ")".repeat(9000));
+    let grown = "cd a;".repeat(9000) + "./main.sh";
+    assert_eq!(paths(&files, &["/bin/sh", "-c", &deep]), ["bin/sh", "app/late.sh"]);
+    assert_eq!(paths(&files, &["/bin/sh", "-c", &grown]), ["bin/sh"]);
+}
+
+#[test]
 fn python_reads_its_start_up_set_and_what_the_script_imports() {
     let files = [
         text("usr/bin/python3", "->python3.11"),

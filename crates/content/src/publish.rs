@@ -123,13 +123,23 @@ fn sync_directory(directory: &Path) -> Result<()> {
     }
 }
 
+/// Opens the file at `path` and locks it together with others, as long as it is open; whoever has it alone is waited for.
+/// `None` where it was renamed or removed between the two steps: then the caller may try again.
+pub fn share(path: &Path) -> Result<Option<File>> {
+    let (file, _) = file::open(path)?;
+    locked(file, path, File::lock_shared)
+}
+
 /// Opens or creates the file at `path` and locks it. `None` where another holder renamed or removed the file
 /// between the two steps: then what was locked is not what lies at `path` now, and the caller may try again.
 pub(crate) fn try_hold(path: &Path, lock: impl Fn(&File) -> io::Result<()>) -> Result<Option<File>> {
     let mut options = OpenOptions::new();
     // Never truncate here: the file may just have become a published one.
     options.read(true).write(true).create(true).truncate(false).mode(0o644);
-    let file = file::open_with(&mut options, path)?;
+    locked(file::open_with(&mut options, path)?, path, lock)
+}
+
+fn locked(file: File, path: &Path, lock: impl Fn(&File) -> io::Result<()>) -> Result<Option<File>> {
     while let Err(error) = lock(&file) {
         if error.kind() != io::ErrorKind::Interrupted {
             return Err(failed("lock", path)(error));

@@ -54,7 +54,14 @@ pub fn copy(from: &dyn Provider, to: &dyn Store, descriptor: &Descriptor) -> Res
     };
     loop {
         let resumed = ingest.offset() > 0;
-        append(&source, &descriptor.digest, &mut *ingest, &key)?;
+        match append(&source, &descriptor.digest, &mut *ingest, &key) {
+            // Where there is no room for all of it, a part of it is in everybody's way.
+            Err(error @ Error::Write { .. }) => {
+                let _ = ingest.abort();
+                return Err(error);
+            }
+            appended => appended?,
+        }
         match settle(Some(descriptor), ingest.digest(), &*ingest.written()?) {
             Ok(_) => return ingest.commit(Some(descriptor), Labels::new()).map(drop),
             // What was there already may not have been the start of this blob, or more than all of it.

@@ -2,9 +2,11 @@
 //!
 //! <https://github.com/opencontainers/image-spec/blob/v1.1.1/image-layout.md>
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use restow_content::LocalStore;
 use restow_content::file;
@@ -28,6 +30,8 @@ pub struct Layout {
     pub(crate) store: LocalStore,
     pub(crate) limits: Limits,
     created: bool,
+    /// The marker, with a lock on it that all who write here share: while it is held by others nobody takes the layout away.
+    writing: Option<Arc<File>>,
 }
 
 const MARKER: &str = "oci-layout";
@@ -44,7 +48,8 @@ impl Layout {
             read(path, MARKER, limits)?.ok_or_else(|| not_a_layout(path, format!("it has no {MARKER}")))?;
         check_marker(path, &marker)?;
         let store = LocalStore::open(path)?;
-        let layout = Layout { path: path.to_owned(), store, limits: limits.clone(), created: false };
+        let layout =
+            Layout { path: path.to_owned(), store, limits: limits.clone(), created: false, writing: None };
         layout.catalogue()?;
         Ok(layout)
     }
@@ -52,12 +57,11 @@ impl Layout {
     /// Opens the layout at `path`, and makes an empty one where there is nothing or an empty directory.
     pub fn create(path: &Path, limits: &Limits) -> Result<Layout> {
         let created = !is_directory(path)?;
-        publish::create_directory(path)?;
-        if read(path, MARKER, limits)?.is_none() {
-            refuse_other_files(path)?;
-            let marker = serde_json::json!({ "imageLayoutVersion": VERSION });
-            publish::write(&path.join(MARKER), marker.to_string().as_bytes())?;
-        }
+        let writing = loop {
+            if let Some(marker) = share_marker(path, limits)? {
+                break Some(Arc::new(marker));
+            }
+        };
         let index = path.join(INDEX);
         if read(path, INDEX, limits)?.is_none() {
             let draft = Draft::lock(&index)?;
@@ -66,7 +70,7 @@ impl Layout {
                 draft.publish(&Index::new(Vec::new()).into_bytes())?;
             }
         }
-        Ok(Layout { created, ..Layout::open(path, limits)? })
+        Ok(Layout { created, writing, ..Layout::open(path, limits)? })
     }
 
     /// Returns the directory.
@@ -89,10 +93,12 @@ impl Layout {
         self.catalogue()?.resolve(selector, &self.store, &self.limits)
     }
 
-    /// Removes the layout, if [`create`](Layout::create) made it together with its directory and nothing has
-    /// been published since: the end of a run that failed. Otherwise everything stays.
+    /// Removes the layout, if [`create`](Layout::create) made it together with its directory, nothing has been
+    /// published since and nobody else writes to it: the end of a run that failed. Otherwise everything stays.
     pub fn discard(self) -> Result<()> {
-        if !self.created {
+        // The lock that was shared is now to be had alone. Others who want it wait, and then find that the marker is gone.
+        let alone = self.writing.as_ref().is_some_and(|marker| marker.try_lock().is_ok());
+        if !self.created || !alone {
             return Ok(());
         }
         let draft = Draft::lock(&self.path.join(INDEX))?;
@@ -110,8 +116,10 @@ impl Layout {
                 _ => Ok(()),
             }
         };
-        ["blobs", "ingest", "labels", INDEX, MARKER].into_iter().try_for_each(remove)?;
+        ["blobs", "ingest", "labels", INDEX].into_iter().try_for_each(remove)?;
         drop(draft);
+        // Last: whoever finds no marker must find nothing else either.
+        remove(MARKER)?;
         // Others may have put something there.
         let _ = std::fs::remove_dir(&self.path);
         Ok(())
@@ -133,6 +141,28 @@ impl Layout {
         let bytes = read(&self.path, INDEX, &self.limits)?;
         let bytes = bytes.ok_or_else(|| not_a_layout(&self.path, format!("it has no {INDEX}")))?;
         Catalogue::parse(&self.path, bytes, &self.limits)
+    }
+}
+
+/// Makes the directory and the marker where there are none, and shares the lock on the marker. `None` where another
+/// program has taken it away meanwhile.
+fn share_marker(path: &Path, limits: &Limits) -> Result<Option<File>> {
+    let share = || -> Result<Option<File>> {
+        publish::create_directory(path)?;
+        if read(path, MARKER, limits)?.is_none() {
+            refuse_other_files(path)?;
+            let marker = serde_json::json!({ "imageLayoutVersion": VERSION });
+            publish::write(&path.join(MARKER), marker.to_string().as_bytes())?;
+        }
+        Ok(publish::share(&path.join(MARKER))?)
+    };
+    match share() {
+        Err(Error::Content(restow_content::Error::Io { source, .. }))
+            if source.kind() == io::ErrorKind::NotFound =>
+        {
+            Ok(None)
+        }
+        shared => shared,
     }
 }
 

@@ -242,6 +242,13 @@ fn a_short_write_keeps_digest_and_file_in_step() {
 #[ignore = "runs in a process that may only write 4096 bytes to a file"]
 fn short_write() {
     write_until(4096);
+    // A copy for which there is no room leaves nothing that would take it.
+    let (_directory, store) = temporary();
+    let source = crate::MemoryStore::new();
+    let descriptor = write(&source, MediaType::OCI_LAYER, &[7; 5000]).unwrap();
+    let error = copy(&source, &store, &descriptor).unwrap_err();
+    assert!(matches!(error, Error::Write { offset: 0, .. }), "{error}");
+    assert!(store.ingests().unwrap().is_empty());
 }
 
 #[test]

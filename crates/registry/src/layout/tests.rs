@@ -226,6 +226,35 @@ fn only_a_layout_that_was_made_for_nothing_is_discarded() {
 }
 
 #[test]
+fn a_layout_that_others_write_to_is_not_discarded() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("layout");
+    let first = Layout::create(&path, &limits()).unwrap();
+    let second = Layout::create(&path, &limits()).unwrap();
+    first.discard().unwrap();
+    assert_eq!(names(&path), [INDEX, MARKER]);
+    drop(second);
+
+    // Whoever comes while it is taken away makes it anew.
+    fs::remove_dir_all(&path).unwrap();
+    for _ in 0..50 {
+        let first = Layout::create(&path, &limits()).unwrap();
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| {
+                let layout = Layout::create(&path, &limits()).unwrap();
+                let root = restow_content::write(layout.store(), restow_oci::MediaType::OCI_LAYER, b"layer")
+                    .unwrap();
+                layout.edit(|catalogue| catalogue.set(&root, Some("v1"))).unwrap();
+                layout
+            });
+            first.discard().unwrap();
+            assert_eq!(second.join().unwrap().tags().unwrap(), ["v1"]);
+        });
+        fs::remove_dir_all(&path).unwrap();
+    }
+}
+
+#[test]
 fn what_is_unfinished_goes_when_the_program_ends() {
     let directory = tempfile::tempdir().unwrap();
     let access = Access::new(limits(), directory.path(), || Ok(Settings::default()));

@@ -11,6 +11,9 @@ use crate::tar::{Header, Kind, Time};
 use crate::time::Timestamp;
 use crate::toc::{Entry, EntryKind, TAR_NAME};
 
+/// Names at the root that mean something to seekable layers themselves.
+pub(crate) const RESERVED: [&str; 3] = [landmark::PREFETCH, landmark::NO_PREFETCH, TAR_NAME];
+
 /// A tar header as a table of contents lists it.
 #[derive(Debug)]
 pub(crate) struct Listing {
@@ -68,6 +71,11 @@ pub(crate) fn list(header: &Header, limits: &Limits) -> Result<Listing> {
         )));
     }
     let role = role(&path, kind).map_err(unlistable)?;
+    if kind == EntryKind::Hardlink && RESERVED.contains(&&*path::clean(&link_name)) {
+        return Err(unlistable(format!(
+            "it is a hard link to {link_name:?}, a name that seekable layers reserve"
+        )));
+    }
     if role != Role::Content && header.opens_scope {
         // It may have to go, and would take the header with it.
         return Err(unlistable(

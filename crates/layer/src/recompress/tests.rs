@@ -50,6 +50,46 @@ fn every_byte_of_the_tar_stays_in_any_compression_on_any_number_of_threads() {
 }
 
 #[test]
+fn an_empty_tar_has_a_member_or_a_frame_or_is_refused() {
+    for recompression in ALL {
+        for source in [gzip(b""), zstd(b"")] {
+            let mut blob = Vec::new();
+            let workers = Workers::new(1).unwrap();
+            let done = recompress(&*source, &mut blob, recompression, true, &Limits::default(), &workers);
+            if recompression == Recompression::None {
+                assert_eq!(
+                    done.unwrap_err().to_string(),
+                    "tar entry at byte 0: the layer is empty, which is no tar"
+                );
+                continue;
+            }
+            assert_eq!(done.unwrap().diff_id, Digest::sha256(b""));
+            assert!(!blob.is_empty() && plain::decompress(&blob).unwrap().is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_hard_link_to_what_is_left_out_is_refused() {
+    let tar =
+        TarBuilder::new().file("stargz.index.json", "data").hardlink("h", "./stargz.index.json").finish();
+    for recompression in ALL {
+        let done = recompress(
+            &*tar,
+            &mut Vec::new(),
+            recompression,
+            true,
+            &Limits::default(),
+            &Workers::new(1).unwrap(),
+        );
+        assert_eq!(
+            done.unwrap_err().to_string(),
+            "tar entry at byte 1024 (h): it is a hard link to stargz.index.json, which only seekable layers have"
+        );
+    }
+}
+
+#[test]
 fn what_was_made_seekable_is_the_plain_tar_again() {
     let directory = tempfile::env::temp_dir();
     for seed in 0..40 {

@@ -4,7 +4,7 @@ use restow_testkit::compress::{gzip, zstd};
 use restow_testkit::{Entry, TarBuilder};
 
 use super::*;
-use crate::toc::EntryKind;
+use crate::toc::{EntryKind, TAR_NAME};
 use crate::{Estargz, path};
 use crate::{NO_PREFETCH_LANDMARK as NO_PREFETCH, PREFETCH_LANDMARK as PREFETCH};
 
@@ -405,6 +405,16 @@ fn reserved_names_mean_something_at_the_root_only() {
                 error.to_string().ends_with("it has a name that seekable layers reserve for a regular file")
             );
         }
+    }
+}
+
+#[test]
+fn hard_links_to_reserved_names_are_refused() {
+    for name in [PREFETCH, NO_PREFETCH, TAR_NAME] {
+        let tar = TarBuilder::new().file(name, "data").hardlink("h", name).finish();
+        let error = run_with(&tar, &options(), 1).unwrap_err();
+        assert!(error.is_unlistable());
+        assert!(error.to_string().ends_with("a name that seekable layers reserve"), "{error}");
     }
 }
 

@@ -231,8 +231,16 @@ pub(crate) enum Format {
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct JobsArguments {
     /// How many threads to work with [default: as many as there are CPUs]; the result does not depend on it
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_jobs)]
     jobs: Option<NonZeroUsize>,
+}
+
+/// More threads than any machine has CPUs only take memory from each other.
+const MOST_JOBS: usize = 1024;
+
+fn parse_jobs(text: &str) -> Result<NonZeroUsize, String> {
+    let jobs = text.parse().ok().filter(|jobs: &NonZeroUsize| jobs.get() <= MOST_JOBS);
+    jobs.ok_or_else(|| format!("it must be a number from 1 to {MOST_JOBS}"))
 }
 
 impl JobsArguments {

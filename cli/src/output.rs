@@ -62,6 +62,9 @@ pub(crate) struct Table {
     rows: Vec<Vec<String>>,
 }
 
+/// As wide as a column becomes, in characters. What is longer, an image's odd names, sticks out.
+const WIDEST: usize = 100;
+
 impl Table {
     /// Starts a table; a heading that starts with `>` makes a column of numbers.
     pub(crate) fn new(headings: &[&str]) -> Self {
@@ -77,24 +80,19 @@ impl Table {
 
 impl std::fmt::Display for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let length = |cell: &String| cell.chars().count();
         let width = |column: usize| {
-            self.rows
-                .iter()
-                .filter_map(|row| row.get(column))
-                .map(|cell| cell.chars().count())
-                .max()
-                .unwrap_or(0)
+            let lengths = self.rows.iter().filter_map(|row| row.get(column)).map(length);
+            lengths.max().unwrap_or(0).min(WIDEST)
         };
         let widths: Vec<_> = (0..self.numeric.len()).map(width).collect();
         for (number, row) in self.rows.iter().enumerate() {
             let cells = row.iter().zip(&widths).zip(&self.numeric);
-            let line: Vec<_> = cells
-                .map(
-                    |((cell, &width), numeric)| {
-                        if *numeric { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
-                    },
-                )
-                .collect();
+            let padded = |((cell, width), numeric): ((&String, &usize), &bool)| {
+                let blanks = " ".repeat(width.saturating_sub(length(cell)));
+                if *numeric { blanks + cell } else { cell.clone() + &blanks }
+            };
+            let line: Vec<_> = cells.map(padded).collect();
             let separator = if number == 0 { "" } else { "\n" };
             write!(f, "{separator}{}", line.join("  ").trim_end())?;
         }
@@ -126,5 +124,14 @@ mod tests {
         table.row(["a".into(), "100".into(), String::new()]);
         table.row(["long".into(), "7".into(), "x".into()]);
         assert_eq!(table.to_string(), "name  size  note\na      100\nlong     7  x");
+    }
+
+    #[test]
+    fn what_is_too_wide_sticks_out() {
+        let mut table = Table::new(&["name", "note"]);
+        table.row(["n".repeat(100_000), "x".into()]);
+        table.row(["a".into(), "y".into()]);
+        let lines: Vec<_> = table.to_string().lines().map(|line| line.chars().count()).collect();
+        assert_eq!(lines, [WIDEST + 6, 100_003, WIDEST + 3]);
     }
 }

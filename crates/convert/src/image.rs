@@ -52,7 +52,8 @@ impl Image {
     pub(crate) fn read(store: &dyn Store, descriptor: &Descriptor, limits: &Limits) -> Result<Self> {
         let manifest = read_manifest(store, descriptor, limits)?;
         let of_image = manifest.config().media_type.kind() == Kind::Config;
-        let config = if of_image && manifest.layers().iter().any(is_tar) {
+        let layers = manifest.layers();
+        let config = if of_image && (layers.is_empty() || layers.iter().any(is_tar)) {
             Some(read_config(store, manifest.config(), limits)?)
         } else {
             None

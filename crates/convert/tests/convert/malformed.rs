@@ -75,6 +75,7 @@ fn documents_that_readers_may_read_differently_are_refused() {
             let id = Digest::sha256(&tar("a")).to_string();
             rootfs(json!({"type": "layers", "diff_ids": [id, id]}))
         }),
+        ("a diff_id without a layer", edited(|manifest| manifest["layers"] = json!([]))),
         ("a rootfs of another type", {
             let id = Digest::sha256(&tar("a")).to_string();
             rootfs(json!({"type": "base", "diff_ids": [id]}))
@@ -109,7 +110,7 @@ fn content_of_an_unknown_algorithm_passes_where_nobody_reads_it() {
 fn null_is_an_empty_list() {
     let empty = ImageBuilder::new().build();
     let cases = [
-        edited(|manifest| manifest["layers"] = Value::Null),
+        ImageBuilder::new().build().edit(|manifest| manifest["layers"] = Value::Null),
         index_of(&empty).edit(|index| index["manifests"] = Value::Null),
         empty,
     ];

@@ -48,8 +48,26 @@ pub(crate) struct Files<'a> {
 enum Layer<'a> {
     /// By a table of contents that the descriptor vouches for.
     Seekable(Box<Reader<LayerBlob>>),
-    /// By a tar that was read to its end and verified. With each entry, where it starts.
-    Tar(&'a Descriptor, HashMap<Box<str>, (Stat, u64)>),
+    /// By a tar that was read to its end and verified.
+    Tar(&'a Descriptor, HashMap<Box<str>, Member>),
+}
+
+/// The last entry of a name in a tar.
+struct Member {
+    stat: Stat,
+    /// Where it starts.
+    offset: u64,
+    /// Of a hard link, what had the name that it repeats at that point of the tar.
+    repeats: Option<(Stat, u64)>,
+}
+
+/// Where the content of a file is.
+struct Place {
+    layer: usize,
+    path: String,
+    stat: Stat,
+    /// Where the entry starts, if the layer is a tar.
+    offset: Option<u64>,
 }
 
 /// What is known of a file besides its content.
@@ -111,7 +129,7 @@ impl<'a> Files<'a> {
         match self.tree.follow(&cleaned).and_then(|mut touched| touched.pop()) {
             Some((layer, path)) => self.file(Some(layer), path),
             // A directory may be known by what is in it only; the root needs no entry at all.
-            None if cleaned.is_empty() || self.below(&cleaned).next().is_some() => self.file(None, cleaned),
+            None if self.is_directory(&cleaned) => self.file(None, cleaned),
             None => anyhow::bail!("there is no {}", path.escape_debug()),
         }
     }
@@ -119,7 +137,9 @@ impl<'a> Files<'a> {
     /// Lists what is in a directory, or everything below it, in the order of the names.
     pub(crate) fn list(&self, directory: &str, recursive: bool) -> anyhow::Result<Vec<File>> {
         let mut found = BTreeMap::new();
-        for (layer, path) in self.below(directory) {
+        let implied = self.tree.implied();
+        let implied = implied.into_iter().filter(|path| is_below(path, directory)).map(|path| (None, path));
+        for (layer, path) in self.below(directory).map(|(layer, path)| (Some(layer), path)).chain(implied) {
             let start = if directory.is_empty() { 0 } else { directory.len() + 1 };
             for (slash, _) in path[start..].match_indices('/') {
                 found.entry(&path[..start + slash]).or_insert(None);
@@ -128,17 +148,20 @@ impl<'a> Files<'a> {
                 }
             }
             if recursive || !path[start..].contains('/') {
-                found.insert(path, Some(layer));
+                found.insert(path, layer);
             }
         }
         found.into_iter().map(|(path, layer)| self.file(layer, path.to_owned())).collect()
     }
 
     fn below(&self, directory: &str) -> impl Iterator<Item = (usize, &str)> {
-        self.tree.visible(move |path| {
-            directory.is_empty() && !path.is_empty()
-                || path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
-        })
+        self.tree.visible(move |path| is_below(path, directory))
+    }
+
+    /// Tells whether there is something in the directory, or was in a layer that is below a whiteout in it.
+    fn is_directory(&self, path: &str) -> bool {
+        let implied = || self.tree.implied().into_iter().any(|found| found == path || is_below(found, path));
+        path.is_empty() || self.below(path).next().is_some() || implied()
     }
 
     fn file(&self, layer: Option<usize>, path: String) -> anyhow::Result<File> {
@@ -147,19 +170,19 @@ impl<'a> Files<'a> {
         let hard_link =
             stat.as_ref().filter(|stat| stat.kind == Kind::Hardlink).map(|stat| stat.target.clone());
         let stat = match &hard_link {
-            Some(_) => self.target(place, &path).and_then(|(place, path)| self.layers[place].stat(&path)),
+            Some(_) => self.target(place, &path).map(|place| place.stat),
             None => stat,
         };
         Ok(File { path, layer, stat, hard_link })
     }
 
-    /// Follows hard links to the layer and name of what they repeat, in the same layer if it is there.
-    fn target(&self, mut layer: usize, path: &str) -> Option<(usize, String)> {
+    /// Follows hard links to what they repeat, in the same layer if it is there.
+    fn target(&self, mut layer: usize, path: &str) -> Option<Place> {
         let mut path = path.to_owned();
         for _ in 0..MAX_LINKS {
-            let stat = self.layers[layer].stat(&path)?;
+            let (stat, offset) = self.layers[layer].content(&path)?;
             if stat.kind != Kind::Hardlink {
-                return Some((layer, path));
+                return Some(Place { layer, path, stat, offset });
             }
             path = path::clean(&stat.target);
             if self.layers[layer].stat(&path).is_none() {
@@ -174,18 +197,19 @@ impl<'a> Files<'a> {
         let name = file.path.escape_debug();
         let place = file.layer.with_context(|| format!("{name} is a directory"))?;
         let place = self.target(place, &file.path);
-        let (layer, path) = place.with_context(|| format!("{name} is a hard link that leads nowhere"))?;
+        let place = place.with_context(|| format!("{name} is a hard link that leads nowhere"))?;
+        let Place { layer, path, stat, offset } = place;
         let name = path.escape_debug();
-        match self.layers[layer].stat(&path) {
-            Some(Stat { kind: Kind::Regular, .. }) => {}
-            Some(Stat { kind: Kind::Directory, .. }) | None => anyhow::bail!("{name} is a directory"),
-            Some(Stat { kind: Kind::Symlink, target, .. }) => {
+        match stat {
+            Stat { kind: Kind::Regular, .. } => {}
+            Stat { kind: Kind::Directory, .. } => anyhow::bail!("{name} is a directory"),
+            Stat { kind: Kind::Symlink, target, .. } => {
                 anyhow::bail!("{name} is a link to {}, which is not there", target.escape_debug())
             }
-            Some(Stat { kind: Kind::Sparse, .. }) => {
+            Stat { kind: Kind::Sparse, .. } => {
                 anyhow::bail!("{name} is a sparse file, whose map is not read")
             }
-            Some(_) => anyhow::bail!("{name} is not a regular file"),
+            _ => anyhow::bail!("{name} is not a regular file"),
         }
         match &self.layers[layer] {
             Layer::Seekable(reader) => {
@@ -195,9 +219,8 @@ impl<'a> Files<'a> {
                 }
                 Ok(())
             }
-            Layer::Tar(descriptor, entries) => {
-                let (_, offset) = entries.get(path.as_str()).context("the tar has lost an entry")?;
-                self.copy_from_tar(descriptor, *offset, output)
+            Layer::Tar(descriptor, _) => {
+                self.copy_from_tar(descriptor, offset.context("the tar has lost an entry")?, output)
             }
         }
     }
@@ -256,7 +279,8 @@ impl<'a> Layer<'a> {
         while let Some(header) = tar.next(&mut raw)? {
             let (name, stat) = (header.display_name(), Stat::of_header(&header));
             entries.push(stat.entry(&name));
-            stats.insert(path::clean(&name).into_boxed_str(), (stat, header.offset));
+            let member = Member::new(stat, header.offset, &stats);
+            stats.insert(path::clean(&name).into_boxed_str(), member);
             tar.skip_payload(&mut raw)?;
         }
         tar.finish(&mut raw)?;
@@ -266,8 +290,41 @@ impl<'a> Layer<'a> {
     fn stat(&self, path: &str) -> Option<Stat> {
         match self {
             Layer::Seekable(reader) => reader.lookup(path).map(|node| Stat::of_entry(&node)),
-            Layer::Tar(_, stats) => stats.get(path).map(|(stat, _)| stat.clone()),
+            Layer::Tar(_, members) => members.get(path).map(|member| member.stat.clone()),
         }
+    }
+
+    /// Returns what is read at the path, of a hard link in a tar what it repeats, and where in the tar it starts.
+    fn content(&self, path: &str) -> Option<(Stat, Option<u64>)> {
+        match self {
+            Layer::Seekable(_) => self.stat(path).map(|stat| (stat, None)),
+            Layer::Tar(_, members) => {
+                let (stat, offset) = members.get(path)?.content();
+                Some((stat, Some(offset)))
+            }
+        }
+    }
+}
+
+impl Member {
+    /// Makes one of the entry that stands behind those that are known.
+    fn new(stat: Stat, offset: u64, known: &HashMap<Box<str>, Member>) -> Self {
+        // A later entry of that name will be another file.
+        let repeated = (stat.kind == Kind::Hardlink).then(|| known.get(path::clean(&stat.target).as_str()));
+        let repeats = repeated.flatten().map(Member::content);
+        Self { stat, offset, repeats }
+    }
+
+    fn content(&self) -> (Stat, u64) {
+        self.repeats.clone().unwrap_or_else(|| (self.stat.clone(), self.offset))
+    }
+}
+
+/// Tells whether the path is one below the directory.
+fn is_below(path: &str, directory: &str) -> bool {
+    match directory {
+        "" => !path.is_empty(),
+        _ => path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/')),
     }
 }
 

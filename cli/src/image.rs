@@ -45,6 +45,7 @@ impl Image {
             [Selected { descriptor, platform, .. }] => {
                 Self::read(source, descriptor, platform.as_ref(), limits)
             }
+            [] => anyhow::bail!("{} is no image and leads to none", source.name),
             images => anyhow::bail!(
                 "{}: {} images are meant, choose one with --platform",
                 source.name,

@@ -165,8 +165,9 @@ fn choose(source: &Source, platforms: &PlatformArguments) -> anyhow::Result<Desc
     }
     let selection = convert::select(&*source.provider, &source.root, &choice, access().limits());
     let images = selection.with_context(|| source.name.clone())?.images;
-    let [image] = images.as_slice() else {
-        anyhow::bail!("{}: {} images match, choose one by its digest", source.name, images.len());
-    };
-    Ok(image.descriptor.clone())
+    match images.as_slice() {
+        [image] => Ok(image.descriptor.clone()),
+        [] => anyhow::bail!("{} leads to no image; --all-platforms copies the index as it is", source.name),
+        images => anyhow::bail!("{}: {} images match, choose one by its digest", source.name, images.len()),
+    }
 }

@@ -72,6 +72,7 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<Exit
     let images =
         convert::select(&*source.provider, &source.root, &arguments.platforms.choice(), &limits)?.images;
     let [image] = images.as_slice() else {
+        anyhow::ensure!(!images.is_empty(), "{} is no image and leads to none", source.name);
         return Err(Usage(format!("{} images are meant, choose one with --platform", images.len())).into());
     };
     let keep = roots::place(arguments.cache_dir.as_deref()).filter(|_| !arguments.no_cache);

@@ -315,3 +315,66 @@ fn layers_of_types_that_are_not_read_are_warned_of() {
         );
     }
 }
+
+#[test]
+fn a_directory_that_a_layer_only_implies_is_not_the_link_below_it() {
+    let base =
+        TarBuilder::new().symlink("lib", "usr/lib").file("usr/lib/below", "below").dir("kept/").finish();
+    let top = TarBuilder::new().file("lib/own", "own").file("kept/own", "").finish();
+    let bench = Bench::with(&ImageBuilder::new().layer(Layer::gzip(base)).layer(Layer::gzip(top)).build());
+    let paths = |line: &str| -> Vec<String> {
+        let files = bench.json(&format!("{line} --format json"));
+        files.as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(paths("ls src"), ["kept", "lib", "usr"]);
+    assert_eq!(paths("ls src lib"), ["lib/own"]);
+    assert_eq!(paths("ls src kept"), ["kept/own"]);
+    assert_eq!(bench.ok("cat src lib/own").stdout, "own");
+    assert_eq!(bench.run("cat src lib/below").stderr, "error: oci:src: there is no lib/below\n");
+}
+
+#[test]
+fn a_hard_link_prints_what_had_the_name_when_it_was_made() {
+    let tar = TarBuilder::new()
+        .file("h/a", "first")
+        .hardlink("h/b", "h/a")
+        .hardlink("h/chained", "h/b")
+        .file("h/a", "second, and longer")
+        .hardlink("h/c", "h/a")
+        .hardlink("h/early", "h/late")
+        .file("h/late", "late")
+        .finish();
+    let bench = Bench::with(&ImageBuilder::new().layer(Layer::gzip(tar)).build());
+    let files = bench.json("ls src h --format json");
+    for (path, expected) in [
+        ("h/a", "second, and longer"),
+        ("h/b", "first"),
+        ("h/chained", "first"),
+        ("h/c", "second, and longer"),
+        ("h/early", "late"),
+    ] {
+        assert_eq!(bench.ok(&format!("cat src {path}")).stdout, expected, "{path}");
+        let file = files.as_array().unwrap().iter().find(|file| file["path"] == path).unwrap();
+        assert_eq!(file["size"], expected.len(), "{path}");
+    }
+}
+
+#[test]
+fn a_directory_of_which_a_whiteout_is_left_is_empty() {
+    let base = TarBuilder::new().file("b/old", "").file("c/d/e", "").file("kept/old", "").finish();
+    let top = TarBuilder::new()
+        .file("b/.wh..wh..opq", "")
+        .file("c/d/.wh.e", "")
+        .file("n/.wh..wh..opq", "")
+        .file(".wh.kept", "")
+        .finish();
+    let bench = Bench::with(&ImageBuilder::new().layer(Layer::gzip(base)).layer(Layer::gzip(top)).build());
+    let paths = |line: &str| -> Vec<String> {
+        let files = bench.json(&format!("{line} --format json"));
+        files.as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(paths("ls src"), ["b", "c", "n"]);
+    assert_eq!(paths("ls src / -r"), ["b", "c", "c/d", "n"]);
+    assert_eq!((paths("ls src b"), paths("ls src c")), (vec![], vec!["c/d".to_owned()]));
+    assert_eq!(bench.run("ls src kept").code, Some(1));
+}

@@ -217,7 +217,7 @@ fn a_second_run_recalls_its_layers_and_gives_the_same_digest() {
 #[test]
 fn listed_files_come_first_through_links_and_misses_are_named() {
     let bench = Bench::with(&image());
-    bench.write("list", "# first\nbin/sh\napp/m*\nno/such\n");
+    bench.write("list", "\u{feff}# first\nbin/sh\napp/m*\nno/such\n/\n");
     let document = bench.json(&format!("{OPTIMIZE} --prefetch-list list --format json"));
     assert_eq!(document["missing"][0]["path"], "no/such");
     let layers = document["layers"].as_array().unwrap();
@@ -238,6 +238,7 @@ fn listed_files_come_first_through_links_and_misses_are_named() {
     }
     let run = bench.ok(&format!("{OPTIMIZE} --prefetch-list list"));
     assert!(run.stderr.contains("warning: 1 path to put first not found: no/such\n"), "{}", run.stderr);
+    assert!(run.stderr.contains("a line of the list names all of sha256:"), "{}", run.stderr);
 
     // The source's order is kept whatever else is given, and with it the config.
     let run = bench.ok(&format!("{OPTIMIZE} --prefetch-list list --no-optimize --format json"));
@@ -457,6 +458,32 @@ fn platforms_are_chosen_kept_or_dropped() {
 }
 
 #[test]
+fn what_one_platform_reads_first_says_nothing_about_another() {
+    let other = |cmd: Option<&str>| {
+        let image = ImageBuilder::new().platform("linux/arm64").layer(base()).layer(base());
+        let config = cmd.map(|cmd| serde_json::json!({ "Cmd": [cmd], "Env": ["PATH=/usr/bin"] }));
+        image.config_field("config", config.unwrap_or_default()).build()
+    };
+    for arm in [other(None), other(Some("gone")), other(Some("sh"))] {
+        let bench = Bench::with(&IndexBuilder::new().image(&service()).image(&arm).build());
+        let run = |flags: &str| {
+            bench.json(&format!("optimize src oci:out --zstdchunked --no-cache --format json {flags}"))
+        };
+        let all = run("--all-platforms");
+        for platform in ["linux/amd64", "linux/arm64"] {
+            let alone = run(&format!("--platform {platform}"));
+            let image = |document: &Value| -> Value {
+                let images = document["images"].as_array().unwrap();
+                images.iter().find(|image| image["platform"] == platform).unwrap().clone()
+            };
+            assert_eq!(image(&all), image(&alone), "{platform}");
+        }
+        let notices = all["notices"].to_string();
+        assert!(!notices.contains("another build"), "{notices}");
+    }
+}
+
+#[test]
 fn a_layer_of_several_images_is_read_for_its_order_once() {
     let image = |platform: &str, file: &str| {
         let own = Layer::gzip(TarBuilder::new().file(file, platform).finish());
@@ -505,7 +532,7 @@ fn what_cannot_be_read_is_named_and_leaves_nothing() {
     let broken = TarBuilder::new().file("a", vec![1; 5000]).finish();
     let broken = Layer::gzip(&broken).with_blob(&restow_testkit::compress::gzip(&broken)[..40]);
     let bench = Bench::with(&ImageBuilder::new().layer(base()).layer(broken).build());
-    bench.write("list", "a\nb[\n");
+    bench.write("list", "a\nb\\?[\n");
     for (line, expected) in [
         ("optimize src:v2 out --zstdchunked", "error: src holds no image \"v2\", only v1\n"),
         ("optimize nowhere out --zstdchunked", "error: nowhere does not exist\n"),
@@ -513,7 +540,7 @@ fn what_cannot_be_read_is_named_and_leaves_nothing() {
         ("verify src:v2", "error: src holds no image \"v2\", only v1\n"),
         (
             "optimize src out --zstdchunked --prefetch-list list",
-            "error: list: line 2: the pattern \"b[\" is malformed: ",
+            "error: list: line 2: the pattern \"b\\\\?[\" is malformed: ",
         ),
         ("optimize src out --zstdchunked --record-in list", "error: list: line 1 is not an access record: "),
         ("optimize src out --zstdchunked --prefetch-list no", "error: no: cannot be read: No such file"),

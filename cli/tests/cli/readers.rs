@@ -69,6 +69,7 @@ fn what_keeps_readers_from_the_layers_of_other_tools_is_told() {
     let no_tar_split = "it has no tar-split stream that its table of contents vouches for";
     let no_footer = "it does not end with the footer that is looked for";
     let whole_format = "it is in a format that podman fetches as a whole";
+    let pipe = "it has a device or pipe outside of /dev, which podman would leave out (run/pipe)";
     let no_directory = "it has no entry for the directory \"data/long\", which podman would let nobody into";
     for (name, containerd, podman) in [
         ("src", Some("it is ordinary gzip"), Some("it is ordinary gzip")),
@@ -79,16 +80,20 @@ fn what_keeps_readers_from_the_layers_of_other_tools_is_told() {
         ("estargz-minchunk", None, Some(whole_format)),
         ("estargz-externaltoc", Some(external), Some(external)),
         ("estargz-keepdiffid --toc-image estargz-keepdiffid-esgztoc", None, Some(whole_format)),
-        // podman would read it in part, and not well.
-        ("podman-zstdchunked", Some(no_footer), Some(no_directory)),
+        ("podman-zstdchunked", Some(no_footer), None),
     ] {
         let words = name.replace("--toc-image ", &format!("--toc-image {}/", golden("")));
         let document = bench.json(&format!("verify {} --readers --format json", golden(&words)));
         for (reader, expected) in [("containerd", containerd), ("podman", podman)] {
             let layers = document["readers"][0][reader].as_array().unwrap();
             assert_eq!(layers.len(), 2, "{name}");
-            for layer in layers {
-                assert_eq!(layer["problem"].as_str(), expected, "{name}: {reader}");
+            let found = layers.iter().map(|layer| layer["problem"].as_str());
+            match (name, reader) {
+                // podman would read it in part, and not well.
+                ("podman-zstdchunked", "podman") => {
+                    assert!(found.eq([Some(pipe), Some(no_directory)]), "{layers:?}");
+                }
+                _ => assert!(found.eq([expected; 2]), "{name}: {reader}: {layers:?}"),
             }
         }
     }

@@ -229,7 +229,8 @@ impl Layer {
         }
     }
 
-    /// Yields the names this layer has right below the directory, some more than once. What a whiteout stands in is there, too.
+    /// Yields the names this layer has right below the directory, some more than once. What a whiteout stands in is there,
+    /// too.
     pub(crate) fn names(&self, directory: &str) -> impl Iterator<Item = &str> {
         let prefix = if directory.is_empty() { String::new() } else { format!("{directory}/") };
         let path = |index: &u32| &*self.entries[*index as usize].path;

@@ -147,6 +147,7 @@ mod tests {
         let expected =
             [access("usr/bin/app", Some(digest), Some(0)), access("a", None, None), access("", None, None)];
         assert_eq!(parse(&text).unwrap(), expected);
+        assert_eq!(parse(&format!("\u{feff}{text}")).unwrap(), expected);
         assert_eq!(parse(&write(&expected)).unwrap(), expected);
         let shared =
             [Access { share: Some(Share { size: 10, read: 3, touched: 4 }), ..access("a", None, None) }];

@@ -195,7 +195,8 @@ impl Tree {
         names
     }
 
-    /// Returns the directories that no layer has an entry for and that whiteouts stand in, of which nothing else may be left.
+    /// Returns the directories that no layer has an entry for and that whiteouts stand in. Nothing else need be left of
+    /// them.
     pub fn implied(&self) -> BTreeSet<&str> {
         let marked = self.layers.iter().flat_map(|layer| layer.marked());
         let marked: BTreeSet<&str> = marked.filter(|path| !path.is_empty()).collect();
@@ -241,8 +242,8 @@ impl Tree {
         None
     }
 
-    /// Says whether a layer above that position has something below the path. Unpacking it makes a directory there, which takes
-    /// the place of a link or a file of the layers below and is merged with their directories.
+    /// Says whether a layer above that position has something below the path. Unpacking it makes a directory there, which
+    /// takes the place of a link or a file of the layers below and is merged with their directories.
     fn is_implied_above(&self, position: usize, path: &str) -> bool {
         self.layers[position + 1..].iter().any(|layer| layer.implies(path))
     }
@@ -390,16 +391,18 @@ mod tests {
     fn a_directory_is_there_if_something_is_in_it_be_it_a_whiteout() {
         let tree = tree([
             "lib>usr/lib usr/lib/y a/x b/old c/d/e f g/h m/",
-            "lib/x a/.wh.x b/.wh..wh..opq c/d/.wh.e f/.wh.gone .wh.g g/.wh..wh..opq i/j/.wh..wh..opq m/.wh.n",
+            "lib/x a/.wh.x b/.wh..wh..opq c/d/.wh.e f/.wh.gone .wh.g g/.wh..wh..opq i/j/.wh..wh..opq m/.wh.n \
+             n/.wh..wh..opq o/p/.wh.q",
             ".wh.i k.wh.x .wh..wh..opq2",
         ]);
         let names = |directory| tree.names(directory).into_iter().collect::<Vec<_>>();
-        assert_eq!(names(""), ["a", "b", "c", "f", "k.wh.x", "lib", "m", "usr"]);
+        assert_eq!(names(""), ["a", "b", "c", "f", "k.wh.x", "lib", "m", "n", "o", "usr"]);
         assert_eq!(
             (names("lib"), names("a"), names("b"), names("c")),
             (vec!["x"], vec![], vec![], vec!["d"])
         );
-        assert_eq!(tree.implied().into_iter().collect::<Vec<_>>(), ["a", "b", "c/d", "f"]);
+        assert_eq!((names("n"), names("o"), names("o/p")), (vec![], vec!["p"], vec![]));
+        assert_eq!(tree.implied().into_iter().collect::<Vec<_>>(), ["a", "b", "c/d", "f", "n", "o/p"]);
         let seen: Vec<_> = tree.visible(|_| true).collect();
         assert_eq!(seen, [(0, "usr/lib/y"), (0, "m"), (1, "lib/x"), (2, "k.wh.x")]);
         for (path, expected) in

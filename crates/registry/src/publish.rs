@@ -25,6 +25,7 @@ const COPIES: usize = 4;
 /// Something about a published image that its user should know.
 #[non_exhaustive]
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "there are few, and none for most images")]
 pub enum Notice {
     /// A blob is not there and need not be: it may not be distributed, or can be had elsewhere.
     NotCopied {

@@ -57,11 +57,12 @@ impl Layout {
     /// Opens the layout at `path`, and makes an empty one where there is nothing or an empty directory.
     pub fn create(path: &Path, limits: &Limits) -> Result<Layout> {
         let created = !is_directory(path)?;
-        let writing = loop {
-            if let Some(marker) = share_marker(path, limits)? {
-                break Some(Arc::new(marker));
-            }
-        };
+        let mut writing = None;
+        while writing.is_none() {
+            // What cannot be made at all is an error here; what another program takes away is made anew.
+            publish::create_directory(path)?;
+            writing = share_marker(path, limits)?.map(Arc::new);
+        }
         let index = path.join(INDEX);
         if read(path, INDEX, limits)?.is_none() {
             let draft = Draft::lock(&index)?;
@@ -144,11 +145,10 @@ impl Layout {
     }
 }
 
-/// Makes the directory and the marker where there are none, and shares the lock on the marker. `None` where another
+/// Makes the marker where there is none, and shares the lock on the marker. `None` where another
 /// program has taken it away meanwhile.
 fn share_marker(path: &Path, limits: &Limits) -> Result<Option<File>> {
     let share = || -> Result<Option<File>> {
-        publish::create_directory(path)?;
         if read(path, MARKER, limits)?.is_none() {
             refuse_other_files(path)?;
             let marker = serde_json::json!({ "imageLayoutVersion": VERSION });

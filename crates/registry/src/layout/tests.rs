@@ -226,6 +226,13 @@ fn only_a_layout_that_was_made_for_nothing_is_discarded() {
 }
 
 #[test]
+fn a_directory_that_cannot_be_made_is_an_error() {
+    // The kernel lets nobody make anything there, and says that there is no such file.
+    let error = Layout::create(Path::new("/proc/layout"), &limits()).unwrap_err();
+    assert!(matches!(error, Error::Content(restow_content::Error::Io { .. })), "{error}");
+}
+
+#[test]
 fn a_layout_that_others_write_to_is_not_discarded() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("layout");

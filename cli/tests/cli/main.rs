@@ -513,7 +513,8 @@ fn a_wrong_command_line_exits_with_2_before_anything_is_done() {
         ("optimize src:v1 out --zstdchunked --zstdchunked-chunk-size 1", "expected 4KiB to 64MiB"),
         ("optimize src:v1 out --zstdchunked --platform a/b/c/d", "a/b/c/d"),
         ("optimize src:v1 out --zstdchunked --platform linux/amd64 --all-platforms", "cannot be used with"),
-        ("optimize src:v1 out --zstdchunked --jobs 0", "0"),
+        ("optimize src:v1 out --zstdchunked --jobs 0", "from 1 to 1024"),
+        ("optimize src:v1 out --zstdchunked --jobs 1025", "from 1 to 1024"),
         ("optimize src:v1 out:a other:b --zstdchunked", "error: other:b is not in oci:out"),
         ("optimize src:v1 docker-archive:out --zstdchunked --copy-referrers", "has no place for what refers"),
         ("optimize docker://X out --zstdchunked", "is not the name of an image"),
@@ -533,10 +534,13 @@ fn what_cannot_be_read_is_named_and_leaves_nothing() {
     let broken = Layer::gzip(&broken).with_blob(&restow_testkit::compress::gzip(&broken)[..40]);
     let bench = Bench::with(&ImageBuilder::new().layer(base()).layer(broken).build());
     bench.write("list", "a\nb\\?[\n");
+    IndexBuilder::new().build().write_layout(&bench.path("none"), "v1").unwrap();
     for (line, expected) in [
         ("optimize src:v2 out --zstdchunked", "error: src holds no image \"v2\", only v1\n"),
         ("optimize nowhere out --zstdchunked", "error: nowhere does not exist\n"),
         ("inspect src:v2", "error: src holds no image \"v2\", only v1\n"),
+        ("ls none", "error: oci:none is no image and leads to none\n"),
+        ("copy none out --platform linux/amd64", "error: "),
         ("verify src:v2", "error: src holds no image \"v2\", only v1\n"),
         (
             "optimize src out --zstdchunked --prefetch-list list",

@@ -608,3 +608,18 @@ fn what_a_killed_run_left_goes_with_the_next_one() {
     copy();
     assert_eq!(fs::read_dir(bench.path("scratch")).unwrap().count(), 0);
 }
+
+#[test]
+fn images_of_registries_keep_their_whole_names_in_the_store() {
+    let registry = Registry::start();
+    let bench = Bench::with(&image());
+    let host = registry.host();
+    for name in ["one", "two"] {
+        bench.ok(&format!("copy oci:src:v1 docker://{host}/{name}:v1"));
+        bench.ok(&format!("--root store store import docker://{host}/{name}:v1"));
+    }
+    let images = bench.ok("--root store store images").stdout;
+    for name in ["one", "two"] {
+        assert!(images.contains(&format!("{host}/{name}:v1")), "{images}");
+    }
+}

@@ -10,19 +10,18 @@ use restow_layer::Buffer;
 use restow_layer::GatheredFiles;
 use restow_layer::Header;
 use restow_layer::path::OPAQUE_WHITEOUT;
+use restow_layer::path::RESERVED;
 use restow_layer::path::WHITEOUT_PREFIX;
 use restow_layer::path::base;
 use restow_layer::path::clean;
 use restow_layer::path::parent;
+use restow_layer::path::removed;
 
 use crate::Entry;
 use crate::Kind;
 use crate::path::ancestors;
 use crate::path::join;
 use crate::predict::passing;
-
-/// Names that belong to a chunked layer rather than to the files it carries.
-const RESERVED: [&str; 3] = [".prefetch.landmark", ".no.prefetch.landmark", "stargz.index.json"];
 
 /// The names of one layer.
 ///
@@ -124,14 +123,11 @@ impl Layer {
 
     /// Adds the next entry of the tar. After the last, [`index`](Self::index).
     pub(crate) fn push(&mut self, entry: Entry) {
-        let (directory, name) = (parent(&entry.path).unwrap_or_default(), base(&entry.path));
+        let name = base(&entry.path);
         if name == OPAQUE_WHITEOUT {
-            self.opaque.insert(directory.into());
-        } else if let Some(name) = name.strip_prefix(WHITEOUT_PREFIX) {
-            // What else starts with the prefix twice is bookkeeping of aufs and deletes nothing.
-            if !name.starts_with(WHITEOUT_PREFIX) {
-                self.deleted.insert(join(directory, name).into());
-            }
+            self.opaque.insert(parent(&entry.path).unwrap_or_default().into());
+        } else if name.starts_with(WHITEOUT_PREFIX) {
+            self.deleted.extend(removed(&entry.path).map(String::into_boxed_str));
         } else if !RESERVED.contains(&&*entry.path) {
             self.entries.push(entry);
         }

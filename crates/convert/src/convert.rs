@@ -174,36 +174,29 @@ fn place_layers(
     let manifest = &image.descriptor.digest;
     let mut changed = Vec::new();
     for position in 0..image.layers().len() {
-        let done = done.remove(&(manifest.clone(), position));
-        let layer = layer_report(image, position, done.as_ref().unwrap_or(&Done::default()), options);
-        let warn = |what: &str| format!("layer {position} of manifest {manifest} {what}");
-        match done {
-            None => {
-                report.observer.layer_finished(&layer);
-                if let Some(reason) = image.passed_over(position) {
-                    if options.readers != Readers::Containerd {
-                        strict(&layer, &reason, options)?;
-                    }
-                    report.warn(Some(warn(&format!("stays as it is: {reason}"))));
-                }
-            }
-            Some(done) => {
-                if options.readers == Readers::Containerd {
-                    report.warn(too_large_a_table(&layer, options).map(|problem| warn(&problem)));
-                } else if let Some(reason) = done.changed.as_ref().and_then(refusal) {
-                    strict(&layer, reason, options)?;
-                    report.warn(Some(warn(&format!("is an ordinary zstd layer to podman: {reason}"))));
-                } else if let Some(reason) = &done.reason {
-                    strict(&layer, reason, options)?;
-                }
-                report.warn(done.reason.map(|reason| warn(&format!("stays as it is: {reason}"))));
-                report.warn(mislabelled(&layer));
-                report.warn(layer.statistics.order_refused.then(|| {
-                    warn("keeps its order: what its global extended header says holds for the files after it")
-                }));
-                changed.extend(done.changed.map(|blob| (position, blob)));
-            }
+        let converted = done.remove(&(manifest.clone(), position));
+        let passed_over = converted.is_none();
+        let done =
+            converted.unwrap_or_else(|| Done { reason: image.passed_over(position), ..Done::default() });
+        let layer = layer_report(image, position, &done, options);
+        if passed_over {
+            report.observer.layer_finished(&layer);
         }
+        let warn = |what: &str| format!("layer {position} of manifest {manifest} {what}");
+        if options.readers == Readers::Containerd {
+            report.warn(too_large_a_table(&layer, options).map(|problem| warn(&problem)));
+        } else if let Some(reason) = done.changed.as_ref().and_then(refusal) {
+            strict(&layer, reason, options)?;
+            report.warn(Some(warn(&format!("is an ordinary zstd layer to podman: {reason}"))));
+        } else if let Some(reason) = &done.reason {
+            strict(&layer, reason, options)?;
+        }
+        report.warn(done.reason.map(|reason| warn(&format!("stays as it is: {reason}"))));
+        report.warn(mislabelled(&layer));
+        report.warn(layer.statistics.order_refused.then(|| {
+            warn("keeps its order: what its global extended header says holds for the files after it")
+        }));
+        changed.extend(done.changed.map(|blob| (position, blob)));
         report.layers.push(layer);
     }
     Ok(changed)

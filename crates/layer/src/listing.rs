@@ -11,9 +11,6 @@ use crate::tar::{Header, Kind, Time};
 use crate::time::Timestamp;
 use crate::toc::{Entry, EntryKind, TAR_NAME};
 
-/// Names at the root that mean something to seekable layers themselves.
-pub(crate) const RESERVED: [&str; 3] = [landmark::PREFETCH, landmark::NO_PREFETCH, TAR_NAME];
-
 /// A tar header as a table of contents lists it.
 #[derive(Debug)]
 pub(crate) struct Listing {
@@ -71,7 +68,7 @@ pub(crate) fn list(header: &Header, limits: &Limits) -> Result<Listing> {
         )));
     }
     let role = role(&path, kind).map_err(unlistable)?;
-    if kind == EntryKind::Hardlink && RESERVED.contains(&&*path::clean(&link_name)) {
+    if kind == EntryKind::Hardlink && path::RESERVED.contains(&&*path::clean(&link_name)) {
         return Err(unlistable(format!(
             "it is a hard link to {link_name:?}, a name that seekable layers reserve"
         )));
@@ -208,7 +205,6 @@ pub(crate) fn too_large_a_table(
 }
 
 fn refusal(header: &Header, entry: &Entry, path: &str) -> Option<&'static str> {
-    let special = matches!(entry.kind, EntryKind::Char | EntryKind::Block | EntryKind::Fifo);
     if header.follows_global {
         Some("it has a global extended header")
     } else if header.typeflag == b'7' {
@@ -219,7 +215,7 @@ fn refusal(header: &Header, entry: &Entry, path: &str) -> Option<&'static str> {
         Some("it has a name that goes through a parent directory")
     } else if entry.xattrs.contains_key("") {
         Some("it has an extended attribute without a name")
-    } else if special && !path.starts_with("dev/") {
+    } else if entry.kind.is_special() && !path.starts_with("dev/") {
         // What is in /dev no container sees: runtimes mount another one over it.
         Some("it has a device or pipe outside of /dev, which podman would leave out")
     } else {

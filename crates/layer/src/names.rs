@@ -29,10 +29,8 @@ pub(crate) struct Names {
     keys: Keys,
     /// The name of each entry, with its position.
     entries: Vec<(Key, u32)>,
-    /// Whether an entry is a directory, by position.
-    directories: Vec<bool>,
-    /// The devices and pipes.
-    special: BTreeSet<u32>,
+    /// What each entry is, by position.
+    kinds: Vec<EntryKind>,
     links: BTreeMap<u32, Link>,
     /// What whiteouts remove.
     removed: Vec<Key>,
@@ -48,8 +46,7 @@ pub(crate) struct NameIndex {
     keys: Keys,
     /// The last entry of each name, in the order of the keys.
     last: Vec<(Key, u32)>,
-    directories: Vec<bool>,
-    special: BTreeSet<u32>,
+    kinds: Vec<EntryKind>,
     /// Entries that a later one of the same name replaces.
     replaced: BTreeSet<u32>,
     /// Hard links that none replaces.
@@ -82,12 +79,9 @@ impl Names {
     }
 
     fn add_path(&mut self, path: &str, kind: EntryKind, link: Option<String>, offset: u64) {
-        let position = self.directories.len() as u32;
-        self.directories.push(kind == EntryKind::Dir);
+        let position = self.kinds.len() as u32;
+        self.kinds.push(kind);
         self.entries.push((self.keys.of(path), position));
-        if matches!(kind, EntryKind::Char | EntryKind::Block | EntryKind::Fifo) {
-            self.special.insert(position);
-        }
         if let Some(removed) = path::removed(path) {
             self.removed.push(self.keys.of(&removed));
         }
@@ -116,7 +110,7 @@ impl Names {
 
     /// Makes the names ready to be found.
     pub(crate) fn finish(self) -> NameIndex {
-        let Self { keys, entries: mut last, directories, special, mut links, removed, parents, .. } = self;
+        let Self { keys, entries: mut last, kinds, mut links, removed, parents, .. } = self;
         last.sort_unstable();
         let replaced: BTreeSet<u32> =
             last.windows(2).filter(|pair| pair[0].0 == pair[1].0).map(|pair| pair[0].1).collect();
@@ -125,7 +119,7 @@ impl Names {
             links.retain(|position, _| !replaced.contains(position));
         }
         let parents = parents.into_values().collect();
-        NameIndex { keys, last, directories, special, replaced, links, removed, parents }
+        NameIndex { keys, last, kinds, replaced, links, removed, parents }
     }
 }
 
@@ -155,9 +149,8 @@ impl NameIndex {
 
     /// Returns the first hard link to a device or pipe: podman makes none of these, and then fails to link to them.
     fn link_to_special(&self) -> Option<&Link> {
-        self.links
-            .values()
-            .find(|link| self.find(&link.target).is_some_and(|target| self.special.contains(&target)))
+        let is_special = |position: u32| self.kinds[position as usize].is_special();
+        self.links.values().find(|link| self.find(&link.target).is_some_and(is_special))
     }
 
     /// Returns the first directory, by its path, that entries lie in and that no entry names, the root aside.
@@ -175,7 +168,7 @@ impl NameIndex {
                 None => "which this layer does not have".to_string(),
                 Some(target) if target == *position => "which is itself".to_string(),
                 Some(target) if target > *position => "which comes later in the tar".to_string(),
-                Some(target) if self.directories[target as usize] => "which is a directory".to_string(),
+                Some(target) if self.is_directory(target) => "which is a directory".to_string(),
                 Some(_) => continue,
             };
             return Err(Error::Unlistable {
@@ -188,7 +181,7 @@ impl NameIndex {
         let mut parents: Vec<_> = self.parents.iter().collect();
         parents.sort_by(|one, other| (one.offset, &one.path).cmp(&(other.offset, &other.path)));
         for parent in parents {
-            if self.find(&parent.path).is_some_and(|position| !self.directories[position as usize]) {
+            if self.find(&parent.path).is_some_and(|position| !self.is_directory(position)) {
                 return Err(Error::Unlistable {
                     offset: parent.offset,
                     entry: Some(parent.entry.clone()),
@@ -197,6 +190,10 @@ impl NameIndex {
             }
         }
         Ok(())
+    }
+
+    fn is_directory(&self, position: u32) -> bool {
+        self.kinds[position as usize] == EntryKind::Dir
     }
 
     fn find(&self, path: &str) -> Option<u32> {

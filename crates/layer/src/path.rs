@@ -1,5 +1,11 @@
 //! Paths inside a layer.
 
+use crate::landmark;
+use crate::toc::TAR_NAME;
+
+/// Names at the root that belong to a seekable layer itself rather than to the files it carries.
+pub const RESERVED: [&str; 3] = [landmark::PREFETCH, landmark::NO_PREFETCH, TAR_NAME];
+
 /// Returns the key under which readers look an entry up: no leading `/` or `./`, no trailing `/`, dots resolved.
 ///
 /// `./a`, `/a`, `a/`, `../a` and `a/../a` all give `a`; the root gives the empty string. This is the rule of

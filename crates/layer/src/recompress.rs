@@ -11,7 +11,6 @@ use crate::buffer::Buffer;
 use crate::codec::Codec as _;
 use crate::decompress::{Decompress, Format, decompress, sniff};
 use crate::error::{Error, Result};
-use crate::listing::RESERVED;
 use crate::tar::{BLOCK, Header, Kind, TarReader};
 use crate::workers::{Memory, Workers};
 use crate::zstdchunked::ZstdChunked;
@@ -308,14 +307,14 @@ fn is_only_for_seekable(header: &Header) -> bool {
     // What a global header says holds for the entries after it, too.
     header.kind == Kind::Regular
         && !header.follows_global
-        && RESERVED.contains(&path::clean(&header.display_name()).as_str())
+        && path::RESERVED.contains(&path::clean(&header.display_name()).as_str())
 }
 
 /// Returns what a hard link leads to, if that is left out.
 fn link_to_what_is_left_out(header: &Header) -> Option<&'static str> {
     let target =
         (header.kind == Kind::Hardlink).then(|| path::clean(&String::from_utf8_lossy(&header.link_name)))?;
-    RESERVED.into_iter().find(|name| **name == *target)
+    path::RESERVED.into_iter().find(|name| **name == *target)
 }
 
 #[cfg(test)]

@@ -105,6 +105,13 @@ pub enum EntryKind {
 }
 
 impl EntryKind {
+    /// Tells whether it is a device or a pipe.
+    pub(crate) fn is_special(self) -> bool {
+        matches!(self, Self::Char | Self::Block | Self::Fifo)
+    }
+}
+
+impl EntryKind {
     const ALL: [Self; 8] = [
         Self::Dir,
         Self::Regular,

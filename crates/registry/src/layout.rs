@@ -145,8 +145,8 @@ impl Layout {
     }
 }
 
-/// Makes the marker where there is none, and shares the lock on the marker. `None` where another
-/// program has taken it away meanwhile.
+/// Makes the marker where there is none, and shares the lock on it. `None` where another program has taken the layout away
+/// meanwhile.
 fn share_marker(path: &Path, limits: &Limits) -> Result<Option<File>> {
     let share = || -> Result<Option<File>> {
         if read(path, MARKER, limits)?.is_none() {

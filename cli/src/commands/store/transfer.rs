@@ -19,10 +19,10 @@ use crate::reference;
 
 /// Bring an image into the store, or all images of a layout
 ///
-/// Without NAME, an image keeps the name it has there. The digests go to stdout.
+/// Without NAME, an image keeps the name it has there, one from a registry HOST/NAME:TAG. The digests go to stdout.
 #[derive(Debug, Args)]
 pub(super) struct Import {
-    /// The image: oci:PATH[:TAG], oci-archive:FILE[:TAG], or a path; a layout without TAG means all its names
+    /// The image: oci:PATH[:TAG], docker://HOST/NAME:TAG, an archive, or a path; a layout without TAG means all its names
     #[arg(value_name = "SRC")]
     source: String,
     /// The names it gets in the store
@@ -72,6 +72,10 @@ pub(super) fn import(command: &Import, place: &Place<'_>) -> anyhow::Result<()> 
             let tags = Layout::open(path, &limits)?.tags()?;
             anyhow::ensure!(!tags.is_empty(), "{} names no image; give NAME", command.source);
             tags.into_iter().try_for_each(|tag| publish(Selector::Tag(tag.clone()), &[tag]))
+        }
+        // By its tag alone it would take the name of any other image's.
+        (Where::Registry(repository), Selector::Tag(tag)) => {
+            publish(source.selector.clone(), &images::names(&[format!("{repository}:{tag}")])?)
         }
         (_, Selector::Tag(tag)) => {
             publish(source.selector.clone(), &images::names(std::slice::from_ref(tag))?)

@@ -24,7 +24,7 @@ use restow_registry::client::Hosts;
 use restow_registry::client::Proxies;
 
 use crate::args::parse_size;
-use crate::memo;
+use crate::directories;
 use crate::output;
 use crate::reference;
 
@@ -173,7 +173,7 @@ impl RegistryArguments {
             requests_per_minute: self.requests_per_minute.map(NonZeroU32::get),
             idle_timeout,
             chunk_size: self.upload_chunk_size,
-            careful_hosts: memo::default_directory().map(|caches| caches.join("careful-registries")),
+            careful_hosts: directories::cache().map(|caches| caches.join("careful-registries")),
             ..Settings::default()
         })
     }

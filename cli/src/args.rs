@@ -12,11 +12,16 @@ use clap::Subcommand;
 use clap::ValueEnum;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
+use restow::toc_image::Tables;
 use restow_convert::Platforms;
+use restow_oci::Limits;
 use restow_oci::Platform;
+use restow_registry::Reference;
+use restow_registry::Source;
 use restow_registry::Transfer;
 
 use crate::access::RegistryArguments;
+use crate::access::access;
 use crate::commands::batch;
 use crate::commands::cat;
 use crate::commands::completions;
@@ -34,6 +39,7 @@ use crate::commands::store;
 use crate::commands::toc_digest;
 use crate::commands::verify;
 use crate::commands::version;
+use crate::reference;
 
 const REFERENCES: &str = "\
 References:
@@ -225,6 +231,31 @@ pub(crate) enum Format {
     #[default]
     Text,
     Json,
+}
+
+/// Where the tables of layers are that have none of their own.
+#[derive(Debug, Args)]
+pub(crate) struct TocArguments {
+    /// The image that holds the tables of contents of the eStargz layers without one [default: TAG-esgztoc beside REF,
+    /// or what refers to REF]
+    #[arg(long, value_name = "REF")]
+    toc_image: Option<String>,
+}
+
+impl TocArguments {
+    /// Gets ready to look for the tables of an image. The one that was asked for by name must be there.
+    pub(crate) fn open<'a>(
+        &self,
+        reference: &'a Reference,
+        source: &'a Source,
+        limits: &'a Limits,
+    ) -> anyhow::Result<Tables<'a>> {
+        let beside = Tables::beside(access(), reference, source, limits);
+        match &self.toc_image {
+            Some(text) => Ok(beside.named(&reference::parse(text)?)?),
+            None => Ok(beside),
+        }
+    }
 }
 
 /// How many threads work.

@@ -9,6 +9,12 @@ use std::time::Instant;
 use anyhow::Context as _;
 use clap::Args;
 use clap::ValueEnum;
+use restow::image::Image;
+use restow::referrers;
+use restow::toc_image::Tables;
+use restow::trees::Gathering;
+use restow::trees::Repeated;
+use restow::trees::Trees;
 use restow_content::Overlay;
 use restow_content::Provider;
 use restow_convert as convert;
@@ -33,14 +39,13 @@ use restow_registry::Reference;
 use restow_registry::Source;
 use serde_json::Value;
 
+use crate::access::access;
 use crate::access::open_source;
 use crate::args::Format;
 use crate::args::PlatformArguments;
 use crate::args::ProgressArguments;
 use crate::destination::Destination;
-use crate::failure;
 use crate::format::FormatArguments;
-use crate::image::Image;
 use crate::order::Order;
 use crate::order::Plan;
 use crate::order::Planner;
@@ -49,12 +54,7 @@ use crate::progress::Progress;
 use crate::progress::Voice;
 use crate::readers::ReadersArguments;
 use crate::reference;
-use crate::referrers;
 use crate::report::Summary;
-use crate::toc_image::Tables;
-use crate::trees::Gathering;
-use crate::trees::Repeated;
-use crate::trees::Trees;
 use crate::workshop::WorkArguments;
 use crate::workshop::Workshop;
 use crate::workshop::give_up;
@@ -235,7 +235,7 @@ impl Checked<'_> {
         let images = run.select()?;
         let subjects = || std::iter::once(&source.root).chain(images.iter().map(|image| &image.descriptor));
         let referrers = match job.arguments.copy_referrers {
-            true => referrers::find(reference, subjects())?,
+            true => referrers::find(access(), reference, subjects())?,
             false => Vec::new(),
         };
         let place = workshop.open(&destination.place, &source, Some(progress.uploads()))?;
@@ -255,7 +255,9 @@ impl Checked<'_> {
         if job.arguments.copy_referrers {
             progress.step(&format!("copied {}", output::count(referrers.len(), "referrer")));
         } else if conversion.root.digest != source.root.digest {
-            referrers::warn(reference, subjects(), progress);
+            for warning in referrers::warnings(access(), reference, subjects()) {
+                progress.warning(&warning.text);
+            }
         }
         let outcome = Summary {
             source: &source,
@@ -401,12 +403,12 @@ impl Run<'_> {
         if !self.job.arguments.reuse || !format.external_toc() {
             return found;
         }
-        let tables = Tables::beside(self.reference, self.source, self.limits);
+        let tables = Tables::beside(access(), self.reference, self.source, self.limits);
         for image in images {
             match tables.all(&image.descriptor.digest) {
                 Ok(tables) => found.extend(tables),
                 Err(error) => {
-                    let error = failure::describe(&error);
+                    let error = restow::describe(&error);
                     self.progress.warning(&format!("no layer is kept for its table of contents: {error}"));
                 }
             }

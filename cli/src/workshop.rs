@@ -8,6 +8,7 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
 use clap::Args;
+use restow::memo::FileMemo;
 use restow_content as content;
 use restow_content::Blob;
 use restow_content::Provider;
@@ -24,9 +25,8 @@ use restow_registry::Source;
 
 use crate::access::open_destination;
 use crate::args::JobsArguments;
-use crate::memo;
-use crate::memo::FileMemo;
-use crate::roots;
+use crate::directories;
+use crate::reference;
 
 /// What the work takes, whatever is done.
 #[derive(Debug, Args)]
@@ -87,9 +87,9 @@ impl Workshop {
     /// Returns one for a single image.
     pub(crate) fn new(arguments: &WorkArguments) -> anyhow::Result<Self> {
         let threads = arguments.jobs.count();
-        let cache = arguments.cache_dir.clone().or_else(memo::default_directory);
+        let cache = arguments.cache_dir.clone().or_else(directories::cache);
         let cache = cache.filter(|_| !arguments.no_cache);
-        let roots = roots::place(arguments.cache_dir.as_deref()).filter(|_| !arguments.no_cache);
+        let roots = reference::roots(arguments.cache_dir.as_deref()).filter(|_| !arguments.no_cache);
         let memo: Arc<dyn Memo> = match &cache {
             Some(directory) => Arc::new(FileMemo::new(directory)),
             None => Arc::new(NoMemo),

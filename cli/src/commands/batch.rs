@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use clap::Args;
+use restow::parallel;
 use restow_convert::Cancel;
 use restow_registry::Place;
 use restow_registry::Reading;
@@ -31,7 +32,6 @@ use crate::destination::Destination;
 use crate::failure;
 use crate::failure::Usage;
 use crate::output;
-use crate::parallel;
 use crate::progress::Progress;
 use crate::progress::Voice;
 use crate::transfer::Transfer;

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use clap::Args;
+use restow::referrers;
 use restow_convert as convert;
 use restow_convert::Platforms;
 use restow_oci::Descriptor;
@@ -30,7 +31,6 @@ use crate::failure::Usage;
 use crate::output;
 use crate::progress::Voice;
 use crate::reference;
-use crate::referrers;
 use crate::transfer::Transfer;
 use crate::workshop::Opened;
 use crate::workshop::give_up;
@@ -107,7 +107,9 @@ impl Checked<'_> {
         let transfer = Arc::new(transfer);
         let watched = Watched::new(&*source.provider, transfer.clone());
         let copied = match arguments.referrers {
-            true => referrers::find(reference, [&root].into_iter().chain(&images_of(&source, &root)?))?,
+            true => {
+                referrers::find(access(), reference, [&root].into_iter().chain(&images_of(&source, &root)?))?
+            }
             false => Vec::new(),
         };
         let unnamed: &[String] = &[];

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
+use restow::parallel;
 use restow_registry::Name;
 use restow_registry::deploy::Deployment;
 use restow_registry::deploy::Input;
@@ -15,7 +16,6 @@ use restow_registry::deploy::rounds;
 use crate::access::access;
 use crate::failure;
 use crate::output;
-use crate::parallel;
 
 /// Push manifests and blobs as lines of JSON say, and nothing else
 ///

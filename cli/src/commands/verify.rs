@@ -5,6 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
+use restow::blob::LayerBlob;
+use restow::parallel;
+use restow::toc_image::Tables;
 use restow_content::VerifiedReader;
 use restow_convert as convert;
 use restow_convert::Platforms;
@@ -26,18 +29,14 @@ use serde_json::json;
 use crate::access::open_source;
 use crate::args::Format;
 use crate::args::JobsArguments;
+use crate::args::TocArguments;
 use crate::failure;
-use crate::files::is_absent;
 use crate::output;
 use crate::output::Table;
-use crate::parallel;
 use crate::readership;
 use crate::readership::ImageReadership;
 use crate::readership::Readership;
 use crate::reference;
-use crate::seekable::LayerBlob;
-use crate::toc_image::Tables;
-use crate::toc_image::TocArguments;
 
 /// Read an image back in full and say what of it holds
 ///
@@ -341,6 +340,11 @@ impl Verifier<'_> {
         }
         Ok(compressed.finish()?)
     }
+}
+
+/// Tells whether the error is that a blob is not there.
+fn is_absent(error: &anyhow::Error) -> bool {
+    error.downcast_ref().is_some_and(restow::Error::is_not_found)
 }
 
 /// Gathers what was found of the layers of each image.

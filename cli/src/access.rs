@@ -5,20 +5,11 @@ use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::Args;
-use restow_oci::Limits;
-use restow_registry::Access;
-use restow_registry::Destination;
-use restow_registry::Observer;
-use restow_registry::Place;
-use restow_registry::Reading;
-use restow_registry::Reference;
+use restow::Session;
 use restow_registry::Settings;
-use restow_registry::Source;
-use restow_registry::StoreImages;
 use restow_registry::client::Credentials;
 use restow_registry::client::Hosts;
 use restow_registry::client::Proxies;
@@ -26,7 +17,6 @@ use restow_registry::client::Proxies;
 use crate::args::parse_size;
 use crate::directories;
 use crate::output;
-use crate::reference;
 
 /// How registries are reached; the same for all commands.
 #[derive(Debug, Clone, Args)]
@@ -63,50 +53,9 @@ pub(crate) struct RegistryArguments {
     pub(crate) registry_stats: bool,
 }
 
-static ACCESS: OnceLock<Access> = OnceLock::new();
-
-/// Sets up how images are reached, once, before any command runs. Files are read when a registry is needed.
-pub(crate) fn set_up(arguments: &RegistryArguments) {
-    let own = arguments.clone();
-    let access = Access::new(Limits::default(), &scratch(), move || own.settings());
-    let _ = ACCESS.set(access);
-}
-
-/// Returns how images are reached.
-pub(crate) fn access() -> &'static Access {
-    ACCESS.get_or_init(|| Access::new(Limits::default(), &scratch(), || Ok(Settings::default())))
-}
-
-/// Finds the image that `reference` means, to be read as often as need be.
-pub(crate) fn open_source(reference: &Reference) -> restow_registry::Result<Source> {
-    access().open_source(reference, Reading::Again)
-}
-
-/// Opens the place of a destination, and makes it where there is nothing. `source` is where most blobs come from;
-/// `observer` hears of what is sent to a registry.
-pub(crate) fn open_destination(
-    place: &Place,
-    source: Option<&Source>,
-    observer: Option<Arc<dyn Observer>>,
-) -> restow_registry::Result<Box<dyn Destination>> {
-    let Place::Store(Some(root)) = place else { return access().open_destination(place, source, observer) };
-    let images = StoreImages::create(root, access().limits())?;
-    if let Some(rebuilt) = images.rebuilt() {
-        reference::warn_of_loss(root, rebuilt);
-    }
-    Ok(Box::new(images))
-}
-
-/// Removes what is unfinished, though it is in use: for the moment before the process ends.
-pub(crate) fn clean_up() {
-    if let Some(access) = ACCESS.get() {
-        access.abandon();
-    }
-}
-
 /// Tells how many requests were sent.
-pub(crate) fn tell_requests() {
-    let requests = access().used_client().map(restow_registry::Client::requests).unwrap_or_default();
+pub(crate) fn tell_requests(session: &Session) {
+    let requests = session.access().used_client().map(restow_registry::Client::requests).unwrap_or_default();
     let total: u64 = requests.iter().map(|(_, _, count)| count).sum();
     for (host, kind, count) in requests {
         output::tell(&format!("{host}  {kind}  {count}"));
@@ -121,6 +70,13 @@ fn parse_chunk(text: &str) -> Result<u64, String> {
 }
 
 impl RegistryArguments {
+    /// Writes into the settings how registries are reached. Files are read when the first one is.
+    pub(crate) fn apply(&self, settings: &mut restow::Settings) {
+        let own = self.clone();
+        settings.registries = Arc::new(move || own.settings());
+        settings.scratch = scratch();
+    }
+
     fn settings(&self) -> restow_registry::Result<Settings> {
         let home = variable("HOME").map(PathBuf::from);
         let path = |name: &str| variable(name).map(PathBuf::from);

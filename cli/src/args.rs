@@ -1,184 +1,18 @@
-//! What may stand on the command line, as close to it as possible, and what several commands share.
+//! Arguments that several commands share.
 
-use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::ArgMatches;
 use clap::Args;
-use clap::Id;
-use clap::Parser;
-use clap::Subcommand;
 use clap::ValueEnum;
-use clap::error::ErrorKind;
-use clap::parser::ValueSource;
-use restow::toc_image::Tables;
+use restow::Session;
+use restow::Settings;
 use restow_convert::Platforms;
-use restow_oci::Limits;
 use restow_oci::Platform;
 use restow_registry::Reference;
-use restow_registry::Source;
 use restow_registry::Transfer;
 
-use crate::access::RegistryArguments;
-use crate::access::access;
-use crate::commands::batch;
-use crate::commands::cat;
-use crate::commands::completions;
-use crate::commands::convert;
-use crate::commands::copy;
-use crate::commands::deploy;
-use crate::commands::index;
-use crate::commands::inspect;
-use crate::commands::ls;
-use crate::commands::optimize;
-use crate::commands::predict;
-use crate::commands::record;
-use crate::commands::sandbox;
-use crate::commands::store;
-use crate::commands::toc_digest;
-use crate::commands::verify;
-use crate::commands::version;
-use crate::reference;
-
-const REFERENCES: &str = "\
-References:
-  oci:PATH[:TAG]            an OCI image layout in a directory
-  oci-archive:FILE[:TAG]    an OCI image layout in a tar file; FILE may be -
-  docker-archive:FILE[:NAME]  what docker save writes; FILE may be -
-  docker://HOST/NAME[:TAG]  a registry's image; without HOST, Docker Hub's
-  store:NAME                an image in the store that --root says
-  PATH[:TAG]                the same: a layout, or an archive if PATH ends in .tar
-  A TAG may be left out where the layout holds one image. @DIGEST names one, too.
-
-Exit status:
-  0  done
-  1  failed; the destination is as it was
-  2  the command line is wrong
-  3  some of the work of batch or deploy failed, and the rest is done
-  130  interrupted; the destination is as it was";
-
-/// Rewrites container image layers so that what a container needs first can be fetched first, verified, file by file
-#[derive(Debug, Parser)]
-#[command(name = "restow", version, after_help = REFERENCES, disable_help_subcommand = true)]
-pub(crate) struct Cli {
-    /// Where the store is [default: restow/store in the user's data directory]
-    #[arg(long, global = true, value_name = "DIR", help_heading = "Store")]
-    pub(crate) root: Option<PathBuf>,
-    #[command(subcommand)]
-    pub(crate) command: Command,
-    #[command(flatten)]
-    pub(crate) registries: RegistryArguments,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    Optimize(Box<optimize::Arguments>),
-    Convert(Box<convert::Arguments>),
-    Copy(copy::Arguments),
-    Batch(batch::Arguments),
-    Index(index::Arguments),
-    Deploy(deploy::Arguments),
-    Inspect(inspect::Arguments),
-    Ls(ls::Arguments),
-    Cat(cat::Arguments),
-    TocDigest(toc_digest::Arguments),
-    Predict(predict::Arguments),
-    Record(Box<record::Arguments>),
-    #[command(hide = true)]
-    Sandbox(sandbox::Arguments),
-    Verify(verify::Arguments),
-    Store(Box<store::Arguments>),
-    Version(version::Arguments),
-    Completions(completions::Arguments),
-    /// Print the manual page in roff
-    Man,
-}
-
-/// Formats whose name begins the names of flags that mean nothing without them.
-const FORMATS: [&str; 4] = ["zstdchunked", "estargz", "zstd", "gzip"];
-
-/// Parses the command line, or says what is wrong with it and exits.
-pub(crate) fn parse(words: Vec<OsString>) -> Cli {
-    let (cli, _) = try_parse(words).unwrap_or_else(|error| error.exit());
-    cli
-}
-
-/// Parses words, and returns what they say of the subcommand, too.
-fn try_parse<P: Parser>(words: impl IntoIterator<Item = OsString>) -> Result<(P, ArgMatches), clap::Error> {
-    let mut command = P::command();
-    let mut matches = command.try_get_matches_from_mut(words)?;
-    let said = matches.subcommand().map(|(_, matches)| matches.clone()).unwrap_or_default();
-    if let Some(problem) = orphan(&said) {
-        return Err(command.error(ErrorKind::MissingRequiredArgument, problem));
-    }
-    let parsed = P::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))?;
-    Ok((parsed, said))
-}
-
-/// What a job of a batch may be.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Job {
-    Optimize(Box<optimize::Arguments>),
-    Convert(Box<convert::Arguments>),
-    Copy(copy::Arguments),
-}
-
-#[derive(Debug, Parser)]
-#[command(name = "restow", no_binary_name = true, disable_help_flag = true, disable_help_subcommand = true)]
-struct JobLine {
-    #[command(subcommand)]
-    job: Job,
-}
-
-/// Flags of a job that have no meaning in a batch, and where to turn instead.
-const FOREIGN: [(&str, &str); 8] = [
-    ("format", "there is a line of JSON for each job"),
-    ("run", "give the workload's record with --record-in; `restow record` writes it"),
-    ("jobs", WHOLE_BATCH),
-    ("tmp_dir", WHOLE_BATCH),
-    ("cache_dir", WHOLE_BATCH),
-    ("no_cache", WHOLE_BATCH),
-    ("progress", WHOLE_BATCH),
-    ("quiet", WHOLE_BATCH),
-];
-const WHOLE_BATCH: &str = "it is for the batch as a whole";
-
-/// Parses the words of a job of a batch, or returns what is wrong with them.
-pub(crate) fn parse_job(words: &[String]) -> Result<Job, String> {
-    if words.is_empty() {
-        return Err("expected optimize, convert or copy".into());
-    }
-    let (JobLine { job }, said) =
-        try_parse(words.iter().map(OsString::from)).map_err(|error| first_paragraph(&error))?;
-    let given = |id: &str| {
-        said.ids().any(|known| known == id) && said.value_source(id) == Some(ValueSource::CommandLine)
-    };
-    match FOREIGN.iter().find(|(id, _)| given(id)) {
-        Some((id, why)) => Err(format!("--{} is not for a job of a batch: {why}", id.replace('_', "-"))),
-        None => Ok(job),
-    }
-}
-
-/// Returns what the parser says is wrong on one line, without the usage that it shows behind.
-fn first_paragraph(error: &clap::Error) -> String {
-    let text = error.render().to_string();
-    let text = text.strip_prefix("error: ").unwrap_or(&text);
-    let lines = text.lines().take_while(|line| !line.trim().is_empty());
-    lines.map(str::trim).collect::<Vec<_>>().join(" ")
-}
-
-/// Finds a flag of a format that is not asked for. The parser itself would require the format, but not where another
-/// one, which excludes it, is asked for.
-fn orphan(matches: &ArgMatches) -> Option<String> {
-    let given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
-    let given: Vec<_> = matches.ids().map(Id::as_str).filter(given).collect();
-    given.iter().find_map(|id| {
-        let of = |format: &&str| id.strip_prefix(*format).is_some_and(|rest| rest.starts_with('_'));
-        let format = FORMATS.into_iter().find(of).filter(|format| !given.contains(format))?;
-        Some(format!("--{} means something with --{format} only", id.replace('_', "-")))
-    })
-}
+use crate::directories;
 
 /// Which images of an index are meant.
 #[derive(Debug, Args)]
@@ -243,18 +77,9 @@ pub(crate) struct TocArguments {
 }
 
 impl TocArguments {
-    /// Gets ready to look for the tables of an image. The one that was asked for by name must be there.
-    pub(crate) fn open<'a>(
-        &self,
-        reference: &'a Reference,
-        source: &'a Source,
-        limits: &'a Limits,
-    ) -> anyhow::Result<Tables<'a>> {
-        let beside = Tables::beside(access(), reference, source, limits);
-        match &self.toc_image {
-            Some(text) => Ok(beside.named(&reference::parse(text)?)?),
-            None => Ok(beside),
-        }
+    /// Returns the image that was named.
+    pub(crate) fn reference(&self, session: &Session) -> restow::Result<Option<Reference>> {
+        self.toc_image.as_deref().map(|text| session.reference(text)).transpose()
     }
 }
 
@@ -275,8 +100,49 @@ fn parse_jobs(text: &str) -> Result<NonZeroUsize, String> {
 }
 
 impl JobsArguments {
-    pub(crate) fn count(self) -> NonZeroUsize {
-        self.jobs.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
+    /// Writes the number into the settings, if one was given.
+    pub(crate) fn apply(self, settings: &mut Settings) {
+        settings.threads = self.or(settings.threads);
+    }
+
+    /// Returns the number that was given, or else `default`.
+    pub(crate) fn or(self, default: NonZeroUsize) -> NonZeroUsize {
+        self.jobs.unwrap_or(default)
+    }
+}
+
+/// What the work takes, whatever is done.
+#[derive(Debug, Args)]
+pub(crate) struct WorkArguments {
+    #[command(flatten)]
+    jobs: JobsArguments,
+    /// Where temporary files go [default: the destination's directory]
+    ///
+    /// They hold compressed data: the layers in which files move to the front, and tables of contents that
+    /// outgrow memory.
+    #[arg(long, value_name = "DIR")]
+    tmp_dir: Option<PathBuf>,
+    /// Where to remember things between runs [default: restow in the user's cache directory]
+    ///
+    /// Of a converted layer, a digest and some numbers are remembered, at most 64 KiB for each of at most 65,536 layers;
+    /// of an image, the order of its files, at most 1 MiB for each of at most 256 images. With --run, images are unpacked
+    /// there too [default: where the store is].
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Remember nothing and recall nothing of other runs: convert every layer
+    #[arg(long, conflicts_with = "cache_dir")]
+    no_cache: bool,
+}
+
+impl WorkArguments {
+    /// Writes them into the settings.
+    pub(crate) fn apply(&self, settings: &mut Settings) {
+        self.jobs.apply(settings);
+        settings.temporary.clone_from(&self.tmp_dir);
+        if !self.no_cache {
+            settings.cache = self.cache_dir.clone().or_else(directories::cache);
+            settings.roots = self.cache_dir.clone().or_else(|| settings.store.clone());
+        }
     }
 }
 
@@ -313,57 +179,7 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-        JobLine::command().debug_assert();
-    }
-
-    #[test]
-    fn a_job_has_the_flags_of_its_command_but_those_of_the_whole_batch() {
-        let problem = |line: &str| {
-            let words: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
-            parse_job(&words).err()
-        };
-        for line in [
-            "optimize a b --zstdchunked --platform linux/amd64",
-            "convert a b --gzip --gzip-compression-level 1",
-            "copy a b c --tag d",
-        ] {
-            assert_eq!(problem(line), None, "{line}");
-        }
-        let whole = |flag: &str| format!("{flag} is not for a job of a batch: {WHOLE_BATCH}");
-        for (line, expected) in [
-            ("", "expected optimize, convert or copy"),
-            ("verify a", "unrecognized subcommand 'verify'"),
-            ("batch jobs", "unrecognized subcommand 'batch'"),
-            ("copy a", "the following required arguments were not provided: <DST>..."),
-            ("copy a b --help", "unexpected argument '--help' found"),
-            ("copy a b --root x", "unexpected argument '--root' found"),
-            ("--root x copy a b", "unexpected argument '--root' found"),
-            ("copy a b --plain-http", "unexpected argument '--plain-http' found"),
-            (
-                "convert a b --zstd --estargz-chunk-size 4KiB",
-                "--estargz-chunk-size means something with --estargz only",
-            ),
-            ("copy a b --quiet", &whole("--quiet")),
-            ("copy a b --progress none", &whole("--progress")),
-            ("optimize a b --zstdchunked --jobs 2", &whole("--jobs")),
-            ("convert a b --zstd --no-cache", &whole("--no-cache")),
-            (
-                "copy a b --format json",
-                "--format is not for a job of a batch: there is a line of JSON for each job",
-            ),
-        ] {
-            assert_eq!(problem(line).as_deref(), Some(expected), "{line}");
-        }
-        let run = problem("optimize a b --zstdchunked --run");
-        assert!(run.is_some_and(|problem| problem.starts_with("--run is not for a job of a batch")));
-    }
 
     #[test]
     fn sizes_are_bytes_or_binary_units() {

@@ -1,63 +1,30 @@
 //! The conversion of an image from one place to another, and the flags that all commands share who convert.
 
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
 
-use anyhow::Context as _;
 use clap::Args;
 use clap::ValueEnum;
-use restow::image::Image;
-use restow::referrers;
-use restow::toc_image::Tables;
-use restow::trees::Gathering;
-use restow::trees::Repeated;
-use restow::trees::Trees;
-use restow_content::Overlay;
-use restow_content::Provider;
+use restow::ConvertOptions;
+use restow::Destination;
+use restow::SeekableLayers;
+use restow::Session;
+use restow::Target;
+use restow::report::ConvertReport;
 use restow_convert as convert;
-use restow_convert::Cancel;
-use restow_convert::Conversion;
-use restow_convert::LayerConverter;
 use restow_convert::MediaTypes;
-use restow_convert::Memo;
-use restow_convert::Observer as _;
-use restow_convert::Recompress;
-use restow_convert::Seekable;
-use restow_convert::Selected;
-use restow_convert::write_toc_image;
-use restow_layer::Depth;
-use restow_layer::EncodeOptions;
-use restow_layer::Recompression;
-use restow_oci::Descriptor;
-use restow_oci::Digest;
-use restow_oci::Limits;
-use restow_registry::Destination as Place;
 use restow_registry::Reference;
-use restow_registry::Source;
-use serde_json::Value;
 
-use crate::access::access;
-use crate::access::open_source;
 use crate::args::Format;
 use crate::args::PlatformArguments;
 use crate::args::ProgressArguments;
-use crate::destination::Destination;
-use crate::format::FormatArguments;
-use crate::order::Order;
-use crate::order::Plan;
-use crate::order::Planner;
+use crate::args::WorkArguments;
+use crate::failure::Usage;
 use crate::output;
+use crate::progress::JobPrefix;
 use crate::progress::Progress;
-use crate::progress::Voice;
 use crate::readers::ReadersArguments;
-use crate::reference;
-use crate::report::Summary;
-use crate::workshop::WorkArguments;
-use crate::workshop::Workshop;
-use crate::workshop::give_up;
+use crate::report;
 
 /// Which image is read, and what it is called where it is written.
 #[derive(Debug, Args)]
@@ -74,9 +41,15 @@ pub(crate) struct ImageArguments {
 }
 
 impl ImageArguments {
+    /// Returns the tags that the image gets.
+    pub(crate) fn tags(&self) -> restow::Result<Vec<String>> {
+        Ok(Destination::parse(&self.destinations, &self.tag)?.tags)
+    }
+
     /// Returns where the image goes.
-    pub(crate) fn destination(&self) -> anyhow::Result<Destination> {
-        Destination::parse(&self.destinations, &self.tag)
+    pub(crate) fn destination(&self, session: &Session) -> restow::Result<Destination> {
+        let destination = Destination::parse(&self.destinations, &self.tag)?;
+        Ok(destination.in_store(session.settings().store.as_deref()))
     }
 }
 
@@ -116,7 +89,7 @@ pub(crate) struct ConversionArguments {
     oci: bool,
 
     #[command(flatten, next_help_heading = "Work")]
-    work: WorkArguments,
+    pub(crate) work: WorkArguments,
     /// How each new layer is verified before it counts
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     verify: Verify,
@@ -155,305 +128,98 @@ impl ConversionArguments {
     pub(crate) fn media_types(&self) -> MediaTypes {
         if self.oci { MediaTypes::Oci } else { MediaTypes::Keep }
     }
-}
 
-/// What layers become.
-pub(crate) enum Target<'a> {
-    /// Seekable, in that order.
-    Seekable { format: &'a FormatArguments, order: Order },
-    /// Ordinary ones.
-    Ordinary(Recompression),
-    /// What they are.
-    Same,
+    /// Returns what the flags say of a conversion to `target`.
+    pub(crate) fn options<'a>(
+        &self,
+        target: impl Into<Target<'a>>,
+        zstdchunked: bool,
+    ) -> Result<ConvertOptions<'a>, Usage> {
+        self.readers.check(zstdchunked)?;
+        let mut options = ConvertOptions::new(target);
+        options.platforms = self.platforms.choice();
+        options.keep_other_platforms = self.keep_other_platforms;
+        options.keep_subject = self.keep_subject;
+        options.copy_referrers = self.copy_referrers;
+        options.attach_provenance = self.attach_provenance;
+        options.media_types = self.media_types();
+        options.unsupported = match self.unsupported {
+            Unsupported::Fail => convert::Unsupported::Fail,
+            Unsupported::Keep => convert::Unsupported::Keep,
+        };
+        options.parent_references = self.allow_parent_refs;
+        options.reuse = self.reuse;
+        options.verify = match self.verify {
+            Verify::Full => restow::Verify::Full,
+            Verify::Frames => restow::Verify::Frames,
+            Verify::Toc => restow::Verify::Toc,
+            Verify::None => restow::Verify::None,
+        };
+        self.readers.apply(&mut options);
+        Ok(options)
+    }
 }
 
 /// One image to convert, and how.
 pub(crate) struct Job<'a> {
     pub(crate) images: &'a ImageArguments,
     pub(crate) arguments: &'a ConversionArguments,
-    pub(crate) target: Target<'a>,
-    pub(crate) media_types: MediaTypes,
+    pub(crate) options: ConvertOptions<'a>,
+}
+
+impl Job<'_> {
+    /// Converts the image and tells what became of it.
+    pub(crate) fn run(self, session: &Session) -> anyhow::Result<ExitCode> {
+        let progress = Arc::new(Progress::new(&self.arguments.progress, JobPrefix::default()));
+        let format = self.arguments.format;
+        let checked = self.check(session)?;
+        let report = checked.perform(session, &progress)?;
+        output::print_result(&checked.destination, format, &report.digest, &report)?;
+        Ok(ExitCode::SUCCESS)
+    }
 }
 
 impl<'a> Job<'a> {
-    /// Converts the image and tells what became of it.
-    pub(crate) fn run(self, cancel: &Cancel) -> anyhow::Result<ExitCode> {
-        let progress = Progress::new(&self.arguments.progress, Voice::default());
-        let workshop = Workshop::new(&self.arguments.work)?;
-        let format = self.arguments.format;
-        let checked = self.check()?;
-        let document = checked.perform(&workshop, &progress, cancel)?;
-        checked.destination.print(format, &document)?;
-        Ok(ExitCode::SUCCESS)
-    }
-
     /// Finds what is wrong with the command line before anything is done.
-    pub(crate) fn check(self) -> anyhow::Result<Checked<'a>> {
-        let zstdchunked = matches!(&self.target, Target::Seekable { format, .. } if format.zstdchunked);
-        self.arguments.readers.check(zstdchunked)?;
-        let destination = self.images.destination()?;
-        if self.arguments.copy_referrers || self.arguments.attach_provenance {
+    pub(crate) fn check(self, session: &Session) -> anyhow::Result<Checked<'a>> {
+        let destination = self.images.destination(session)?;
+        if self.options.copy_referrers || self.options.attach_provenance {
             destination.must_hold_referrers()?;
         }
-        let toc_tags = match &self.target {
-            Target::Seekable { format, order } => {
-                format.check(order.moves())?;
-                format.toc_tags(&destination.tags)?
-            }
-            Target::Ordinary(_) | Target::Same => None,
-        };
-        let reference = reference::parse(&self.images.source)?;
-        Ok(Checked { job: self, reference, destination, toc_tags })
+        let source = session.reference(&self.images.source)?;
+        Ok(Checked { options: self.options, source, destination })
     }
 }
 
 /// A job that makes sense.
 pub(crate) struct Checked<'a> {
-    job: Job<'a>,
-    pub(crate) reference: Reference,
+    options: ConvertOptions<'a>,
+    pub(crate) source: Reference,
     pub(crate) destination: Destination,
-    /// The tags of the image of the tables of contents, where there is to be one.
-    pub(crate) toc_tags: Option<Vec<String>>,
 }
 
 impl Checked<'_> {
-    /// Converts the image, tells what became of it, and returns that as a document, too.
+    /// Converts the image and tells what became of it.
     pub(crate) fn perform(
         &self,
-        workshop: &Workshop,
-        progress: &Progress,
-        cancel: &Cancel,
-    ) -> anyhow::Result<Value> {
-        let started = Instant::now();
-        let Self { job, reference, destination, toc_tags } = self;
-        let parent_references = job.arguments.allow_parent_refs;
-        let limits = Limits { parent_references, ..Limits::default() };
-        let source = open_source(reference)?;
-
-        let memo = workshop.memo(&destination.place);
-        let run = Run { job, limits: &limits, progress, reference, source: &source, workshop, memo, cancel };
-        let images = run.select()?;
-        let subjects = || std::iter::once(&source.root).chain(images.iter().map(|image| &image.descriptor));
-        let referrers = match job.arguments.copy_referrers {
-            true => referrers::find(access(), reference, subjects())?,
-            false => Vec::new(),
-        };
-        let place = workshop.open(&destination.place, &source, Some(progress.uploads()))?;
-        let names = Names { image: &destination.tags, tables: toc_tags.as_deref(), referrers: &referrers };
-        let converted = run.convert_into(&**place, &images, &names);
-        let Converted { conversion, tables, first, misses, notices } = match converted {
-            Ok(done) => done,
-            Err(error) => {
-                give_up(place);
-                return Err(error);
-            }
-        };
-        // Not before: if the image is damaged, that is what there is to say.
-        for notice in &notices {
-            progress.warning(notice);
+        session: &Session,
+        progress: &Arc<Progress>,
+    ) -> anyhow::Result<ConvertReport> {
+        let Self { options, source, destination } = self;
+        let session = session.job(progress.clone());
+        let report = session.convert(source.clone(), destination.clone(), options.clone())?;
+        if options.copy_referrers {
+            progress.say(&format!("copied {}", output::count(report.referrers.len(), "referrer")));
         }
-        if job.arguments.copy_referrers {
-            progress.step(&format!("copied {}", output::count(referrers.len(), "referrer")));
-        } else if conversion.root.digest != source.root.digest {
-            for warning in referrers::warnings(access(), reference, subjects()) {
-                progress.warning(&warning.text);
-            }
+        report::tell(&report, progress);
+        Ok(report)
+    }
+
+    /// Returns the tags of the image of the tables of contents, where there is to be one.
+    pub(crate) fn toc_tags(&self) -> &[String] {
+        match &self.options.target {
+            Target::Seekable(SeekableLayers { toc_image: Some(image), .. }) => &image.tags,
+            _ => &[],
         }
-        let outcome = Summary {
-            source: &source,
-            destination,
-            images: &images,
-            conversion: &conversion,
-            tables: tables.as_ref().zip(toc_tags.as_deref()),
-            first: &first,
-            misses: &misses,
-            notices,
-            elapsed: started.elapsed(),
-        };
-        outcome.tell(progress);
-        Ok(outcome.document())
-    }
-}
-
-/// The tags of what is published together, and what has none.
-struct Names<'a> {
-    image: &'a [String],
-    /// Of the image of the tables of contents, where there is to be one.
-    tables: Option<&'a [String]>,
-    /// What refers to the source, and goes where the result goes.
-    referrers: &'a [Descriptor],
-}
-
-/// What has been published.
-struct Converted {
-    conversion: Conversion,
-    /// The image of the tables of contents.
-    tables: Option<Descriptor>,
-    /// Manifest, layer and path of what comes first, a few of each image.
-    first: Vec<(Digest, usize, String)>,
-    /// Paths to put first that no image has, with the manifest that lacks it.
-    misses: Vec<(Digest, String)>,
-    notices: Vec<String>,
-}
-
-/// A job under way.
-struct Run<'a> {
-    job: &'a Job<'a>,
-    limits: &'a Limits,
-    progress: &'a Progress,
-    reference: &'a Reference,
-    source: &'a Source,
-    workshop: &'a Workshop,
-    memo: Arc<dyn Memo>,
-    cancel: &'a Cancel,
-}
-
-impl Run<'_> {
-    fn select(&self) -> anyhow::Result<Vec<Selected>> {
-        let Source { provider, root, name, .. } = self.source;
-        let platforms = self.job.arguments.platforms.choice();
-        let selection =
-            convert::select(&**provider, root, &platforms, self.limits).with_context(|| name.clone())?;
-        Ok(selection.images)
-    }
-
-    /// Converts the source and publishes the result.
-    fn convert_into(
-        &self,
-        place: &dyn Place,
-        images: &[Selected],
-        names: &Names<'_>,
-    ) -> anyhow::Result<Converted> {
-        let Source { provider, root, name, .. } = self.source;
-        let (converter, plan) = self.converter(place.scratch(), images)?;
-        let others: &dyn Provider = self.workshop;
-        let lower = [&**provider].into_iter().chain(place.held()).chain([others]);
-        let store = Overlay::new(place.store(), lower);
-        let conversion = convert::convert(&store, root, &*converter, &self.options(), self.progress)
-            .with_context(|| name.clone())?;
-        let tables = match (&self.job.target, names.tables) {
-            (Target::Seekable { format, .. }, Some(_)) => {
-                write_toc_image(&store, &conversion, format.toc_referrer(), self.limits)?
-            }
-            _ => None,
-        };
-        let provenance = match self.job.arguments.attach_provenance {
-            true => Some(referrers::write_provenance(root, &conversion, place.store())?),
-            false => None,
-        };
-        // From here on it is quick, and all or nothing.
-        self.cancel.check()?;
-        let mut roots = vec![(&conversion.root, names.image)];
-        roots.extend(tables.as_ref().zip(names.tables));
-        let unnamed: &[String] = &[];
-        roots.extend(names.referrers.iter().chain(&provenance).map(|referrer| (referrer, unnamed)));
-        let mut notices = plan.notices;
-        notices.extend(place.publish_all(&store, &roots)?.iter().map(ToString::to_string));
-        Ok(Converted { conversion, tables, first: plan.first, misses: plan.misses, notices })
-    }
-
-    /// Returns who converts the layers of the images, and in what order.
-    fn converter(
-        &self,
-        scratch: &Path,
-        images: &[Selected],
-    ) -> anyhow::Result<(Box<dyn LayerConverter>, Plan)> {
-        let ConversionArguments { verify, reuse, .. } = self.job.arguments;
-        match &self.job.target {
-            Target::Same => Ok((Box::new(convert::Keep), Plan::default())),
-            Target::Ordinary(recompression) => {
-                let workers = self.workshop.workers.clone();
-                let converter = Recompress::new(*recompression, self.limits.clone(), workers);
-                let converter = converter.check(matches!(verify, Verify::Frames | Verify::Toc));
-                let converter = converter.read_back(*verify == Verify::Full).reuse(*reuse);
-                Ok((Box::new(converter), Plan::default()))
-            }
-            Target::Seekable { format, order } => {
-                let converter = self.seekable(format, scratch)?;
-                let mut plan = self.plan(images, order, &converter)?;
-                let paths = std::mem::take(&mut plan.paths);
-                let converter = converter.prioritize(paths).tables(self.tables(format, images));
-                Ok((Box::new(converter), plan))
-            }
-        }
-    }
-
-    fn seekable(&self, format: &FormatArguments, scratch: &Path) -> anyhow::Result<Seekable> {
-        let ConversionArguments { verify, reuse, .. } = self.job.arguments;
-        let codec = format.codec().context("no format is asked for")?;
-        let spool = self.workshop.tmp_dir.clone().unwrap_or_else(|| scratch.to_owned());
-        let options = EncodeOptions {
-            check_frames: *verify == Verify::Frames,
-            limits: self.limits.clone(),
-            ..format.options(spool)
-        };
-        let depth = match verify {
-            Verify::Full => Some(Depth::Full),
-            Verify::Frames | Verify::Toc => Some(Depth::Toc),
-            Verify::None => None,
-        };
-        let converter = Seekable::new(codec, options, self.workshop.workers.clone());
-        Ok(converter.verify(depth).reuse(*reuse))
-    }
-
-    /// Finds the tables of contents of layers that might be kept without one of their own. What is wrong with them only
-    /// means that such layers are converted.
-    fn tables(&self, format: &FormatArguments, images: &[Selected]) -> BTreeMap<Digest, Descriptor> {
-        let mut found = BTreeMap::new();
-        if !self.job.arguments.reuse || !format.external_toc() {
-            return found;
-        }
-        let tables = Tables::beside(access(), self.reference, self.source, self.limits);
-        for image in images {
-            match tables.all(&image.descriptor.digest) {
-                Ok(tables) => found.extend(tables),
-                Err(error) => {
-                    let error = restow::describe(&error);
-                    self.progress.warning(&format!("no layer is kept for its table of contents: {error}"));
-                }
-            }
-        }
-        found
-    }
-
-    /// Orders the layers of the images.
-    fn plan(&self, images: &[Selected], order: &Order, converter: &Seekable) -> anyhow::Result<Plan> {
-        if !order.moves() {
-            return Ok(Plan::default());
-        }
-        let images = Image::of(self.source, images, self.limits)?;
-        let repeated = Repeated::among(&images);
-        let gathering = Gathering { seekable: converter, observer: self.progress, repeated: &repeated };
-        let trees = Trees {
-            provider: &*self.source.provider,
-            limits: self.limits,
-            threads: self.workshop.layers,
-            cancel: self.cancel,
-            // What may stay as it is need not be compressed.
-            conversion: (!self.job.arguments.reuse).then_some(gathering),
-        };
-        let Workshop { cache, roots, .. } = self.workshop;
-        let (cache, roots) = (cache.clone(), roots.clone());
-        let planner = Planner { trees, progress: self.progress, cache, roots };
-        planner.plan(&images, order).with_context(|| self.source.name.clone())
-    }
-
-    fn options(&self) -> convert::Options {
-        let arguments = self.job.arguments;
-        arguments.readers.apply(convert::Options {
-            platforms: arguments.platforms.choice(),
-            keep_other_platforms: arguments.keep_other_platforms,
-            keep_subject: arguments.keep_subject,
-            media_types: self.job.media_types,
-            unsupported: match arguments.unsupported {
-                Unsupported::Fail => convert::Unsupported::Fail,
-                Unsupported::Keep => convert::Unsupported::Keep,
-            },
-            jobs: self.workshop.layers,
-            limits: self.limits.clone(),
-            cancel: self.cancel.clone(),
-            memo: self.memo.clone(),
-            ..convert::Options::default()
-        })
     }
 }

@@ -1,16 +1,16 @@
 //! Which seekable format layers get, for every command that makes them.
 
-use std::path::PathBuf;
-
 use clap::ArgGroup;
 use clap::Args;
 use clap::ValueEnum;
-use restow::toc_image;
+use restow::Format;
+use restow::Order;
+use restow::SeekableLayers;
+use restow::TocImage;
+use restow::toc_image_tag;
 use restow_layer as layer;
-use restow_layer::Codec;
 use restow_layer::DEFAULT_CHUNK_SIZE;
 use restow_layer::ESTARGZ_DEFAULT_LEVEL;
-use restow_layer::EncodeOptions;
 use restow_layer::Estargz;
 use restow_layer::ZstdChunked;
 
@@ -104,43 +104,45 @@ enum Landmark {
 }
 
 impl FormatArguments {
-    /// Returns the format that is asked for, if one is.
-    pub(crate) fn codec(&self) -> Option<Box<dyn Codec>> {
-        if self.zstdchunked {
-            let codec = ZstdChunked::new(self.zstdchunked_compression_level);
-            let prioritized = self.prioritized_compression_level;
-            Some(Box::new(prioritized.map_or(codec, |level| codec.prioritized_level(level))))
-        } else if self.estargz {
-            let codec = Estargz::new(self.estargz_compression_level);
-            let codec = codec.min_chunk_size(self.estargz_min_chunk_size);
-            let codec =
-                self.prioritized_compression_level.map_or(codec, |level| codec.prioritized_level(level));
-            Some(Box::new(if self.external_toc() { codec.external_toc() } else { codec }))
-        } else {
-            None
-        }
+    /// Tells whether a format is asked for.
+    pub(crate) fn is_given(&self) -> bool {
+        self.zstdchunked || self.estargz
     }
 
-    /// Returns what the flags say of the bytes of a layer, with temporary files in `spool`.
-    pub(crate) fn options(&self, spool: PathBuf) -> EncodeOptions {
-        EncodeOptions {
-            chunk_size: if self.estargz { self.estargz_chunk_size } else { self.zstdchunked_chunk_size },
-            chunking: match self.zstdchunked_chunking {
-                Chunking::Fixed => layer::Chunking::Fixed,
-                Chunking::Content => layer::Chunking::Content,
-            },
-            landmark: match self.landmark {
-                Landmark::Auto => layer::Landmark::Auto,
-                Landmark::Always => layer::Landmark::Always,
-                Landmark::Never => layer::Landmark::Never,
-            },
-            keep_diff_id: self.estargz_keep_diff_id,
-            ..EncodeOptions::new(spool)
+    /// Returns the layers that are asked for, in this order, of an image with `tags`. Refuses what contradicts itself.
+    pub(crate) fn layers(&self, order: Order, tags: &[String]) -> Result<SeekableLayers, Usage> {
+        self.check(order.moves())?;
+        let mut layers = SeekableLayers::new(self.format()).order(order);
+        layers.chunk_size = if self.estargz { self.estargz_chunk_size } else { self.zstdchunked_chunk_size };
+        layers.chunking = match self.zstdchunked_chunking {
+            Chunking::Fixed => layer::Chunking::Fixed,
+            Chunking::Content => layer::Chunking::Content,
+        };
+        layers.landmark = match self.landmark {
+            Landmark::Auto => layer::Landmark::Auto,
+            Landmark::Always => layer::Landmark::Always,
+            Landmark::Never => layer::Landmark::Never,
+        };
+        layers.keep_diff_id = self.estargz_keep_diff_id;
+        let tags = self.toc_tags(tags)?;
+        layers.toc_image = tags.map(|tags| TocImage { tags, referrer: self.toc_referrer });
+        Ok(layers)
+    }
+
+    fn format(&self) -> Format {
+        let prioritized = self.prioritized_compression_level;
+        if self.zstdchunked {
+            let codec = ZstdChunked::new(self.zstdchunked_compression_level);
+            return prioritized.map_or(codec, |level| codec.prioritized_level(level)).into();
         }
+        let codec = Estargz::new(self.estargz_compression_level);
+        let codec = codec.min_chunk_size(self.estargz_min_chunk_size);
+        let codec = prioritized.map_or(codec, |level| codec.prioritized_level(level));
+        if self.external_toc() { codec.external_toc() } else { codec }.into()
     }
 
     /// Tells whether the tables of contents go into an image of their own.
-    pub(crate) fn external_toc(&self) -> bool {
+    fn external_toc(&self) -> bool {
         self.estargz_external_toc || self.estargz_keep_diff_id
     }
 
@@ -150,7 +152,7 @@ impl FormatArguments {
     }
 
     /// Refuses what contradicts itself, with `moving` telling whether files are to be moved.
-    pub(crate) fn check(&self, moving: bool) -> Result<(), Usage> {
+    fn check(&self, moving: bool) -> Result<(), Usage> {
         let usage = |problem: &str| Err(Usage(problem.into()));
         let most = if self.estargz { 12 } else { 22 };
         if self.prioritized_compression_level.is_some_and(|level| !(1..=most).contains(&level)) {
@@ -168,7 +170,7 @@ impl FormatArguments {
     }
 
     /// Returns the tags of the image of the tables of contents of an image with `tags`, if there is to be one.
-    pub(crate) fn toc_tags(&self, tags: &[String]) -> Result<Option<Vec<String>>, Usage> {
+    fn toc_tags(&self, tags: &[String]) -> Result<Option<Vec<String>>, Usage> {
         match (&self.toc_image, tags) {
             _ if !self.external_toc() => Ok(None),
             (Some(tag), _) if tags.contains(tag) => {
@@ -179,13 +181,8 @@ impl FormatArguments {
                 "the image of the tables of contents is named after a tag, and DST has none: give it one, or --toc-image"
                     .into(),
             )),
-            (None, tags) => Ok(Some(tags.iter().map(|tag| toc_image::tag(tag)).collect())),
+            (None, tags) => Ok(Some(tags.iter().map(|tag| toc_image_tag(tag)).collect())),
         }
-    }
-
-    /// Tells whether the image of the tables of contents says which image it is about.
-    pub(crate) fn toc_referrer(&self) -> bool {
-        self.toc_referrer
     }
 }
 

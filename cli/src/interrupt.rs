@@ -7,9 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use restow_convert::Cancel;
-
-use crate::access;
+use restow::Session;
 
 /// What a shell reports for a program that Ctrl-C ended.
 pub(crate) const EXIT_CODE: u8 = 130;
@@ -54,7 +52,7 @@ pub(crate) fn happened() -> bool {
     RAISED.load(Ordering::SeqCst)
 }
 
-/// Returns a flag that Ctrl-C (or a termination signal) raises.
+/// Lets Ctrl-C (or a termination signal) stop all work of the session.
 ///
 /// The process ends after a grace period, or at once on a second Ctrl-C, whatever still runs: a destination
 /// is replaced in one step, so there is no moment at which it must not die. Temporary directories go with it. While
@@ -63,11 +61,10 @@ pub(crate) fn happened() -> bool {
     clippy::disallowed_methods,
     reason = "what does not stop by itself is stopped; the kernel lets go of locks"
 )]
-pub(crate) fn watch() -> anyhow::Result<Cancel> {
-    let cancel = Cancel::default();
-    let flag = cancel.clone();
-    let exit = || {
-        access::clean_up();
+pub(crate) fn watch(session: &Session) -> anyhow::Result<()> {
+    let session = session.clone();
+    let exit = |session: &Session| {
+        session.abandon();
         process::exit(EXIT_CODE.into())
     };
     ctrlc::set_handler(move || {
@@ -75,16 +72,16 @@ pub(crate) fn watch() -> anyhow::Result<Cancel> {
             return;
         }
         if RAISED.swap(true, Ordering::SeqCst) {
-            exit();
+            exit(&session);
         }
-        flag.cancel();
+        session.stop().cancel();
+        let session = session.clone();
         thread::spawn(move || {
             thread::sleep(GRACE);
-            exit()
+            exit(&session)
         });
     })
-    .context("cannot watch for Ctrl-C")?;
-    Ok(cancel)
+    .context("cannot watch for Ctrl-C")
 }
 
 #[cfg(test)]

@@ -4,43 +4,47 @@
 
 mod access;
 mod args;
+mod command_line;
 mod commands;
 mod conversion;
-mod destination;
 mod directories;
 mod failure;
+mod flags;
 mod format;
 mod interrupt;
 mod order;
 mod output;
 mod progress;
 mod readers;
-mod readership;
-mod reference;
 mod report;
-mod transfer;
 mod workload;
-mod workshop;
 
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
+
+use restow::Session;
+
+use crate::command_line::Command;
+use crate::progress::Warnings;
 
 fn main() -> ExitCode {
-    let cli = args::parse(command_line(std::env::args_os()));
+    let cli = command_line::parse(words(std::env::args_os()));
     // A part of a sandbox ends as the sandbox does, and may have no further threads.
-    if let args::Command::Sandbox(arguments) = &cli.command {
+    if let Command::Sandbox(arguments) = &cli.command {
         return commands::sandbox::run(arguments).unwrap_or_else(|error| fail(&error));
     }
-    reference::set_root(cli.root);
-    let cancel = match interrupt::watch() {
-        Ok(cancel) => cancel,
-        Err(error) => return fail(&error),
+    let session = match Session::new(cli.settings()) {
+        Ok(session) => session.job(Arc::new(Warnings)),
+        Err(error) => return fail(&error.into()),
     };
-    access::set_up(&cli.registries);
-    let outcome = commands::run(cli.command, &cancel);
+    if let Err(error) = interrupt::watch(&session) {
+        return fail(&error);
+    }
+    let outcome = cli.command.run(&session);
     if cli.registries.registry_stats {
-        access::tell_requests();
+        access::tell_requests(&session);
     }
     match outcome {
         Ok(code) => code,
@@ -54,7 +58,7 @@ fn main() -> ExitCode {
 }
 
 /// Returns the arguments to parse: the program called by the name `optimize` is `restow optimize`.
-fn command_line(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+fn words(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<_> = arguments.collect();
     let called = arguments.first().and_then(|name| Path::new(name).file_stem());
     if called.is_some_and(|name| name == "optimize") {

@@ -1,34 +1,16 @@
-//! Which files come first, by what the command line says and the images hold.
+//! The flags that say which files come first.
 
 use std::path::PathBuf;
 
 use clap::Args;
-use restow::image::Image;
-use restow::memo::Slots;
-use restow::prediction::Predictor;
-use restow::recorder::Recorder;
-use restow::trees::Trees;
-use restow::workload::Container;
-use restow_analyze as analyze;
-use restow_analyze::Access;
-use restow_analyze::Tree;
+use restow::Order;
 use restow_analyze::Wishes;
 use restow_analyze::list;
 use restow_analyze::record;
-use restow_content::publish;
-use restow_convert::Prioritized;
-use restow_oci::Descriptor;
-use restow_oci::Digest;
-use restow_oci::Kind;
-use restow_oci::Platform;
-use serde::Deserialize;
-use serde::Serialize;
 
 use crate::args::parse_size;
 use crate::failure::Usage;
 use crate::output;
-use crate::progress::Progress;
-use crate::workload;
 use crate::workload::WorkloadArguments;
 
 /// Bytes of a file that may be fetched for nothing.
@@ -72,30 +54,6 @@ pub(crate) struct OrderArguments {
     workload: WorkloadArguments,
 }
 
-/// Where the order of the files comes from.
-#[derive(Debug)]
-pub(crate) enum Order {
-    /// What the user said.
-    Said(Wishes),
-    /// What the image's command will read first, told from the image alone, but for files of which more is not read.
-    Predicted { most_unread: u64 },
-    /// A run of the image, after what the user said.
-    Run { wishes: Wishes, container: Box<Container>, record_out: Option<PathBuf> },
-}
-
-impl Default for Order {
-    fn default() -> Self {
-        Order::Said(Wishes::default())
-    }
-}
-
-impl Order {
-    /// Tells whether files may move.
-    pub(crate) fn moves(&self) -> bool {
-        !matches!(self, Order::Said(wishes) if wishes.is_empty())
-    }
-}
-
 impl OrderArguments {
     pub(crate) fn order(&self) -> anyhow::Result<Order> {
         if self.no_optimize {
@@ -131,212 +89,6 @@ impl OrderArguments {
             Order::Predicted { most_unread: self.max_unread }
         } else {
             Order::Said(wishes)
-        })
-    }
-}
-
-/// Which files come first in which layer, and what there is to say about it.
-#[derive(Debug, Default)]
-pub(crate) struct Plan {
-    /// The paths, by manifest and position of the layer.
-    pub(crate) paths: Prioritized,
-    /// Manifest, layer and path of the first few of each image, in the order of all its layers.
-    pub(crate) first: Vec<(Digest, usize, String)>,
-    /// Wishes that no file fulfils, with the manifest that lacks it.
-    pub(crate) misses: Vec<(Digest, String)>,
-    /// What the user should know.
-    pub(crate) notices: Vec<String>,
-}
-
-impl Plan {
-    fn extend(&mut self, other: Self) {
-        self.paths.extend(other.paths);
-        self.first.extend(other.first);
-        self.misses.extend(other.misses);
-        self.notices.extend(other.notices);
-    }
-}
-
-/// Orders the layers of images.
-pub(crate) struct Planner<'a> {
-    pub(crate) trees: Trees<'a>,
-    pub(crate) progress: &'a Progress,
-    /// Where plans made in earlier runs are.
-    pub(crate) cache: Option<PathBuf>,
-    /// Below which directory images unpacked in them are.
-    pub(crate) roots: Option<PathBuf>,
-}
-
-impl Planner<'_> {
-    /// Orders the layers of the images.
-    pub(crate) fn plan(&self, images: &[Image], order: &Order) -> anyhow::Result<Plan> {
-        match order {
-            Order::Said(wishes) => self.follow(images, wishes),
-            Order::Predicted { most_unread } => {
-                let (mut plan, mut notices) = (Plan::default(), Vec::new());
-                for (image, (record, told)) in images.iter().zip(self.predict(images)?) {
-                    let wishes = Wishes { record, most_unread: Some(*most_unread), ..Wishes::default() };
-                    // Each on its own: of what the command of another image reads, this one's says nothing.
-                    plan.extend(self.follow(std::slice::from_ref(image), &wishes)?);
-                    notices.extend(told);
-                }
-                plan.notices.extend(notices);
-                Ok(plan)
-            }
-            Order::Run { wishes, container, record_out } => {
-                let (record, notices) = self.run(images, container)?;
-                if let Some(path) = record_out {
-                    publish::write(path, record::write(&record).as_bytes())?;
-                }
-                let mut plan = self.follow(images, &Wishes { record, ..wishes.clone() })?;
-                plan.notices.extend(notices);
-                Ok(plan)
-            }
-        }
-    }
-
-    /// Predicts what is read first of each image, and returns it with what could not be followed.
-    fn predict(&self, images: &[Image]) -> anyhow::Result<Vec<(Vec<Access>, Vec<String>)>> {
-        let predictor = Predictor { trees: self.trees, memory: self.memo() };
-        let predict = |image: &Image| {
-            let digest = output::short(&image.descriptor.digest);
-            self.progress.step(&format!("predicting what {digest} reads first"));
-            predictor.record(image)
-        };
-        Ok(images.iter().map(predict).collect::<restow::Result<_>>()?)
-    }
-
-    /// Runs the images' workloads and returns what they read, and what the user should know.
-    ///
-    /// Of several images, those that the host cannot run are passed over; a single one was meant.
-    fn run(&self, images: &[Image], container: &Container) -> anyhow::Result<(Vec<Access>, Vec<String>)> {
-        let Trees { provider, limits, threads, cancel, .. } = self.trees;
-        let recorder = Recorder {
-            container,
-            helper: &workload::helper()?,
-            provider,
-            limits,
-            threads: threads.get(),
-            cancel,
-            keep: self.roots.clone(),
-        };
-        let (mut accesses, mut notices) = (Vec::new(), Vec::new());
-        for image in images {
-            let digest = output::short(&image.descriptor.digest);
-            if let Some(platform) = image.platform.as_ref().filter(|_| images.len() > 1)
-                && !runs_here(platform)
-            {
-                notices.push(format!("{digest} was not run: it is for {platform}"));
-                continue;
-            }
-            self.progress.step(&format!("running {digest}"));
-            let recording = recorder.record(&image.descriptor)?;
-            workload::tell(&recording);
-            accesses.extend(recording.accesses);
-        }
-        Ok((accesses, notices))
-    }
-
-    fn memo(&self) -> Option<Slots> {
-        self.cache.as_deref().map(Slots::of_plans)
-    }
-
-    /// Orders the layers of the images by the wishes.
-    fn follow(&self, images: &[Image], wishes: &Wishes) -> anyhow::Result<Plan> {
-        if wishes.is_empty() {
-            return Ok(Plan::default());
-        }
-        let manifests = images.iter().map(|Image { descriptor, manifest, .. }| analyze::Manifest {
-            digest: &descriptor.digest,
-            layers: manifest.layers(),
-        });
-        let manifests: Vec<_> = manifests.collect();
-        // What is not for distribution counts as empty where it is not there, and it may come.
-        let settled =
-            |layer: &Descriptor| !matches!(layer.media_type.kind(), Kind::Layer { distributable: false, .. });
-        let memo = self.memo().filter(|_| manifests.iter().all(|one| one.layers.iter().all(settled)));
-        let key = key(wishes, &manifests);
-        let recalled =
-            memo.as_ref().and_then(|memo| memo.recall::<Remembered>(&key)).and_then(Remembered::into_plan);
-        if let Some(plan) = recalled {
-            return Ok(plan);
-        }
-        let workload = analyze::plan(wishes, &manifests, |manifest| {
-            self.progress.step(&format!("listing the files of {}", output::short(manifest.digest)));
-            let image = images.iter().find(|image| image.descriptor.digest == *manifest.digest);
-            image.map_or_else(|| Ok(Tree::default()), |image| self.trees.names(image))
-        })?;
-        let plan = Plan {
-            misses: workload.misses().iter().map(|miss| (miss.manifest.clone(), miss.path.clone())).collect(),
-            notices: workload.notices().iter().map(ToString::to_string).collect(),
-            first: workload.first().to_vec(),
-            paths: workload.into_paths(),
-        };
-        if let Some(memo) = memo {
-            memo.remember(&key, &Remembered::new(&plan));
-        }
-        Ok(plan)
-    }
-}
-
-/// Says whether an image is for the platform of the host, in whatever variant.
-fn runs_here(platform: &Platform) -> bool {
-    let (platform, host) = (platform.normalized(), Platform::host());
-    (platform.os, platform.architecture) == (host.os, host.architecture)
-}
-
-/// The version of the rules by which wishes become an order. Plans made by others are made anew.
-const RULES: u32 = 3;
-
-/// Names all that decides a plan.
-fn key(wishes: &Wishes, manifests: &[analyze::Manifest<'_>]) -> String {
-    let wishes = Digest::sha256(format!("{wishes:?}").as_bytes());
-    let manifests: Vec<_> = manifests.iter().map(|manifest| manifest.digest.as_str()).collect();
-    format!("rules={RULES} {wishes} {}", manifests.join(" "))
-}
-
-/// A plan as it is kept.
-#[derive(Serialize, Deserialize)]
-struct Remembered {
-    paths: Vec<(String, usize, Vec<String>)>,
-    first: Vec<(String, usize, String)>,
-    misses: Vec<(String, String)>,
-    notices: Vec<String>,
-}
-
-impl Remembered {
-    fn new(plan: &Plan) -> Self {
-        let paths = plan.paths.iter();
-        let misses = plan.misses.iter();
-        Self {
-            paths: paths
-                .map(|((manifest, layer), paths)| (manifest.to_string(), *layer, paths.clone()))
-                .collect(),
-            first: plan
-                .first
-                .iter()
-                .map(|(manifest, layer, path)| (manifest.to_string(), *layer, path.clone()))
-                .collect(),
-            misses: misses.map(|(manifest, path)| (manifest.to_string(), path.clone())).collect(),
-            notices: plan.notices.clone(),
-        }
-    }
-
-    /// Returns the plan, unless it is garbled.
-    fn into_plan(self) -> Option<Plan> {
-        let digest = |text: &str| Digest::parse(text).ok();
-        let paths = self.paths.into_iter();
-        let misses = self.misses.into_iter();
-        let first = self.first.into_iter();
-        Some(Plan {
-            first: first
-                .map(|(manifest, layer, path)| Some((digest(&manifest)?, layer, path)))
-                .collect::<Option<_>>()?,
-            paths: paths
-                .map(|(manifest, layer, paths)| Some(((digest(&manifest)?, layer), paths)))
-                .collect::<Option<_>>()?,
-            misses: misses.map(|(manifest, path)| Some((digest(&manifest)?, path))).collect::<Option<_>>()?,
-            notices: self.notices,
         })
     }
 }

@@ -4,8 +4,12 @@ use std::io;
 use std::io::Write as _;
 use std::time::Duration;
 
+use restow::Destination;
 use restow::Warning;
 use restow_oci::Digest;
+use serde::Serialize;
+
+use crate::args::Format;
 
 /// Writes text and a line break to stdout. A reader that has left (`restow inspect … | head`) is no error.
 pub(crate) fn print(text: &str) -> io::Result<()> {
@@ -28,8 +32,22 @@ pub(crate) fn warn(warnings: &[Warning]) {
 }
 
 /// Writes a document to stdout as JSON that people can read too.
-pub(crate) fn print_json(document: &serde_json::Value) -> io::Result<()> {
-    print(&format!("{document:#}"))
+pub(crate) fn print_json(document: &impl Serialize) -> io::Result<()> {
+    print(&serde_json::to_string_pretty(document)?)
+}
+
+/// Prints what became of a new image, unless that is on standard output itself.
+pub(crate) fn print_result(
+    destination: &Destination,
+    format: Format,
+    digest: &Digest,
+    document: &impl Serialize,
+) -> io::Result<()> {
+    match format {
+        _ if destination.is_output() => Ok(()),
+        Format::Text => print(digest.as_str()),
+        Format::Json => print_json(document),
+    }
 }
 
 /// Returns the number of bytes with a binary unit and three or more digits.
@@ -53,8 +71,7 @@ pub(crate) fn seconds(time: Duration) -> String {
 
 /// Returns enough of a digest for people to tell blobs apart.
 pub(crate) fn short(digest: &Digest) -> String {
-    let encoded = digest.encoded();
-    format!("{}:{}", digest.algorithm_name(), encoded.get(..12).unwrap_or(encoded))
+    digest.short()
 }
 
 /// Returns `count` and the noun, with an s unless there is exactly one.

@@ -1,8 +1,7 @@
-//! What is told on stderr while layers are converted.
+//! What is told on stderr while work goes on.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
-use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
@@ -12,10 +11,12 @@ use std::time::Instant;
 use indicatif::MultiProgress;
 use indicatif::ProgressBar;
 use indicatif::ProgressStyle;
-use restow_convert::Layer;
-use restow_convert::LayerReport;
-use restow_convert::Observer;
-use restow_oci::Descriptor;
+use restow::Observer;
+use restow::Part;
+use restow::Step;
+use restow::Warning;
+use restow::WarningKind;
+use restow::report::LayerReport;
 use restow_oci::Digest;
 use serde_json::Value;
 use serde_json::json;
@@ -24,46 +25,63 @@ use crate::args::ProgressArguments;
 use crate::args::ProgressMode;
 use crate::output;
 use crate::report;
-use crate::transfer::Transfer;
 
 /// How often a layer in progress is reported by JSON lines.
 const JSON_INTERVAL: Duration = Duration::from_secs(1);
 /// How often in plain words: seldom, but before a build system takes silence for a hang.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(20);
+/// How often a blob that is moved is reported by either.
+const BLOB_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Shows the progress of each layer in the form that was asked for.
+/// Tells of nothing but warnings.
+pub(crate) struct Warnings;
+
+impl Observer for Warnings {
+    fn warning(&self, warning: &Warning) {
+        let word = match warning.kind {
+            WarningKind::Prediction | WarningKind::Workload => "notice",
+            _ => "warning",
+        };
+        output::tell(&format!("{word}: {warning}"));
+    }
+}
+
+/// Shows the progress of layers and blobs in the form that was asked for.
 #[derive(Debug)]
 pub(crate) struct Progress {
     mode: Mode,
     quiet: bool,
-    voice: Voice,
-    layers: Mutex<BTreeMap<(Digest, usize), Running>>,
+    prefix: JobPrefix,
+    running: Mutex<BTreeMap<Key, Running>>,
 }
 
-/// Who speaks, where several jobs of a batch share stderr.
+/// A layer by its manifest and position, or a blob by its digest.
+type Key = (Digest, Option<usize>);
+
+/// What lines begin with where several jobs of a batch share stderr.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Voice {
+pub(crate) struct JobPrefix {
     /// The number of the job, if there are several.
     job: Option<usize>,
     /// The bars of all, since they are drawn together.
-    pub(crate) bars: MultiProgress,
+    bars: MultiProgress,
 }
 
-impl Voice {
-    /// Returns the voice of one of several jobs.
+impl JobPrefix {
+    /// Returns the prefix of one of several jobs.
     pub(crate) fn of_job(&self, number: usize) -> Self {
         Self { job: Some(number), bars: self.bars.clone() }
     }
 
     /// Tells lines of text, each after the name of the job.
-    pub(crate) fn tell(&self, text: &str) {
+    fn tell(&self, text: &str) {
         let name = self.name();
         let lines: Vec<_> = text.lines().map(|line| format!("{name}{line}")).collect();
         output::tell(&lines.join("\n"));
     }
 
     /// Tells an event as a line of JSON.
-    pub(crate) fn event(&self, mut event: Value) {
+    fn event(&self, mut event: Value) {
         if let (Some(job), Some(fields)) = (self.job, event.as_object_mut()) {
             fields.insert("job".into(), job.into());
         }
@@ -71,14 +89,14 @@ impl Voice {
     }
 
     /// Returns what text begins with.
-    pub(crate) fn name(&self) -> String {
+    fn name(&self) -> String {
         self.job.map(|job| format!("job {job}: ")).unwrap_or_default()
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
-    Bars(MultiProgress),
+    Bars,
     Plain,
     Json,
     None,
@@ -92,47 +110,45 @@ struct Running {
 }
 
 impl Progress {
-    pub(crate) fn new(arguments: &ProgressArguments, voice: Voice) -> Self {
-        let mode = match mode(arguments) {
-            ProgressMode::Auto => Mode::Bars(voice.bars.clone()),
-            ProgressMode::Plain => Mode::Plain,
+    pub(crate) fn new(arguments: &ProgressArguments, prefix: JobPrefix) -> Self {
+        let mode = match arguments.progress {
+            _ if arguments.quiet => Mode::None,
+            ProgressMode::Auto if std::io::stderr().is_terminal() => Mode::Bars,
+            ProgressMode::Auto | ProgressMode::Plain => Mode::Plain,
             ProgressMode::Json => Mode::Json,
             ProgressMode::None => Mode::None,
         };
-        Self { mode, quiet: arguments.quiet, voice, layers: Mutex::default() }
+        Self { mode, quiet: arguments.quiet, prefix, running: Mutex::default() }
     }
 
-    /// Returns who tells of blobs that are sent meanwhile, in the same form.
-    pub(crate) fn uploads(&self) -> Arc<Transfer> {
-        let mode = match &self.mode {
-            Mode::Bars(_) => ProgressMode::Auto,
-            Mode::Plain => ProgressMode::Plain,
-            Mode::Json => ProgressMode::Json,
-            Mode::None => ProgressMode::None,
-        };
-        Arc::new(Transfer::of_uploads(mode, self.voice.clone()))
-    }
-
-    /// Tells of something that may take a while and has no layer.
-    pub(crate) fn step(&self, what: &str) {
-        match &self.mode {
-            Mode::Bars(_) | Mode::Plain => self.line(what),
-            Mode::Json => self.voice.event(json!({"event": "step", "text": what})),
+    /// Tells a sentence about the work under way.
+    pub(crate) fn say(&self, text: &str) {
+        match self.mode {
+            Mode::Bars | Mode::Plain => self.line(text),
+            Mode::Json => self.prefix.event(json!({"event": "step", "text": text})),
             Mode::None => {}
+        }
+    }
+
+    /// Tells a warning that comes of a report.
+    pub(crate) fn warn(&self, text: &str) {
+        match self.mode {
+            Mode::Json => self.prefix.event(json!({"event": "warning", "text": text})),
+            _ => self.line(&format!("warning: {text}")),
         }
     }
 
     /// Tells what came of it all, unless only problems are to be told or stderr holds JSON lines.
     pub(crate) fn summary(&self, text: &str) {
-        if !self.quiet && !matches!(self.mode, Mode::Json) {
+        if !self.quiet && self.mode != Mode::Json {
             self.line(text);
         }
     }
 
     /// Tells why it came to nothing.
     pub(crate) fn failure(&self, error: &str, hint: Option<&str>) {
-        if matches!(self.mode, Mode::Json) {
-            self.voice.event(json!({"event": "error", "text": error, "hint": hint}));
+        if self.mode == Mode::Json {
+            self.prefix.event(json!({"event": "error", "text": error, "hint": hint}));
         } else {
             let hint = hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
             self.line(&format!("error: {error}{hint}"));
@@ -141,126 +157,165 @@ impl Progress {
 
     /// Tells more of it, unless there are many such jobs.
     pub(crate) fn details(&self, text: &str) {
-        if self.voice.job.is_none() {
+        if self.prefix.job.is_none() {
             self.summary(text);
         }
     }
 
     fn line(&self, text: &str) {
-        match &self.mode {
+        match self.mode {
             // Bars are drawn below; without `suspend` the line would be drawn over.
-            Mode::Bars(bars) => bars.suspend(|| self.voice.tell(text)),
-            _ => self.voice.tell(text),
+            Mode::Bars => self.prefix.bars.suspend(|| self.prefix.tell(text)),
+            _ => self.prefix.tell(text),
         }
     }
 
-    fn layers(&self) -> MutexGuard<'_, BTreeMap<(Digest, usize), Running>> {
-        self.layers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn running(&self) -> MutexGuard<'_, BTreeMap<Key, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn bar(&self, part: &Part<'_>) -> ProgressBar {
+        const LAYER: &str = "{prefix} [{bar:24}] {binary_bytes:>10} of {binary_total_bytes:>10}  {binary_bytes_per_sec:>12}  {eta:>4} left";
+        const BLOB: &str =
+            "{prefix} [{bar:24}] {binary_bytes:>10} of {binary_total_bytes:>10}  {binary_bytes_per_sec:>12}";
+        let template = if matches!(part, Part::Layer { .. }) { LAYER } else { BLOB };
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::new(part.descriptor().size).with_style(style.progress_chars("=> "));
+        self.prefix.bars.add(bar.with_prefix(format!("{}{}", self.prefix.name(), name(part))))
+    }
+
+    /// Returns how often a part is told of where no bar moves.
+    fn interval(&self, part: &Part<'_>) -> Option<Duration> {
+        match (self.mode, part) {
+            (Mode::Bars | Mode::None, _) => None,
+            (Mode::Json, Part::Layer { .. }) => Some(JSON_INTERVAL),
+            (Mode::Plain, Part::Layer { .. }) => Some(PLAIN_INTERVAL),
+            _ => Some(BLOB_INTERVAL),
+        }
     }
 }
 
 impl Observer for Progress {
-    fn layer_started(&self, layer: &Layer<'_>) {
-        if self.layers().contains_key(&(layer.manifest.clone(), layer.position)) {
-            // It was read for its order before.
-            return;
-        }
-        let bar = match &self.mode {
-            Mode::Bars(bars) => Some(bars.add(bar(layer, &self.voice))),
-            Mode::Json => {
-                self.voice.event(event("started", layer, 0));
-                None
+    fn step(&self, step: &Step<'_>) {
+        match step {
+            Step::Listing(manifest) => self.say(&format!("listing the files of {}", manifest.short())),
+            Step::Predicting(manifest) => {
+                self.say(&format!("predicting what {} reads first", manifest.short()));
             }
-            Mode::Plain | Mode::None => None,
-        };
-        let running = Running { read: 0, told: Instant::now(), bar };
-        self.layers().insert((layer.manifest.clone(), layer.position), running);
+            Step::Running(manifest) => self.say(&format!("running {}", manifest.short())),
+            _ => {}
+        }
     }
 
-    fn advanced(&self, layer: &Layer<'_>, bytes: u64) {
-        let mut layers = self.layers();
-        let Some(running) = layers.get_mut(&(layer.manifest.clone(), layer.position)) else { return };
+    fn warning(&self, warning: &Warning) {
+        self.warn(&warning.text);
+    }
+
+    fn started(&self, part: &Part<'_>) {
+        let mut running = self.running();
+        // A layer may have been read for its order before.
+        if matches!(part, Part::Layer { .. }) && running.contains_key(&key(part)) {
+            return;
+        }
+        let bar = (self.mode == Mode::Bars).then(|| self.bar(part));
+        running.insert(key(part), Running { read: 0, told: Instant::now(), bar });
+        drop(running);
+        if self.mode == Mode::Json {
+            self.prefix.event(event("started", part, 0));
+        }
+    }
+
+    fn advanced(&self, part: &Part<'_>, bytes: u64) {
+        let mut all = self.running();
+        let Some(running) = all.get_mut(&key(part)) else { return };
         running.read += bytes;
         if let Some(bar) = &running.bar {
             bar.inc(bytes);
         }
-        let due = match self.mode {
-            Mode::Json => running.told.elapsed() >= JSON_INTERVAL,
-            Mode::Plain => running.told.elapsed() >= PLAIN_INTERVAL,
-            Mode::Bars(_) | Mode::None => false,
-        };
-        if !due {
+        if self.interval(part).is_none_or(|interval| running.told.elapsed() < interval) {
             return;
         }
         running.told = Instant::now();
         let read = running.read;
-        drop(layers);
-        if matches!(self.mode, Mode::Json) {
-            self.voice.event(event("progress", layer, read));
+        drop(all);
+        if self.mode == Mode::Json {
+            self.prefix.event(event("progress", part, read));
         } else {
-            let name = name(layer.position, layer.descriptor);
-            self.voice.tell(&format!(
-                "{name}: {} of {}",
-                output::size(read),
-                output::size(layer.descriptor.size)
-            ));
+            let (read, size) = (output::size(read), output::size(part.descriptor().size));
+            self.prefix.tell(&format!("{}: {read} of {size}", name(part)));
         }
     }
 
-    fn layer_finished(&self, report: &LayerReport) {
-        let running = self.layers().remove(&(report.manifest.clone(), report.position));
+    fn finished(&self, part: &Part<'_>, whole: bool) {
+        let Some(running) = self.running().remove(&key(part)) else { return };
+        if let Some(bar) = running.bar {
+            bar.finish_and_clear();
+        }
+        match self.mode {
+            Mode::Json if whole => self.prefix.event(event("finished", part, running.read)),
+            Mode::Plain if whole => {
+                self.prefix.tell(&format!("{}: {}", name(part), output::size(running.read)));
+            }
+            _ => {}
+        }
+    }
+
+    fn layer_finished(&self, layer: &LayerReport) {
+        let running = self.running().remove(&(layer.manifest.clone(), Some(layer.position)));
         if let Some(bar) = running.and_then(|running| running.bar) {
             bar.finish_and_clear();
         }
         match self.mode {
             Mode::Plain => {
-                let name = name(report.position, &report.source);
-                self.voice.tell(&format!("{name}: {}", report::outcome(report)));
+                let name = layer_name(layer.position, &layer.source.digest);
+                self.prefix.tell(&format!("{name}: {}", report::outcome(layer)));
             }
             Mode::Json => {
-                let mut event = report::layer_document(report);
-                event.insert("event".into(), "finished".into());
-                self.voice.event(Value::Object(event));
+                let mut event = json!(layer);
+                event["event"] = "finished".into();
+                self.prefix.event(event);
             }
-            Mode::Bars(_) | Mode::None => {}
-        }
-    }
-
-    fn warning(&self, text: &str) {
-        match self.mode {
-            Mode::Json => self.voice.event(json!({"event": "warning", "text": text})),
-            _ => self.line(&format!("warning: {text}")),
+            Mode::Bars | Mode::None => {}
         }
     }
 }
 
-/// Settles what to show: [`ProgressMode::Auto`] is left where stderr is a terminal, for bars.
-pub(crate) fn mode(arguments: &ProgressArguments) -> ProgressMode {
-    match arguments.progress {
-        _ if arguments.quiet => ProgressMode::None,
-        ProgressMode::Auto if !std::io::stderr().is_terminal() => ProgressMode::Plain,
-        mode => mode,
+fn key(part: &Part<'_>) -> Key {
+    match part {
+        Part::Layer { manifest, position, .. } => ((*manifest).clone(), Some(*position)),
+        part => (part.descriptor().digest.clone(), None),
     }
 }
 
-fn name(position: usize, descriptor: &Descriptor) -> String {
-    format!("layer {position} {}", output::short(&descriptor.digest))
+fn name(part: &Part<'_>) -> String {
+    let digest = &part.descriptor().digest;
+    match part {
+        Part::Layer { position, .. } => layer_name(*position, digest),
+        Part::Upload(_) => format!("upload {}", digest.short()),
+        _ => format!("blob {}", digest.short()),
+    }
 }
 
-fn event(event: &str, layer: &Layer<'_>, read: u64) -> Value {
-    json!({
-        "event": event,
-        "manifest": layer.manifest.as_str(),
-        "position": layer.position,
-        "digest": layer.descriptor.digest.as_str(),
-        "read": read,
-        "size": layer.descriptor.size,
-    })
+fn layer_name(position: usize, digest: &Digest) -> String {
+    format!("layer {position} {}", digest.short())
 }
 
-fn bar(layer: &Layer<'_>, voice: &Voice) -> ProgressBar {
-    const TEMPLATE: &str = "{prefix} [{bar:24}] {binary_bytes:>10} of {binary_total_bytes:>10}  {binary_bytes_per_sec:>12}  {eta:>4} left";
-    let style = ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = ProgressBar::new(layer.descriptor.size).with_style(style.progress_chars("=> "));
-    bar.with_prefix(voice.name() + &name(layer.position, layer.descriptor))
+fn event(event: &str, part: &Part<'_>, read: u64) -> Value {
+    let blob = part.descriptor();
+    let digest = blob.digest.as_str();
+    match part {
+        Part::Layer { manifest, position, .. } => json!({
+            "event": event,
+            "manifest": manifest.as_str(),
+            "position": position,
+            "digest": digest,
+            "read": read,
+            "size": blob.size,
+        }),
+        // Layers have events of these names, too.
+        Part::Upload(_) => {
+            json!({"event": format!("upload {event}"), "digest": digest, "read": read, "size": blob.size})
+        }
+        _ => json!({"event": event, "digest": digest, "read": read, "size": blob.size}),
+    }
 }

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use clap::ValueEnum;
+use restow::ConvertOptions;
 use restow_convert as convert;
 
 use crate::failure::Usage;
@@ -59,16 +60,13 @@ impl ReadersArguments {
     }
 
     /// Writes the choice into the options of a conversion.
-    pub(crate) fn apply(&self, options: convert::Options) -> convert::Options {
-        convert::Options {
-            readers: match self.readers() {
-                Readers::Containerd => convert::Readers::Containerd,
-                Readers::Podman => convert::Readers::Podman,
-                Readers::Both => convert::Readers::Both,
-            },
-            add_variants: self.add_variant,
-            strict: self.strict,
-            ..options
-        }
+    pub(crate) fn apply(&self, options: &mut ConvertOptions<'_>) {
+        options.readers = match self.readers() {
+            Readers::Containerd => convert::Readers::Containerd,
+            Readers::Podman => convert::Readers::Podman,
+            Readers::Both => convert::Readers::Both,
+        };
+        options.add_variants = self.add_variant;
+        options.strict = self.strict;
     }
 }

@@ -1,21 +1,13 @@
-//! What is told of a conversion that is done: a table for people, a document for programs.
+//! What is told of a conversion that is done, in words.
 
 use std::time::Duration;
 
-use restow_convert::Conversion;
-use restow_convert::ImageReport;
-use restow_convert::LayerReport;
-use restow_convert::Observer as _;
-use restow_convert::Outcome;
-use restow_convert::Selected;
-use restow_oci::Descriptor;
-use restow_oci::Digest;
-use restow_registry::Source;
-use serde_json::Map;
-use serde_json::Value;
-use serde_json::json;
+use restow::report::ConvertReport;
+use restow::report::ConvertedImage;
+use restow::report::First;
+use restow::report::LayerOutcome;
+use restow::report::LayerReport;
 
-use crate::destination::Destination;
 use crate::output;
 use crate::output::Table;
 use crate::progress::Progress;
@@ -23,247 +15,103 @@ use crate::progress::Progress;
 /// How many missing paths are named in words; the document has them all.
 const NAMED_MISSES: usize = 5;
 
-/// A conversion that is done.
-pub(crate) struct Summary<'a> {
-    pub(crate) source: &'a Source,
-    pub(crate) destination: &'a Destination,
-    pub(crate) images: &'a [Selected],
-    pub(crate) conversion: &'a Conversion,
-    /// The image of the tables of contents and its tags, if there is one.
-    pub(crate) tables: Option<(&'a Descriptor, &'a [String])>,
-    /// Manifest, layer and path of what comes first, a few of each image.
-    pub(crate) first: &'a [(Digest, usize, String)],
-    /// Wishes that no file fulfilled.
-    pub(crate) misses: &'a [(Digest, String)],
-    /// What was told beside the conversion's own warnings.
-    pub(crate) notices: Vec<String>,
-    /// How long all of it took.
-    pub(crate) elapsed: Duration,
+/// Tells stderr what became of an image.
+pub(crate) fn tell(report: &ConvertReport, progress: &Progress) {
+    missing(report, progress);
+    for image in &report.images {
+        let layers = report.layers.iter().filter(|layer| layer.manifest == image.manifest);
+        progress.details(&format!("{}\n{}", heading(image), table(layers)));
+        if let Some(first) = &image.first {
+            progress.details(&first_paths(first));
+        }
+    }
+    if let Some(tables) = &report.toc_image {
+        let digest = tables.root.digest.short();
+        progress.details(&format!("tables of contents {digest}: {}", tables.tags.join(", ")));
+    }
+    let total = |size: fn(&LayerReport) -> u64| report.layers.iter().map(size).sum::<u64>();
+    let (before, after) = (total(|layer| layer.source.size), total(|layer| layer.destination.size));
+    progress.summary(&format!(
+        "{} -> {}: {} -> {} in {}",
+        report.source.reference,
+        report.destination.references.join(", "),
+        output::size(before),
+        output::size(after),
+        seconds(report.seconds),
+    ));
 }
 
-impl Summary<'_> {
-    /// Tells stderr what became of the image.
-    pub(crate) fn tell(&self, progress: &Progress) {
-        let misses = self.misses();
-        if !misses.is_empty() {
-            let named: Vec<_> =
-                misses.iter().take(NAMED_MISSES).map(|(_, path)| path.escape_debug().to_string()).collect();
-            let more = misses.len() - named.len();
-            let rest = if more == 0 { String::new() } else { format!(" and {more} more") };
-            let wishes = output::count(misses.len(), "path");
-            progress.warning(&format!("{wishes} to put first not found: {}{rest}", named.join(", ")));
-        }
-        for image in self.images {
-            let manifest = &image.descriptor.digest;
-            let layers = self.conversion.layers.iter().filter(|layer| layer.manifest == *manifest);
-            let platform =
-                image.platform.as_ref().map(|platform| format!(" for {platform}")).unwrap_or_default();
-            let oci = if self.became_oci(manifest) { ", Docker's before and OCI's now" } else { "" };
-            progress.details(&format!("image {}{platform}{oci}\n{}", output::short(manifest), table(layers)));
-            if let Some(first) = self.first_of(manifest) {
-                progress.details(&first.told());
-            }
-        }
-        if let Some((root, tags)) = self.tables {
-            let digest = output::short(&root.digest);
-            progress.details(&format!("tables of contents {digest}: {}", tags.join(", ")));
-        }
-        let total = |size: fn(&LayerReport) -> u64| self.conversion.layers.iter().map(size).sum::<u64>();
-        let (before, after) = (total(|layer| layer.source.size), total(|layer| layer.destination.size));
-        progress.summary(&format!(
-            "{} -> {}: {} -> {} in {}",
-            self.source.name,
-            self.destination.names().join(", "),
-            output::size(before),
-            output::size(after),
-            output::seconds(self.elapsed),
-        ));
+fn missing(report: &ConvertReport, progress: &Progress) {
+    let missing = &report.missing;
+    if missing.is_empty() {
+        return;
     }
-
-    /// Tells whether an image has OCI's media types in place of Docker's.
-    fn became_oci(&self, manifest: &Digest) -> bool {
-        let report = self.conversion.images.iter().find(|report| report.source.digest == *manifest);
-        report.is_some_and(|ImageReport { source, destination }| {
-            source.media_type.is_docker() && !destination.media_type.is_docker()
-        })
-    }
-
-    /// Returns all of it for programs.
-    pub(crate) fn document(&self) -> Value {
-        let root = &self.conversion.root;
-        let images = self.images.iter().map(|image| {
-            let platform = image.platform.as_ref().map(ToString::to_string);
-            let manifest = &image.descriptor.digest;
-            json!({
-                "manifest": manifest.as_str(),
-                "platform": platform,
-                "first": self.first_of(manifest).map(|first| first.document()),
-                "becameOci": self.became_oci(manifest),
-            })
-        });
-        let misses = self.misses().into_iter();
-        json!({
-            "digest": root.digest.as_str(),
-            "changed": root.digest != self.source.root.digest,
-            "source": { "reference": self.source.name, "root": root_document(&self.source.root) },
-            "destination": { "references": self.destination.names(), "root": root_document(root) },
-            "tocImage": self.tables.map(|(root, tags)| json!({ "root": root_document(root), "tags": tags })),
-            "images": images.collect::<Vec<_>>(),
-            "layers": self.conversion.layers.iter().map(layer_document).collect::<Vec<_>>(),
-            "missing": misses.map(|(manifest, path)| json!({ "manifest": manifest, "path": path })).collect::<Vec<_>>(),
-            "notices": self.notices,
-            "warnings": self.conversion.warnings,
-            "seconds": self.elapsed.as_secs_f64(),
-        })
-    }
-
-    /// Returns what of an image comes first, if anything was moved.
-    fn first_of(&self, manifest: &Digest) -> Option<First<'_>> {
-        let layers = self.conversion.layers.iter().filter(|layer| layer.manifest == *manifest);
-        let sum = |count: fn(&LayerReport) -> u64| layers.clone().map(count).sum::<u64>();
-        let entries = sum(|layer| layer.statistics.prioritized);
-        let paths = self.first.iter().filter(|(one, ..)| one == manifest);
-        (entries > 0).then(|| First {
-            entries,
-            size: sum(|layer| layer.statistics.prefetch_size),
-            image_size: sum(|layer| layer.destination.size),
-            paths: paths.map(|(_, layer, path)| (*layer, path.as_str())).collect(),
-        })
-    }
-
-    /// Returns the manifest and path of what was to come first and is not there, whoever noticed.
-    fn misses(&self) -> Vec<(&str, &str)> {
-        let unresolved = self.misses.iter().map(|(manifest, path)| (manifest.as_str(), path.as_str()));
-        let layers = self.conversion.layers.iter();
-        let unmoved = layers.flat_map(|layer| {
-            layer.statistics.missing.iter().map(|path| (layer.manifest.as_str(), path.as_str()))
-        });
-        unresolved.chain(unmoved).collect()
-    }
+    let named = missing.iter().take(NAMED_MISSES).map(|miss| miss.path.escape_debug().to_string());
+    let named: Vec<_> = named.collect();
+    let more = missing.len() - named.len();
+    let rest = if more == 0 { String::new() } else { format!(" and {more} more") };
+    let paths = output::count(missing.len(), "path");
+    progress.warn(&format!("{paths} to put first not found: {}{rest}", named.join(", ")));
 }
 
-/// What of an image is at the front of its layers.
-struct First<'a> {
-    entries: u64,
-    /// Bytes of the layers up to the landmarks.
-    size: u64,
-    image_size: u64,
-    /// Layer and path of the first few.
-    paths: Vec<(usize, &'a str)>,
+fn heading(image: &ConvertedImage) -> String {
+    let platform = image.platform.as_ref().map(|platform| format!(" for {platform}")).unwrap_or_default();
+    let oci = if image.became_oci { ", Docker's before and OCI's now" } else { "" };
+    format!("image {}{platform}{oci}", image.manifest.short())
 }
 
-impl First<'_> {
-    fn share(&self) -> f64 {
-        self.size as f64 / self.image_size.max(1) as f64
+fn first_paths(first: &First) -> String {
+    let mut table = Table::new(&[">layer", "first"]);
+    for path in &first.paths {
+        table.row([path.layer.to_string(), path.path.escape_debug().to_string()]);
     }
-
-    fn told(&self) -> String {
-        let mut table = Table::new(&[">layer", "first"]);
-        for (layer, path) in &self.paths {
-            table.row([layer.to_string(), path.escape_debug().to_string()]);
-        }
-        let (entries, size) = (output::count(self.entries as usize, "path"), output::size(self.size));
-        format!("{table}\nfirst come {entries}, {size}, {:.1} % of the image", self.share() * 100.0)
-    }
-
-    fn document(&self) -> Value {
-        let path = |(layer, path): &(usize, &str)| json!({ "layer": layer, "path": path });
-        json!({
-            "entries": self.entries,
-            "size": self.size,
-            "share": self.share(),
-            "paths": self.paths.iter().map(path).collect::<Vec<_>>(),
-        })
-    }
+    let (entries, size) = (output::count(first.entries as usize, "path"), output::size(first.size));
+    format!("{table}\nfirst come {entries}, {size}, {:.1} % of the image", first.share * 100.0)
 }
 
 /// Returns in a few words what became of a layer.
-pub(crate) fn outcome(report: &LayerReport) -> String {
-    let sizes = format!("{} -> {}", output::size(report.source.size), output::size(report.destination.size));
-    match report.outcome {
-        Outcome::Kept => "kept as it is".into(),
-        _ if report.destination.digest == report.source.digest => "the same bytes".into(),
-        Outcome::Converted => format!("{sizes} in {}", output::seconds(report.elapsed)),
-        Outcome::Shared => format!("{sizes}, as an equal layer"),
-        Outcome::Recalled => format!("{sizes}, converted before"),
+pub(crate) fn outcome(layer: &LayerReport) -> String {
+    let sizes = format!("{} -> {}", output::size(layer.source.size), output::size(layer.destination.size));
+    match layer.outcome {
+        LayerOutcome::Kept => "kept as it is".into(),
+        _ if layer.destination.digest == layer.source.digest => "the same bytes".into(),
+        LayerOutcome::Converted => format!("{sizes} in {}", seconds(layer.seconds)),
+        LayerOutcome::Shared => format!("{sizes}, as an equal layer"),
+        _ => format!("{sizes}, converted before"),
     }
 }
 
 /// Returns the table of an image's layers.
-pub(crate) fn table<'a>(reports: impl IntoIterator<Item = &'a LayerReport>) -> Table {
+fn table<'a>(layers: impl IntoIterator<Item = &'a LayerReport>) -> Table {
     let headings = [
         ">layer", ">before", ">after", ">ratio", ">entries", ">chunks", ">moved", ">first", "DiffID", ">time",
     ];
     let mut table = Table::new(&headings);
-    for report in reports {
-        let statistics = &report.statistics;
-        let converted = report.outcome != Outcome::Kept;
+    for layer in layers {
+        let converted = layer.outcome != LayerOutcome::Kept;
         let counted = |number: u64| if converted { number.to_string() } else { "-".into() };
+        let (before, after) = (layer.source.size, layer.destination.size);
         table.row([
-            report.position.to_string(),
-            output::size(report.source.size),
-            output::size(report.destination.size),
-            ratio(&report.source, &report.destination),
-            counted(statistics.entries),
-            counted(statistics.chunks),
-            counted(statistics.prioritized),
-            if statistics.prefetch_size > 0 { output::size(statistics.prefetch_size) } else { "-".into() },
-            if report.diff_id_kept { "kept" } else { "new" }.into(),
-            match report.outcome {
-                Outcome::Kept => "kept".into(),
-                Outcome::Converted => output::seconds(report.elapsed),
-                Outcome::Shared => "shared".into(),
-                Outcome::Recalled => "cached".into(),
+            layer.position.to_string(),
+            output::size(before),
+            output::size(after),
+            if before == 0 { "-".into() } else { format!("{:.2}", after as f64 / before as f64) },
+            counted(layer.entries),
+            counted(layer.chunks),
+            counted(layer.prioritized),
+            if layer.prefetch_size > 0 { output::size(layer.prefetch_size) } else { "-".into() },
+            if layer.diff_id_kept { "kept" } else { "new" }.into(),
+            match layer.outcome {
+                LayerOutcome::Kept => "kept".into(),
+                LayerOutcome::Converted => seconds(layer.seconds),
+                LayerOutcome::Shared => "shared".into(),
+                _ => "cached".into(),
             },
         ]);
     }
     table
 }
 
-fn ratio(before: &Descriptor, after: &Descriptor) -> String {
-    if before.size == 0 { "-".into() } else { format!("{:.2}", after.size as f64 / before.size as f64) }
-}
-
-/// Returns what is known of a converted layer.
-pub(crate) fn layer_document(report: &LayerReport) -> Map<String, Value> {
-    let statistics = &report.statistics;
-    let outcome = match report.outcome {
-        Outcome::Kept => "kept",
-        Outcome::Converted => "converted",
-        Outcome::Shared => "shared",
-        Outcome::Recalled => "cached",
-    };
-    let Value::Object(document) = json!({
-        "manifest": report.manifest.as_str(),
-        "position": report.position,
-        "outcome": outcome,
-        "source": descriptor_document(&report.source),
-        "destination": descriptor_document(&report.destination),
-        "diffIdKept": report.diff_id_kept,
-        "uncompressedSize": statistics.uncompressed_size,
-        "entries": statistics.entries,
-        "chunks": statistics.chunks,
-        "prioritized": statistics.prioritized,
-        "prefetchSize": statistics.prefetch_size,
-        "missing": statistics.missing,
-        "seconds": report.elapsed.as_secs_f64(),
-    }) else {
-        unreachable!("the document above is an object");
-    };
-    document
-}
-
-/// Returns what a descriptor says of its blob.
-fn descriptor_document(descriptor: &Descriptor) -> Value {
-    json!({
-        "mediaType": descriptor.media_type.as_str(),
-        "digest": descriptor.digest.as_str(),
-        "size": descriptor.size,
-        "annotations": descriptor.annotations,
-    })
-}
-
-/// Returns what names an image, without the annotations by which an index did.
-fn root_document(root: &Descriptor) -> Value {
-    json!({ "mediaType": root.media_type.as_str(), "digest": root.digest.as_str(), "size": root.size })
+fn seconds(seconds: f64) -> String {
+    output::seconds(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }

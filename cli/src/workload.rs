@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use restow::recorder::Recording;
 use restow::workload::Container;
 use restow::workload::DEFAULT_PERIOD;
 use restow::workload::Network;
@@ -22,7 +21,6 @@ use serde::Deserialize;
 
 use crate::failure::Usage;
 use crate::interrupt;
-use crate::output;
 
 /// The longest file of settings that is read.
 const MAX_FILE: u64 = 1 << 20;
@@ -254,18 +252,6 @@ impl WorkloadArguments {
             return Err(Usage("--terminal: the standard input is no terminal".into()));
         }
         Ok(())
-    }
-}
-
-/// Tells how the containers of a recording ended, and what went otherwise than asked.
-pub(crate) fn tell(recording: &Recording) {
-    for warning in &recording.warnings {
-        output::tell(&format!("notice: {warning}"));
-    }
-    for (name, code) in &recording.exits {
-        if let Some(code) = code {
-            output::tell(&format!("{name}: the container's program ended with {code}"));
-        }
     }
 }
 

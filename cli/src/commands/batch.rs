@@ -1,5 +1,6 @@
 //! `restow batch`: many jobs, each a line of a file.
 
+mod line;
 mod results;
 
 use std::collections::BTreeMap;
@@ -8,13 +9,15 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::OnceLock;
 use std::time::Instant;
 
 use anyhow::Context as _;
 use clap::Args;
+use restow::Destination;
+use restow::Session;
 use restow::parallel;
-use restow_convert::Cancel;
 use restow_registry::Place;
 use restow_registry::Reading;
 use restow_registry::Reference;
@@ -23,20 +26,15 @@ use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::access::access;
-use crate::args;
 use crate::args::ProgressArguments;
+use crate::args::WorkArguments;
 use crate::commands::copy;
 use crate::conversion;
-use crate::destination::Destination;
 use crate::failure;
 use crate::failure::Usage;
 use crate::output;
+use crate::progress::JobPrefix;
 use crate::progress::Progress;
-use crate::progress::Voice;
-use crate::transfer::Transfer;
-use crate::workshop::WorkArguments;
-use crate::workshop::Workshop;
 
 use self::results::Earlier;
 use self::results::Results;
@@ -82,7 +80,13 @@ pub(crate) struct Arguments {
     progress: ProgressArguments,
 }
 
-pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<ExitCode> {
+impl Arguments {
+    pub(crate) fn work(&self) -> &WorkArguments {
+        &self.work
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let file = arguments.file.display();
     let wrong = |line: usize, problem: String| Usage(format!("{file}:{line}: {problem}"));
@@ -90,12 +94,12 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<Exit
     let mut parsed = Vec::new();
     for (line, text) in lines.lines().enumerate().map(|(number, text)| (number + 1, text.trim())) {
         let Some(words) = words(text).map_err(|problem| wrong(line, problem))? else { continue };
-        let job = args::parse_job(&words).map_err(|problem| wrong(line, problem))?;
+        let job = line::parse_job(&words).map_err(|problem| wrong(line, problem))?;
         parsed.push((line, words, job));
     }
     let mut jobs = Vec::new();
     for (number, (line, words, job)) in parsed.iter().enumerate() {
-        let work = Work::check(job).map_err(|error| wrong(*line, failure::describe(&error)))?;
+        let work = Work::check(job, session).map_err(|error| wrong(*line, failure::describe(&error)))?;
         jobs.push(Job { number: number + 1, line: *line, words, work });
     }
     if let Some((job, problem)) = conflict(&jobs) {
@@ -108,27 +112,27 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<Exit
 
     let batch = Batch {
         arguments,
-        workshop: Workshop::for_batch(&arguments.work, arguments.images)?,
-        voice: Voice::default(),
+        session: session.batch(arguments.images),
+        prefix: JobPrefix::default(),
         earlier,
-        cancel,
         failed: OnceLock::new(),
     };
     let results = Results::default();
     let done = parallel::map(&jobs, arguments.images, |job| {
         let line = batch.perform(job);
         let done = line.as_ref().is_some_and(|line| line["ok"] == true);
-        results.add(job.number, line, cancel);
+        results.add(job.number, line, session.stop());
         done
     });
-    let Batch { workshop, voice, .. } = batch;
-    workshop.close();
+    let Batch { session: shared, prefix, .. } = batch;
+    // What was left in new layouts goes now.
+    drop(shared);
     results.finish()?;
-    cancel.check()?;
+    session.stop().check()?;
     let failed = done.iter().filter(|done| !**done).count();
     let elapsed = output::seconds(started.elapsed());
     let count = output::count(jobs.len(), "job");
-    Progress::new(&arguments.progress, voice).summary(&format!("{count}, {failed} failed, in {elapsed}"));
+    Progress::new(&arguments.progress, prefix).summary(&format!("{count}, {failed} failed, in {elapsed}"));
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(failure::SOME_FAILED) })
 }
 
@@ -164,16 +168,16 @@ struct Job<'a> {
 
 enum Work<'a> {
     Convert(conversion::Checked<'a>),
-    Copy(copy::Checked<'a>),
+    Copy(copy::Checked),
 }
 
 impl<'a> Work<'a> {
     /// Finds what is wrong with a job before anything is done.
-    fn check(job: &'a args::Job) -> anyhow::Result<Self> {
+    fn check(job: &'a line::Job, session: &Session) -> anyhow::Result<Self> {
         let work = match job {
-            args::Job::Optimize(arguments) => Work::Convert(arguments.job()?.check()?),
-            args::Job::Convert(arguments) => Work::Convert(arguments.job()?.check()?),
-            args::Job::Copy(arguments) => Work::Copy(arguments.check()?),
+            line::Job::Optimize(arguments) => Work::Convert(arguments.job()?.check(session)?),
+            line::Job::Convert(arguments) => Work::Convert(arguments.job()?.check(session)?),
+            line::Job::Copy(arguments) => Work::Copy(arguments.check(session)?),
         };
         let piped = |place: &Place| archive(place).is_some_and(|path| path == Path::new("-"));
         if piped(&work.source().place) || piped(&work.destination().place) {
@@ -184,8 +188,8 @@ impl<'a> Work<'a> {
 
     fn source(&self) -> &Reference {
         match self {
-            Work::Convert(checked) => &checked.reference,
-            Work::Copy(checked) => &checked.reference,
+            Work::Convert(checked) => &checked.source,
+            Work::Copy(checked) => &checked.source,
         }
     }
 
@@ -199,10 +203,10 @@ impl<'a> Work<'a> {
     /// Returns all names that images get.
     fn names(&self) -> impl Iterator<Item = &String> {
         let tables = match self {
-            Work::Convert(checked) => checked.toc_tags.as_deref(),
-            Work::Copy(_) => None,
+            Work::Convert(checked) => checked.toc_tags(),
+            Work::Copy(_) => &[],
         };
-        self.destination().tags.iter().chain(tables.unwrap_or_default())
+        self.destination().tags.iter().chain(tables)
     }
 }
 
@@ -269,10 +273,9 @@ fn key(place: &Place) -> String {
 /// A batch under way.
 struct Batch<'a> {
     arguments: &'a Arguments,
-    workshop: Workshop,
-    voice: Voice,
+    session: Session,
+    prefix: JobPrefix,
     earlier: Earlier,
-    cancel: &'a Cancel,
     /// The number of the first job that failed.
     failed: OnceLock<usize>,
 }
@@ -284,8 +287,9 @@ impl Batch<'_> {
         line.insert("job".into(), job.number.into());
         line.insert("line".into(), job.line.into());
         line.insert("command".into(), job.words.into());
-        let progress = Progress::new(&self.arguments.progress, self.voice.of_job(job.number));
-        if self.cancel.is_cancelled() {
+        let progress = Arc::new(Progress::new(&self.arguments.progress, self.prefix.of_job(job.number)));
+        let stop = self.session.stop();
+        if stop.is_cancelled() {
             return None;
         }
         if let Some(other) = self.failed.get().filter(|_| self.arguments.fail_fast) {
@@ -293,7 +297,9 @@ impl Batch<'_> {
             line.insert("error".into(), format!("not begun, since job {other} has failed").into());
             return Some(line);
         }
-        if let Some(earlier) = self.earlier.find(job.words).filter(|earlier| is_there(&job.work, earlier)) {
+        if let Some(earlier) =
+            self.earlier.find(job.words).filter(|earlier| self.is_there(&job.work, earlier))
+        {
             progress.summary("done before");
             let fields = earlier.iter().filter(|(key, _)| !line.contains_key(*key));
             let fields: Vec<_> = fields.map(|(key, value)| (key.clone(), value.clone())).collect();
@@ -302,11 +308,8 @@ impl Batch<'_> {
             return Some(line);
         }
         let result = match &job.work {
-            Work::Convert(checked) => checked.perform(&self.workshop, &progress, &self.cancel.child()),
-            Work::Copy(checked) => {
-                let transfer = Transfer::new(&self.arguments.progress, self.voice.of_job(job.number));
-                checked.perform(|place, source| self.workshop.open(place, source, None), transfer)
-            }
+            Work::Convert(checked) => checked.perform(&self.session, &progress).map(|report| json!(report)),
+            Work::Copy(checked) => checked.perform(&self.session, &progress).map(|report| json!(report)),
         };
         match result {
             Ok(document) => {
@@ -316,7 +319,7 @@ impl Batch<'_> {
                 }
             }
             // Whatever it says is about the interruption.
-            Err(_) if self.cancel.is_cancelled() => return None,
+            Err(_) if stop.is_cancelled() => return None,
             Err(error) => {
                 let _ = self.failed.set(job.number);
                 let (error, hint) = (failure::describe(&error), failure::hint(&error));
@@ -328,15 +331,15 @@ impl Batch<'_> {
         }
         Some(line)
     }
-}
 
-/// Tells whether a job's destination still is what it once became.
-fn is_there(work: &Work<'_>, earlier: &Map<String, Value>) -> bool {
-    let digest = earlier.get("digest").and_then(Value::as_str);
-    work.destination().references().iter().all(|reference| {
-        let found = access().open_source(reference, Reading::Once);
-        found.is_ok_and(|found| Some(found.root.digest.as_str()) == digest)
-    })
+    /// Tells whether a job's destination still is what it once became.
+    fn is_there(&self, work: &Work<'_>, earlier: &Map<String, Value>) -> bool {
+        let digest = earlier.get("digest").and_then(Value::as_str);
+        work.destination().references().iter().all(|reference| {
+            let found = self.session.access().open_source(reference, Reading::Once);
+            found.is_ok_and(|found| Some(found.root.digest.as_str()) == digest)
+        })
+    }
 }
 
 #[cfg(test)]
@@ -364,12 +367,13 @@ mod tests {
     /// Returns the line in whose way another one is, and the problem.
     fn found(lines: &[&str]) -> Option<(usize, String)> {
         let words: Vec<_> = lines.iter().map(|line| words(line).unwrap().unwrap()).collect();
-        let parsed: Vec<_> = words.iter().map(|words| args::parse_job(words).unwrap()).collect();
+        let parsed: Vec<_> = words.iter().map(|words| line::parse_job(words).unwrap()).collect();
+        let session = Session::new(restow::Settings::default()).unwrap();
         let jobs = words.iter().zip(&parsed).zip(1..).map(|((words, job), number)| Job {
             number,
             line: number,
             words,
-            work: Work::check(job).unwrap(),
+            work: Work::check(job, &session).unwrap(),
         });
         let jobs: Vec<_> = jobs.collect();
         conflict(&jobs).map(|(job, problem)| (job.line, problem))

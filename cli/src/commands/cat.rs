@@ -3,18 +3,13 @@
 use std::io;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::Args;
-use restow::files::Files;
-use restow::image::Image;
-use restow_oci::Limits;
+use restow::ReadOptions;
+use restow::Session;
 use restow_oci::Platform;
 
-use crate::access::open_source;
 use crate::args::JobsArguments;
 use crate::args::TocArguments;
-use crate::output;
-use crate::reference;
 
 /// Print a file of an image, without unpacking it
 ///
@@ -34,29 +29,25 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     toc: TocArguments,
     #[command(flatten)]
-    jobs: JobsArguments,
+    pub(crate) jobs: JobsArguments,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let limits = Limits::default();
-    let reference = reference::parse(&arguments.reference)?;
-    let source = open_source(&reference)?;
-    let tables = arguments.toc.open(&reference, &source, &limits)?;
-    let image = Image::one(&source, arguments.platform.as_slice(), &limits)?;
-    let copy = || {
-        let files = Files::read(&*source.provider, &image, &tables, &limits, arguments.jobs.count())?;
-        output::warn(&files.warnings);
-        let file = files.find(&arguments.path)?;
-        Ok(files.copy(&file, &mut io::stdout().lock())?)
-    };
-    match copy() {
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> anyhow::Result<ExitCode> {
+    let mut options = ReadOptions::default();
+    options.platforms.extend(arguments.platform.clone());
+    options.toc_image = arguments.toc.reference(session)?;
+    let image = session.reference(&arguments.reference)?;
+    match session.cat(image, &arguments.path, &options, &mut io::stdout().lock()) {
         // A reader that has left (`restow cat … | head`) is no error.
         Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
-        result => result.with_context(|| source.name.clone()).map(|()| ExitCode::SUCCESS),
+        result => Ok(result.map(|()| ExitCode::SUCCESS)?),
     }
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let broken = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
-    matches!(error.downcast_ref(), Some(restow::Error::Io(error)) if broken(error))
+fn is_broken_pipe(error: &restow::Error) -> bool {
+    match error {
+        restow::Error::At { source, .. } => is_broken_pipe(source),
+        restow::Error::Io(error) => error.kind() == io::ErrorKind::BrokenPipe,
+        _ => false,
+    }
 }

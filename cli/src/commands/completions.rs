@@ -3,10 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use clap::CommandFactory as _;
+use clap::Command;
 use clap_complete::Shell;
 
-use crate::args::Cli;
 use crate::output;
 
 /// Print a completion script for a shell
@@ -16,9 +15,10 @@ pub(crate) struct Arguments {
     shell: Shell,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+/// Prints the script for the command line of this definition.
+pub(crate) fn run(arguments: &Arguments, mut definition: Command) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut Cli::command(), "restow", &mut script);
+    clap_complete::generate(arguments.shell, &mut definition, "restow", &mut script);
     output::print(String::from_utf8(script)?.trim_end())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,19 +4,20 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use restow::Order;
+use restow::Session;
+use restow::Target;
 use restow_analyze::Wishes;
 use restow_analyze::record;
-use restow_convert::Cancel;
 use restow_convert::MediaTypes;
 use restow_layer::Recompression;
 
+use crate::args::WorkArguments;
 use crate::conversion::ConversionArguments;
 use crate::conversion::ImageArguments;
 use crate::conversion::Job;
-use crate::conversion::Target;
 use crate::failure::Usage;
 use crate::format::FormatArguments;
-use crate::order::Order;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -91,11 +92,11 @@ impl Arguments {
         let media_types = if ordinary.docker { MediaTypes::Docker } else { conversion.media_types() };
         let target = match ordinary.recompression() {
             Some(recompression) => Target::Ordinary(recompression),
-            None if format.codec().is_some() => {
+            None if format.is_given() => {
                 let record = self.zstdchunked_record_in.as_ref().or(self.estargz_record_in.as_ref());
                 let record = record.map(|path| record::load(path)).transpose()?;
                 let wishes = Wishes { record: record.unwrap_or_default(), ..Wishes::default() };
-                Target::Seekable { format, order: Order::Said(wishes) }
+                Target::Seekable(format.layers(Order::Said(wishes), &images.tags()?)?)
             }
             None if media_types != MediaTypes::Keep => Target::Same,
             None => {
@@ -107,10 +108,16 @@ impl Arguments {
                 .into());
             }
         };
-        Ok(Job { images, arguments: conversion, target, media_types })
+        let mut options = conversion.options(target, format.zstdchunked)?;
+        options.media_types = media_types;
+        Ok(Job { images, arguments: conversion, options })
+    }
+
+    pub(crate) fn work(&self) -> &WorkArguments {
+        &self.conversion.work
     }
 }
 
-pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<ExitCode> {
-    arguments.job()?.run(cancel)
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> anyhow::Result<ExitCode> {
+    arguments.job()?.run(session)
 }

@@ -2,38 +2,23 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::Args;
-use restow::referrers;
-use restow_convert as convert;
-use restow_convert::Platforms;
-use restow_oci::Descriptor;
-use restow_oci::Kind;
-use restow_registry::Place;
-use restow_registry::Reading;
+use restow::CopyOptions;
+use restow::Destination;
+use restow::Session;
+use restow::report::CopyReport;
 use restow_registry::Reference;
-use restow_registry::Source;
-use restow_registry::Watched;
-use serde_json::Value;
-use serde_json::json;
 
-use crate::access::access;
-use crate::access::open_destination;
 use crate::args::Format;
 use crate::args::LinkArguments;
 use crate::args::PlatformArguments;
 use crate::args::ProgressArguments;
 use crate::conversion::ImageArguments;
-use crate::destination::Destination;
-use crate::failure::Usage;
 use crate::output;
-use crate::progress::Voice;
-use crate::reference;
-use crate::transfer::Transfer;
-use crate::workshop::Opened;
-use crate::workshop::give_up;
+use crate::progress::JobPrefix;
+use crate::progress::Progress;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -65,111 +50,46 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     /// Finds what is wrong with the command line before anything is done.
-    pub(crate) fn check(&self) -> anyhow::Result<Checked<'_>> {
-        let destination = self.images.destination()?;
+    pub(crate) fn check(&self, session: &Session) -> anyhow::Result<Checked> {
+        let destination = self.images.destination(session)?;
         if self.referrers {
             destination.must_hold_referrers()?;
         }
-        let reference = reference::parse(&self.images.source)?;
-        Ok(Checked { arguments: self, reference, destination })
+        let mut options = CopyOptions::default();
+        options.platforms = self.platforms.choice();
+        options.referrers = self.referrers;
+        options.transfer = self.link.how();
+        Ok(Checked { options, source: session.reference(&self.images.source)?, destination })
     }
 }
 
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let checked = arguments.check()?;
-    let transfer = Transfer::new(&arguments.progress, Voice::default());
-    let open = |place: &Place, source: &Source| Ok(Arc::new(open_destination(place, Some(source), None)?));
-    let document = checked.perform(open, transfer)?;
-    checked.destination.print(arguments.format, &document)?;
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> anyhow::Result<ExitCode> {
+    let checked = arguments.check(session)?;
+    let progress = Arc::new(Progress::new(&arguments.progress, JobPrefix::default()));
+    let report = checked.perform(session, &progress)?;
+    output::print_result(&checked.destination, arguments.format, &report.digest, &report)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// A copy that makes sense.
-pub(crate) struct Checked<'a> {
-    arguments: &'a Arguments,
-    pub(crate) reference: Reference,
+pub(crate) struct Checked {
+    options: CopyOptions,
+    pub(crate) source: Reference,
     pub(crate) destination: Destination,
 }
 
-impl Checked<'_> {
-    /// Copies the image to a place that `open` opens, tells what became of it, and returns that as a document, too.
-    pub(crate) fn perform(
-        &self,
-        open: impl FnOnce(&Place, &Source) -> restow_registry::Result<Opened>,
-        transfer: Transfer,
-    ) -> anyhow::Result<Value> {
-        let started = Instant::now();
-        let Self { arguments, reference, destination } = self;
-        let source = access().open_source(reference, Reading::Once)?;
-        let root = choose(&source, &arguments.platforms)?;
-        let place = open(&destination.place, &source)?;
-
-        let transfer = Arc::new(transfer);
-        let watched = Watched::new(&*source.provider, transfer.clone());
-        let copied = match arguments.referrers {
-            true => {
-                referrers::find(access(), reference, [&root].into_iter().chain(&images_of(&source, &root)?))?
-            }
-            false => Vec::new(),
+impl Checked {
+    /// Copies the image and tells what became of it.
+    pub(crate) fn perform(&self, session: &Session, progress: &Arc<Progress>) -> anyhow::Result<CopyReport> {
+        let session = session.job(progress.clone());
+        let report = session.copy(self.source.clone(), self.destination.clone(), &self.options)?;
+        let with = match report.referrers.len() {
+            0 => String::new(),
+            referrers => format!(" with {}", output::count(referrers, "referrer")),
         };
-        let unnamed: &[String] = &[];
-        let mut images = vec![(&root, &destination.tags[..])];
-        images.extend(copied.iter().map(|referrer| (referrer, unnamed)));
-        let notices = match place.publish_each(arguments.link.how(), &watched, &images) {
-            Ok(notices) => notices,
-            Err(error) => {
-                give_up(place);
-                return Err(error).with_context(|| source.name.clone());
-            }
-        };
-        for notice in &notices {
-            transfer.warning(&notice.to_string());
-        }
-        let references = destination.names();
-        let with = if copied.is_empty() {
-            String::new()
-        } else {
-            format!(" with {}", output::count(copied.len(), "referrer"))
-        };
-        let elapsed = output::seconds(started.elapsed());
-        transfer.line(&format!("{} -> {}{with} in {elapsed}", source.name, references.join(", ")));
-        Ok(json!({
-            "source": source.name,
-            "destination": references,
-            "mediaType": root.media_type.as_str(),
-            "digest": root.digest.as_str(),
-            "size": root.size,
-            "referrers": copied.iter().map(|referrer| referrer.digest.as_str()).collect::<Vec<_>>(),
-            "notices": notices.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        }))
-    }
-}
-
-/// Returns the images of an index.
-fn images_of(source: &Source, root: &Descriptor) -> anyhow::Result<Vec<Descriptor>> {
-    if root.media_type.kind() != Kind::Index {
-        return Ok(Vec::new());
-    }
-    let selection = convert::select(&*source.provider, root, &Platforms::All, access().limits());
-    let images = selection.with_context(|| source.name.clone())?.images;
-    Ok(images.into_iter().map(|image| image.descriptor).collect())
-}
-
-/// Returns what is to be copied: all there is, or the image of one platform.
-fn choose(source: &Source, platforms: &PlatformArguments) -> anyhow::Result<Descriptor> {
-    let choice = platforms.choice();
-    if matches!(choice, Platforms::All) || source.root.media_type.kind() != Kind::Index {
-        return Ok(source.root.clone());
-    }
-    if platforms.platform.len() > 1 {
-        let problem = "an index of some platforms has another digest: copy one platform or --all-platforms";
-        return Err(Usage(problem.into()).into());
-    }
-    let selection = convert::select(&*source.provider, &source.root, &choice, access().limits());
-    let images = selection.with_context(|| source.name.clone())?.images;
-    match images.as_slice() {
-        [image] => Ok(image.descriptor.clone()),
-        [] => anyhow::bail!("{} leads to no image; --all-platforms copies the index as it is", source.name),
-        images => anyhow::bail!("{}: {} images match, choose one by its digest", source.name, images.len()),
+        let elapsed = output::seconds(Duration::try_from_secs_f64(report.seconds).unwrap_or_default());
+        let references = report.destination.join(", ");
+        progress.say(&format!("{} -> {references}{with} in {elapsed}", report.source));
+        Ok(report)
     }
 }

@@ -7,13 +7,13 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
+use restow::Session;
 use restow::parallel;
 use restow_registry::Name;
 use restow_registry::deploy::Deployment;
 use restow_registry::deploy::Input;
 use restow_registry::deploy::rounds;
 
-use crate::access::access;
 use crate::failure;
 use crate::output;
 
@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
     quiet: bool,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> anyhow::Result<ExitCode> {
     let deployments = match arguments.input == Path::new("-") {
         true => read(std::io::stdin().lock()),
         false => {
@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     // All of it is read, and found to make sense, before any of it is done.
     let deployments = deployments?;
-    let client = access().client()?;
+    let client = session.access().client()?;
     let mut failed = 0;
     let mut outcomes: Vec<Option<Vec<Name>>> = vec![None; deployments.len()];
     for round in rounds(&deployments) {

@@ -9,24 +9,13 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 use clap::Subcommand;
+use restow::Session;
 use restow::parallel;
-use restow::toc_image;
 use restow_oci::Platform;
-use restow_registry::Error;
-use restow_registry::Name;
-use restow_registry::Place;
-use restow_registry::Reading;
-use restow_registry::Reference;
-use restow_registry::Selector;
 use restow_registry::synthesize::Architectures;
-use restow_registry::synthesize::Subject;
-use restow_registry::synthesize::synthesize;
-use serde_json::Value;
 
-use crate::access::access;
 use crate::failure;
 use crate::output;
-use crate::reference;
 
 /// How many references are looked at together before their results are written.
 const BATCH: usize = 256;
@@ -67,14 +56,15 @@ struct SynthesizeArguments {
     jobs: NonZeroUsize,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> anyhow::Result<ExitCode> {
     let Command::Synthesize(arguments) = &arguments.command;
     let mut architectures =
         Architectures { key: arguments.architecture_key.clone(), ..Architectures::default() };
     if !arguments.architectures.is_empty() {
         architectures.words = arguments.architectures.iter().cloned().collect();
     }
-    let mut batch = Batch { architectures, jobs: arguments.jobs, waiting: Vec::new(), failed: false };
+    let mut batch =
+        Batch { session, architectures, jobs: arguments.jobs, waiting: Vec::new(), failed: false };
     for reference in &arguments.references {
         batch.add(reference)?;
     }
@@ -91,7 +81,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// References that wait for each other, so that results keep their order.
-struct Batch {
+struct Batch<'a> {
+    session: &'a Session,
     architectures: Architectures,
     jobs: NonZeroUsize,
     waiting: Vec<String>,
@@ -99,7 +90,7 @@ struct Batch {
     failed: bool,
 }
 
-impl Batch {
+impl Batch<'_> {
     fn read(&mut self, input: impl std::io::BufRead) -> anyhow::Result<()> {
         for line in input.lines() {
             let line = line?;
@@ -118,59 +109,20 @@ impl Batch {
     /// Writes the indexes of what waits.
     fn flush(&mut self) -> anyhow::Result<()> {
         let waiting = std::mem::take(&mut self.waiting);
-        let results =
-            parallel::map(&waiting, self.jobs, |text| self.index(text).with_context(|| text.clone()));
+        let results = parallel::map(&waiting, self.jobs, |text| {
+            self.session.synthesize(text, &self.architectures).with_context(|| text.clone())
+        });
         for result in results {
             let index = result.unwrap_or_else(|error| {
                 self.failed = true;
                 output::tell(&format!("error: {}", failure::describe(&error)));
-                Value::Null
+                None
             });
-            output::print(&index.to_string())?;
+            output::print(index.as_deref().unwrap_or("null"))?;
         }
         std::io::stdout().flush()?;
         Ok(())
     }
-
-    fn index(&self, text: &str) -> anyhow::Result<Value> {
-        let reference = parse_reference(text)?;
-        let source = match access().open_source(&reference, Reading::Once) {
-            Err(error) if toc_image::means_nothing(&error) => {
-                if matches!(error, Error::Unauthorized { .. }) {
-                    let error = failure::describe(&anyhow::Error::from(error).context(text.to_owned()));
-                    output::tell(&format!("warning: {error}"));
-                }
-                return Ok(Value::Null);
-            }
-            source => source?,
-        };
-        let name = match &reference.place {
-            // With its tag, if it has one, which a digest does not hide.
-            Place::Registry(_) => {
-                let bare = text.strip_prefix("docker://").unwrap_or(text);
-                let name = Name::parse(bare)?;
-                Name { digest: None, ..name }.to_string()
-            }
-            place => {
-                let selector = match &reference.selector {
-                    Selector::Tag(tag) => Selector::Tag(tag.clone()),
-                    Selector::Only | Selector::Digest(_) => Selector::Only,
-                };
-                Reference { place: place.clone(), selector }.to_string()
-            }
-        };
-        let subject = Subject { root: &source.root, provider: &*source.provider, name: &name };
-        Ok(synthesize(&subject, &self.architectures, access().limits())?)
-    }
-}
-
-/// Parses a reference; without a prefix it is a name in a registry.
-fn parse_reference(text: &str) -> anyhow::Result<Reference> {
-    let whole = match Reference::has_prefix(text) {
-        true => text.to_owned(),
-        false => format!("docker://{text}"),
-    };
-    Ok(reference::parse(&whole)?)
 }
 
 fn parse_architecture(text: &str) -> Result<(String, Platform), String> {

@@ -4,26 +4,18 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
-use restow::blob::LayerBlob;
-use restow::image::Image;
-use restow::toc_image::Tables;
-use restow_convert::Platforms;
-use restow_oci::Descriptor;
-use restow_oci::Digest;
-use restow_oci::Kind;
-use restow_oci::Limits;
+use restow::ReadOptions;
+use restow::Session;
+use restow::report::InspectReport;
+use restow::report::InspectedLayer;
 use restow_oci::MediaType;
 use restow_oci::Platform;
-use restow_registry::Source;
 use serde_json::Value;
-use serde_json::json;
 
-use crate::access::open_source;
 use crate::args::Format;
 use crate::args::TocArguments;
 use crate::output;
 use crate::output::Table;
-use crate::reference;
 
 /// Print the images of a reference and their layers
 ///
@@ -46,151 +38,49 @@ pub(crate) struct Arguments {
     format: Format,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let limits = Limits::default();
-    let reference = reference::parse(&arguments.reference)?;
-    let source = open_source(&reference)?;
-    let elsewhere = arguments.elsewhere.open(&reference, &source, &limits)?;
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> anyhow::Result<ExitCode> {
+    let mut options = ReadOptions::default();
+    options.platforms.clone_from(&arguments.platform);
+    options.toc_image = arguments.elsewhere.reference(session)?;
+    let image = session.reference(&arguments.reference)?;
     if let Some(position) = arguments.toc {
-        let image = Image::one(&source, &arguments.platform, &limits)?;
-        print_toc(&source, &elsewhere, &image, position, &limits)?;
+        let toc = session.toc(image, position, &options)?;
+        let json: Value = serde_json::from_slice(&toc).context("the table of contents is not JSON")?;
+        output::print_json(&json)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let platforms = match arguments.platform.as_slice() {
-        [] => Platforms::All,
-        platforms => Platforms::Only(platforms.to_vec()),
-    };
-    let images = Image::all(&source, &platforms, &limits)?;
+    let report = session.inspect(image, &options)?;
     match arguments.format {
-        Format::Text => output::print(&tables(&source, &elsewhere, &images, &limits))?,
-        Format::Json => output::print_json(&document(&source, &elsewhere, &images, &limits))?,
+        Format::Text => output::print(&tables(&report))?,
+        Format::Json => output::print_json(&report)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is told of a layer.
-struct Row {
-    format: &'static str,
-    readers: Option<&'static str>,
-    entries: Option<usize>,
-    /// Why no more is told.
-    problem: Option<String>,
-}
-
-impl Row {
-    fn of(
-        source: &Source,
-        elsewhere: &Tables<'_>,
-        image: &Image,
-        layer: &Descriptor,
-        limits: &Limits,
-    ) -> Self {
-        let mut row = Row { format: "?", readers: None, entries: None, problem: None };
-        if let Err(error) = row.look(source, elsewhere, image, layer, limits) {
-            row.problem = Some(crate::failure::describe(&error));
-        }
-        row
-    }
-
-    fn look(
-        &mut self,
-        source: &Source,
-        elsewhere: &Tables<'_>,
-        image: &Image,
-        layer: &Descriptor,
-        limits: &Limits,
-    ) -> anyhow::Result<()> {
-        if !matches!(layer.media_type.kind(), Kind::Layer { .. }) {
-            self.format = "opaque";
-            return Ok(());
-        }
-        let blob = LayerBlob::open(&*source.provider, layer)?;
-        let blob = blob.with_table(&image.descriptor.digest, &layer.digest, elsewhere)?;
-        (self.format, self.readers) = blob.format()?;
-        if blob.is_seekable() {
-            self.entries = Some(blob.entries(limits)?);
-        }
-        Ok(())
-    }
-}
-
-fn tables(source: &Source, elsewhere: &Tables<'_>, images: &[Image], limits: &Limits) -> String {
-    let mut text = vec![format!("{}  {}  {}", source.name, source.root.media_type, source.root.digest)];
-    for image in images {
+fn tables(report: &InspectReport) -> String {
+    let mut text = vec![format!("{}  {}  {}", report.reference, report.media_type, report.digest)];
+    for image in &report.images {
         let platform = image.platform.as_ref().map(|platform| format!("  {platform}")).unwrap_or_default();
-        text.push(format!("\nimage {}{platform}", image.descriptor.digest));
+        text.push(format!("\nimage {}{platform}", image.manifest));
         let mut table = Table::new(&[">layer", "type", ">size", "format", ">entries", "digest", "DiffID"]);
-        let mut problems = Vec::new();
-        for (position, layer) in image.manifest.layers().iter().enumerate() {
-            let row = Row::of(source, elsewhere, image, layer, limits);
-            problems.extend(row.problem.map(|problem| format!("layer {position}: {problem}")));
+        for layer in &image.layers {
+            let InspectedLayer { format, readers, entries, .. } = layer;
             table.row([
-                position.to_string(),
+                layer.position.to_string(),
                 short_type(&layer.media_type),
                 output::size(layer.size),
-                row.readers
-                    .map_or_else(|| row.format.into(), |readers| format!("{} ({readers})", row.format)),
-                row.entries.map_or_else(|| "-".into(), |entries| entries.to_string()),
+                readers.map_or_else(|| (*format).into(), |readers| format!("{format} ({readers})")),
+                entries.map_or_else(|| "-".into(), |entries| entries.to_string()),
                 output::short(&layer.digest),
-                image.diff_ids.get(position).map_or_else(|| "-".into(), output::short),
+                layer.diff_id.as_ref().map_or_else(|| "-".into(), output::short),
             ]);
         }
         text.push(table.to_string());
-        text.extend(problems);
+        let problems =
+            image.layers.iter().filter_map(|layer| Some((layer.position, layer.problem.as_ref()?)));
+        text.extend(problems.map(|(position, problem)| format!("layer {position}: {problem}")));
     }
     text.join("\n")
-}
-
-fn document(source: &Source, elsewhere: &Tables<'_>, images: &[Image], limits: &Limits) -> Value {
-    let layer = |image: &Image, position: usize, layer: &Descriptor| {
-        let row = Row::of(source, elsewhere, image, layer, limits);
-        json!({
-            "position": position,
-            "mediaType": layer.media_type.as_str(),
-            "digest": layer.digest.as_str(),
-            "size": layer.size,
-            "annotations": layer.annotations,
-            "diffId": image.diff_ids.get(position).map(Digest::as_str),
-            "format": row.format,
-            "readers": row.readers,
-            "entries": row.entries,
-            "problem": row.problem,
-        })
-    };
-    let image = |image: &Image| {
-        let layers = image.manifest.layers().iter().enumerate();
-        json!({
-            "manifest": image.descriptor.digest.as_str(),
-            "platform": image.platform.as_ref().map(ToString::to_string),
-            "config": image.manifest.config().digest.as_str(),
-            "layers": layers.map(|(position, found)| layer(image, position, found)).collect::<Vec<_>>(),
-        })
-    };
-    json!({
-        "reference": source.name,
-        "mediaType": source.root.media_type.as_str(),
-        "digest": source.root.digest.as_str(),
-        "size": source.root.size,
-        "images": images.iter().map(image).collect::<Vec<_>>(),
-    })
-}
-
-fn print_toc(
-    source: &Source,
-    elsewhere: &Tables<'_>,
-    image: &Image,
-    position: usize,
-    limits: &Limits,
-) -> anyhow::Result<()> {
-    let layer = image.layer(source, position)?;
-    let read = || -> anyhow::Result<Value> {
-        let blob = LayerBlob::open(&*source.provider, layer)?;
-        let toc = blob.with_table(&image.descriptor.digest, &layer.digest, elsewhere)?.toc(limits)?;
-        serde_json::from_slice(&toc).context("the table of contents is not JSON")
-    };
-    let json = read().with_context(|| format!("{}: layer {position}, {}", source.name, layer.digest))?;
-    output::print_json(&json)?;
-    Ok(())
 }
 
 /// Returns the part of a layer's media type that tells it from others.

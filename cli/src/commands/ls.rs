@@ -2,25 +2,18 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::Args;
-use restow::files::File;
-use restow::files::Files;
-use restow::files::Stat;
-use restow::image::Image;
-use restow_layer::Kind;
-use restow_oci::Limits;
+use restow::ReadOptions;
+use restow::Session;
+use restow::report::FileKind;
+use restow::report::FileReport;
 use restow_oci::Platform;
-use serde_json::Value;
-use serde_json::json;
 
-use crate::access::open_source;
 use crate::args::Format;
 use crate::args::JobsArguments;
 use crate::args::TocArguments;
 use crate::output;
 use crate::output::Table;
-use crate::reference;
 
 /// List the files of an image as a container sees them, without unpacking it
 ///
@@ -43,106 +36,59 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     toc: TocArguments,
     #[command(flatten)]
-    jobs: JobsArguments,
+    pub(crate) jobs: JobsArguments,
     /// What stdout holds: a table or a document
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     format: Format,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let limits = Limits::default();
-    let reference = reference::parse(&arguments.reference)?;
-    let source = open_source(&reference)?;
-    let tables = arguments.toc.open(&reference, &source, &limits)?;
-    let image = Image::one(&source, arguments.platform.as_slice(), &limits)?;
-    let list = || {
-        let files = Files::read(&*source.provider, &image, &tables, &limits, arguments.jobs.count())?;
-        output::warn(&files.warnings);
-        let found = files.find(&arguments.path)?;
-        if found.stat.as_ref().is_none_or(|stat| stat.kind == Kind::Directory) {
-            files.list(&found.path, arguments.recursive)
-        } else {
-            Ok(vec![found])
-        }
-    };
-    let files = list().with_context(|| source.name.clone())?;
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> anyhow::Result<ExitCode> {
+    let mut options = ReadOptions::default();
+    options.platforms.extend(arguments.platform.clone());
+    options.toc_image = arguments.toc.reference(session)?;
+    let image = session.reference(&arguments.reference)?;
+    let report = session.list(image, &arguments.path, arguments.recursive, &options)?;
     match arguments.format {
-        Format::Text => output::print(&table(&files).to_string())?,
-        Format::Json => output::print_json(&files.iter().map(document).collect())?,
+        Format::Text => output::print(&table(&report.files).to_string())?,
+        Format::Json => output::print_json(&report)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn table(files: &[File]) -> Table {
+fn table(files: &[FileReport]) -> Table {
     let mut table = Table::new(&["mode", ">owner", ">size", "modified", ">layer", "path"]);
     for file in files {
-        let layer = file.layer.map_or_else(|| "-".into(), |layer| layer.to_string());
+        let known = |text: Option<String>| text.unwrap_or_else(|| "-".into());
         let path = printable(&file.path);
-        let Some(stat) = &file.stat else {
-            table.row(["d?????????".into(), "-".into(), "-".into(), "-".into(), layer, path]);
-            continue;
+        let link = match (&file.link_to, &file.target) {
+            (Some(target), _) => format!(" link to {}", printable(target)),
+            (None, Some(target)) => format!(" -> {}", printable(target)),
+            (None, None) => String::new(),
         };
-        let link = match &file.hard_link {
-            Some(target) => format!(" link to {}", printable(target)),
-            None if stat.kind == Kind::Symlink => format!(" -> {}", printable(&stat.target)),
-            None => String::new(),
+        let size = match file.device {
+            Some((major, minor)) => Some(format!("{major},{minor}")),
+            None => file.size.map(|size| size.to_string()),
         };
         table.row([
-            mode(stat),
-            format!("{}:{}", stat.uid, stat.gid),
-            match stat.kind {
-                Kind::Character | Kind::Block => format!("{},{}", stat.device.0, stat.device.1),
-                _ => stat.size.to_string(),
-            },
-            stat.modified.map_or_else(|| "-".into(), |time| time.to_string()),
-            layer,
+            file.mode.map_or_else(|| "d?????????".into(), |bits| mode(file.kind, bits)),
+            known(file.uid.zip(file.gid).map(|(user, group)| format!("{user}:{group}"))),
+            known(size),
+            known(file.modified.map(|time| time.to_string())),
+            known(file.layer.map(|layer| layer.to_string())),
             path + &link,
         ]);
     }
     table
 }
 
-fn document(file: &File) -> Value {
-    let stat = file.stat.as_ref();
-    let device =
-        stat.filter(|stat| matches!(stat.kind, Kind::Character | Kind::Block)).map(|stat| stat.device);
-    json!({
-        "path": file.path,
-        "layer": file.layer,
-        "type": stat.map_or("directory", |stat| kind(stat.kind).0),
-        "mode": stat.map(|stat| format!("{:04o}", stat.mode & 0o7777)),
-        "uid": stat.map(|stat| stat.uid),
-        "gid": stat.map(|stat| stat.gid),
-        "size": stat.map(|stat| stat.size),
-        "modified": stat.and_then(|stat| stat.modified).map(|time| time.to_string()),
-        "device": device,
-        "target": stat.filter(|stat| stat.kind == Kind::Symlink).map(|stat| &stat.target),
-        "linkTo": file.hard_link,
-    })
-}
-
-/// Returns the name of a kind, and the letter for it.
-fn kind(kind: Kind) -> (&'static str, char) {
-    match kind {
-        Kind::Regular | Kind::Sparse => ("file", '-'),
-        Kind::Hardlink => ("hard link", 'h'),
-        Kind::Symlink => ("symlink", 'l'),
-        Kind::Character => ("character device", 'c'),
-        Kind::Block => ("block device", 'b'),
-        Kind::Directory => ("directory", 'd'),
-        Kind::Fifo => ("fifo", 'p'),
-        Kind::Other(_) => ("other", '?'),
-    }
-}
-
 /// Returns the kind and the permissions of a file in ten letters.
-fn mode(stat: &Stat) -> String {
-    let mut letters = vec![kind(stat.kind).1];
+fn mode(kind: FileKind, bits: i64) -> String {
+    let mut letters = vec![letter(kind)];
     for (shift, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
-        let bits = stat.mode >> shift;
-        letters.push(if bits & 4 != 0 { 'r' } else { '-' });
-        letters.push(if bits & 2 != 0 { 'w' } else { '-' });
-        letters.push(match (bits & 1 != 0, stat.mode & special != 0) {
+        let of = bits >> shift;
+        letters.push(if of & 4 != 0 { 'r' } else { '-' });
+        letters.push(if of & 2 != 0 { 'w' } else { '-' });
+        letters.push(match (of & 1 != 0, bits & special != 0) {
             (true, false) => 'x',
             (true, true) => letter,
             (false, true) => letter.to_ascii_uppercase(),
@@ -150,6 +96,19 @@ fn mode(stat: &Stat) -> String {
         });
     }
     letters.into_iter().collect()
+}
+
+fn letter(kind: FileKind) -> char {
+    match kind {
+        FileKind::File => '-',
+        FileKind::HardLink => 'h',
+        FileKind::Symlink => 'l',
+        FileKind::CharacterDevice => 'c',
+        FileKind::BlockDevice => 'b',
+        FileKind::Directory => 'd',
+        FileKind::Fifo => 'p',
+        _ => '?',
+    }
 }
 
 /// Returns a name that keeps to its line, and to the colours of the terminal.
@@ -165,23 +124,13 @@ mod tests {
     #[test]
     fn modes_are_ten_letters() {
         for (kind, bits, expected) in [
-            (Kind::Regular, 0o644, "-rw-r--r--"),
-            (Kind::Directory, 0o1777, "drwxrwxrwt"),
-            (Kind::Regular, 0o4755, "-rwsr-xr-x"),
-            (Kind::Regular, 0o7000, "---S--S--T"),
-            (Kind::Symlink, 0o120_777, "lrwxrwxrwx"),
+            (FileKind::File, 0o644, "-rw-r--r--"),
+            (FileKind::Directory, 0o1777, "drwxrwxrwt"),
+            (FileKind::File, 0o4755, "-rwsr-xr-x"),
+            (FileKind::File, 0o7000, "---S--S--T"),
+            (FileKind::Symlink, 0o120_777, "lrwxrwxrwx"),
         ] {
-            let stat = Stat {
-                kind,
-                mode: bits,
-                size: 0,
-                uid: 0,
-                gid: 0,
-                modified: None,
-                target: String::new(),
-                device: (0, 0),
-            };
-            assert_eq!(mode(&stat), expected);
+            assert_eq!(mode(kind, bits), expected);
         }
     }
 }

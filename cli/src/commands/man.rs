@@ -2,14 +2,13 @@
 
 use std::process::ExitCode;
 
-use clap::CommandFactory as _;
+use clap::Command;
 
-use crate::args::Cli;
 use crate::output;
 
-pub(crate) fn run() -> anyhow::Result<ExitCode> {
+/// Prints the page for the command line of this definition.
+pub(crate) fn run(command: &Command) -> anyhow::Result<ExitCode> {
     let mut page = Vec::new();
-    let command = Cli::command();
     clap_mangen::Man::new(command.clone()).render(&mut page)?;
     for command in command.get_subcommands() {
         // One page for all: a section for each command, its title line left out.

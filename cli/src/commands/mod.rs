@@ -1,4 +1,4 @@
-//! One file for each command. To add one: a file here, a variant of [`Command`], a line in [`run`].
+//! One file for each command. To add one: a file here, and a variant of `Command` with its line in `command_line.rs`.
 
 pub(crate) mod batch;
 pub(crate) mod cat;
@@ -9,7 +9,7 @@ pub(crate) mod deploy;
 pub(crate) mod index;
 pub(crate) mod inspect;
 pub(crate) mod ls;
-mod man;
+pub(crate) mod man;
 pub(crate) mod optimize;
 pub(crate) mod predict;
 pub(crate) mod record;
@@ -18,33 +18,3 @@ pub(crate) mod store;
 pub(crate) mod toc_digest;
 pub(crate) mod verify;
 pub(crate) mod version;
-
-use std::process::ExitCode;
-
-use restow_convert::Cancel;
-
-use crate::args::Command;
-
-/// Runs the command.
-pub(crate) fn run(command: Command, cancel: &Cancel) -> anyhow::Result<ExitCode> {
-    match command {
-        Command::Optimize(arguments) => optimize::run(&arguments, cancel),
-        Command::Convert(arguments) => convert::run(&arguments, cancel),
-        Command::Copy(arguments) => copy::run(&arguments),
-        Command::Batch(arguments) => batch::run(&arguments, cancel),
-        Command::Index(arguments) => index::run(&arguments),
-        Command::Deploy(arguments) => deploy::run(&arguments),
-        Command::Inspect(arguments) => inspect::run(&arguments),
-        Command::Ls(arguments) => ls::run(&arguments),
-        Command::Cat(arguments) => cat::run(&arguments),
-        Command::TocDigest(arguments) => toc_digest::run(&arguments),
-        Command::Predict(arguments) => predict::run(&arguments, cancel),
-        Command::Record(arguments) => record::run(&arguments, cancel),
-        Command::Sandbox(arguments) => sandbox::run(&arguments),
-        Command::Verify(arguments) => verify::run(&arguments),
-        Command::Store(arguments) => store::run(&arguments, cancel),
-        Command::Version(arguments) => version::run(&arguments),
-        Command::Completions(arguments) => completions::run(&arguments),
-        Command::Man => man::run(),
-    }
-}

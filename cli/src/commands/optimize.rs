@@ -3,14 +3,14 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use restow_convert::Cancel;
+use restow::Order;
+use restow::Session;
 
+use crate::args::WorkArguments;
 use crate::conversion::ConversionArguments;
 use crate::conversion::ImageArguments;
 use crate::conversion::Job;
-use crate::conversion::Target;
 use crate::format::FormatArguments;
-use crate::order::Order;
 use crate::order::OrderArguments;
 
 const EXAMPLES: &str = "\
@@ -44,11 +44,16 @@ impl Arguments {
             Order::Predicted { .. } if format.keeps_order() => Order::default(),
             order => order,
         };
-        let target = Target::Seekable { format, order };
-        Ok(Job { images, arguments: conversion, target, media_types: conversion.media_types() })
+        let layers = format.layers(order, &images.tags()?)?;
+        let options = conversion.options(layers, format.zstdchunked)?;
+        Ok(Job { images, arguments: conversion, options })
+    }
+
+    pub(crate) fn work(&self) -> &WorkArguments {
+        &self.conversion.work
     }
 }
 
-pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<ExitCode> {
-    arguments.job()?.run(cancel)
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> anyhow::Result<ExitCode> {
+    arguments.job()?.run(session)
 }

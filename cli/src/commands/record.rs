@@ -4,25 +4,19 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use restow::recorder::Recorder;
-use restow::recorder::Recording;
-use restow::recorder::total;
+use restow::RecordOptions;
+use restow::Session;
+use restow::Settings;
+use restow::report::RecordReport;
+use restow::report::WorkloadExit;
 use restow_analyze::record;
 use restow_content::publish;
-use restow_convert as convert;
-use restow_convert::Cancel;
-use restow_oci::Limits;
-use serde_json::json;
 
-use crate::access::open_source;
 use crate::args::Format;
 use crate::args::JobsArguments;
 use crate::args::PlatformArguments;
-use crate::failure::Usage;
 use crate::output;
 use crate::output::Table;
-use crate::reference;
-use crate::workload;
 use crate::workload::WorkloadArguments;
 
 const EXAMPLES: &str = "\
@@ -66,85 +60,46 @@ pub(crate) struct Arguments {
     format: Format,
 }
 
-pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<ExitCode> {
-    let limits = Limits::default();
-    let source = open_source(&reference::parse(&arguments.source)?)?;
-    let images =
-        convert::select(&*source.provider, &source.root, &arguments.platforms.choice(), &limits)?.images;
-    let [image] = images.as_slice() else {
-        anyhow::ensure!(!images.is_empty(), "{} is no image and leads to none", source.name);
-        return Err(Usage(format!("{} images are meant, choose one with --platform", images.len())).into());
-    };
-    let keep = reference::roots(arguments.cache_dir.as_deref()).filter(|_| !arguments.no_cache);
-    let recorder = Recorder {
-        container: &arguments.workload.container()?,
-        helper: &workload::helper()?,
-        provider: &*source.provider,
-        limits: &limits,
-        threads: arguments.jobs.count().get(),
-        cancel,
-        keep,
-    };
-    let recording = recorder.record(&image.descriptor)?;
-    workload::tell(&recording);
-    publish::write(&arguments.out, record::write(&recording.accesses).as_bytes())?;
+impl Arguments {
+    /// Writes into the settings what the work takes.
+    pub(crate) fn apply(&self, settings: &mut Settings) {
+        self.jobs.apply(settings);
+        if !self.no_cache {
+            settings.roots = self.cache_dir.clone().or_else(|| settings.store.clone());
+        }
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> anyhow::Result<ExitCode> {
+    let mut options = RecordOptions::default();
+    options.platforms = arguments.platforms.choice();
+    options.container = arguments.workload.container()?;
+    let report = session.record(session.reference(&arguments.source)?, &options)?;
+    for WorkloadExit { name, exit, .. } in &report.workloads {
+        if let Some(code) = exit {
+            output::tell(&format!("{name}: the container's program ended with {code}"));
+        }
+    }
+    publish::write(&arguments.out, record::write(&report.accesses).as_bytes())?;
     match arguments.format {
-        Format::Text => output::print(&told(&recording))?,
-        Format::Json => output::print_json(&document(&recording))?,
+        Format::Text => output::print(&told(&report))?,
+        Format::Json => output::print_json(&report)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Files and bytes for each layer.
-fn layers(recording: &Recording) -> Vec<(usize, usize, u64)> {
-    let mut layers: Vec<(usize, usize, u64)> = Vec::new();
-    for access in &recording.accesses {
-        let position = access.layer_index.unwrap_or_default();
-        let size = recording.tree.size(&access.path).unwrap_or_default();
-        match layers.iter_mut().find(|(found, ..)| *found == position) {
-            Some((_, files, bytes)) => {
-                *files += 1;
-                *bytes += size;
-            }
-            None => layers.push((position, 1, size)),
-        }
-    }
-    layers.sort_unstable();
-    layers
-}
-
-fn told(recording: &Recording) -> String {
+fn told(report: &RecordReport) -> String {
     let mut first = Table::new(&[">layer", ">size", "first read"]);
-    for access in recording.accesses.iter().take(SHOWN) {
-        let size = recording.tree.size(&access.path).unwrap_or_default();
-        let position = access.layer_index.unwrap_or_default();
-        first.row([position.to_string(), output::size(size), access.path.escape_debug().to_string()]);
+    for file in report.files.iter().take(SHOWN) {
+        let position = file.layer.unwrap_or_default();
+        let size = output::size(file.size.unwrap_or_default());
+        first.row([position.to_string(), size, file.path.escape_debug().to_string()]);
     }
     let mut all = Table::new(&[">layer", ">files", ">bytes"]);
-    let (mut files, mut bytes) = (0, 0);
-    for (position, count, size) in layers(recording) {
-        files += count;
-        bytes += size;
-        all.row([position.to_string(), count.to_string(), output::size(size)]);
+    for layer in &report.layers {
+        all.row([layer.position.to_string(), layer.files.to_string(), output::size(layer.size)]);
     }
-    let share = bytes as f64 * 100.0 / total(&recording.tree).max(1) as f64;
-    format!(
-        "{first}\n\n{all}\n{}, {}, {share:.1} % of the image",
-        output::count(files, "file"),
-        output::size(bytes)
-    )
-}
-
-fn document(recording: &Recording) -> serde_json::Value {
-    let layers = layers(recording);
-    let layer = |(position, files, bytes): &(usize, usize, u64)| json!({ "position": position, "files": files, "size": bytes });
-    let file = |access: &restow_analyze::Access| json!({ "path": access.path, "layer": access.layer_index, "size": recording.tree.size(&access.path) });
-    let exit = |(name, code): &(String, Option<i32>)| json!({ "name": name, "exit": code });
-    json!({
-        "workloads": recording.exits.iter().map(exit).collect::<Vec<_>>(),
-        "files": recording.accesses.iter().map(file).collect::<Vec<_>>(),
-        "size": layers.iter().map(|(_, _, bytes)| bytes).sum::<u64>(),
-        "imageSize": total(&recording.tree),
-        "layers": layers.iter().map(layer).collect::<Vec<_>>(),
-    })
+    let share = report.size as f64 * 100.0 / report.image_size.max(1) as f64;
+    let (files, size) = (output::count(report.files.len(), "file"), output::size(report.size));
+    format!("{first}\n\n{all}\n{files}, {size}, {share:.1} % of the image")
 }

@@ -16,6 +16,8 @@ use std::time::SystemTime;
 
 use clap::Args;
 use clap::Subcommand;
+use restow::Session;
+use restow::Warning;
 use restow_content::Filter;
 use restow_content::Labels;
 use restow_content::LocalStore;
@@ -25,13 +27,12 @@ use restow_content::metadata::DEFAULT_NAMESPACE;
 use restow_content::metadata::Sharing;
 use restow_content::metadata::check_namespace;
 use restow_content::time;
-use restow_convert::Cancel;
 use restow_oci::Limits;
 use restow_registry::StoreImages;
 
 use crate::args::Format;
 use crate::failure::Usage;
-use crate::reference;
+use crate::output;
 
 /// Look at the store, bring content in and out, and remove what nothing refers to
 ///
@@ -76,8 +77,8 @@ enum Command {
     Export(transfer::Export),
 }
 
-pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<ExitCode> {
-    let place = Place { namespace: &arguments.namespace, plain: arguments.plain };
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> anyhow::Result<ExitCode> {
+    let place = Place { session, namespace: &arguments.namespace, plain: arguments.plain };
     match &arguments.command {
         Command::Ls(command) => blobs::list(command, &place),
         Command::Info(command) => blobs::show(command, &place),
@@ -88,7 +89,7 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<Exit
         Command::Images(command) => images::run(command, &place),
         Command::Leases(command) => leases::run(command, &place),
         Command::Gc(command) => collect::collect(command, &place),
-        Command::Scrub(command) => collect::scrub(command, &place, cancel),
+        Command::Scrub(command) => collect::scrub(command, &place, session.stop()),
         Command::Status(command) => ingests::status(command, &place),
         Command::Abort(command) => ingests::abort(command, &place),
         Command::Import(command) => transfer::import(command, &place),
@@ -99,6 +100,7 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<Exit
 
 /// Which store, seen from where.
 struct Place<'a> {
+    session: &'a Session,
     namespace: &'a str,
     plain: bool,
 }
@@ -121,10 +123,15 @@ impl Deref for Blobs {
 }
 
 impl Place<'_> {
+    /// Returns where the store is.
+    fn root(&self) -> restow_registry::Result<&Path> {
+        self.session.settings().store.as_deref().ok_or(restow_registry::Error::NoStore)
+    }
+
     /// Opens the blobs of the store, which has to be there.
     fn blobs(&self) -> anyhow::Result<Blobs> {
         if self.plain {
-            let root = reference::root().ok_or(restow_registry::Error::NoStore)?;
+            let root = self.root()?;
             self.exists(root)?;
             return Ok(Blobs::Plain(LocalStore::open(root)?));
         }
@@ -145,19 +152,19 @@ impl Place<'_> {
 
     /// Opens the store, which has to be there.
     fn open(&self) -> anyhow::Result<MetadataStore> {
-        self.exists(reference::root().ok_or(restow_registry::Error::NoStore)?)?;
+        self.exists(self.root()?)?;
         self.create()
     }
 
     /// Opens the store, and makes it where there is none.
     fn create(&self) -> anyhow::Result<MetadataStore> {
-        let root = reference::root().ok_or(restow_registry::Error::NoStore)?;
+        let root = self.root()?;
         if self.plain {
             return Err(Usage("--plain: images, leases and gc need a store with a database".into()).into());
         }
         let (store, rebuilt) = MetadataStore::create(root, &Limits::default())?;
         if let Some(rebuilt) = rebuilt {
-            reference::warn_of_loss(root, &rebuilt);
+            output::warn(&Warning::of_rebuilt(root, &rebuilt));
         }
         Ok(store.namespace(self.namespace, Sharing::default())?)
     }

@@ -2,26 +2,14 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::Args;
-use restow::blob::LayerBlob;
-use restow::image::Image;
-use restow::toc_image::Tables;
-use restow_layer::Depth;
-use restow_layer::VerifyOptions;
-use restow_layer::Workers;
-use restow_layer::verify;
-use restow_oci::Descriptor;
+use restow::ReadOptions;
+use restow::Session;
 use restow_oci::Digest;
-use restow_oci::Kind;
-use restow_oci::Limits;
 use restow_oci::Platform;
-use restow_registry::Source;
 
-use crate::access::open_source;
 use crate::args::TocArguments;
 use crate::output;
-use crate::reference;
 
 /// Print the digest of a layer's table of contents, or of the tables of all layers
 ///
@@ -41,47 +29,17 @@ pub(crate) struct Arguments {
     platform: Option<Platform>,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let limits = Limits::default();
-    let reference = reference::parse(&arguments.reference)?;
-    let source = open_source(&reference)?;
-    let elsewhere = arguments.elsewhere.open(&reference, &source, &limits)?;
-    let image = Image::one(&source, arguments.platform.as_slice(), &limits)?;
-    let digest = |position: usize, layer: &Descriptor| {
-        let digest = toc_digest(&source, &elsewhere, &image.descriptor.digest, layer, &limits);
-        digest.with_context(|| format!("{}: layer {position}, {}", source.name, layer.digest))
-    };
-    if let Some(position) = arguments.layer {
-        let found = digest(position, image.layer(&source, position)?)?;
-        let missing = || format!("{}: layer {position} has no table of contents", source.name);
-        output::print(found.with_context(missing)?.as_str())?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    for (position, layer) in image.manifest.layers().iter().enumerate() {
-        let found = digest(position, layer)?;
-        let found = found.as_ref().map_or("-", Digest::as_str);
-        output::print(&format!("{position} {} {found}", layer.digest))?;
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> anyhow::Result<ExitCode> {
+    let mut options = ReadOptions::default();
+    options.platforms.extend(arguments.platform.clone());
+    options.toc_image = arguments.elsewhere.reference(session)?;
+    let image = session.reference(&arguments.reference)?;
+    for found in session.toc_digests(image, arguments.layer, &options)? {
+        let toc = found.toc.as_ref().map_or("-", Digest::as_str);
+        match arguments.layer {
+            Some(_) => output::print(toc)?,
+            None => output::print(&format!("{} {} {toc}", found.position, found.layer))?,
+        }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Returns the digest of a layer's table, or nothing if it has none of its own.
-fn toc_digest(
-    source: &Source,
-    elsewhere: &Tables<'_>,
-    manifest: &Digest,
-    layer: &Descriptor,
-    limits: &Limits,
-) -> anyhow::Result<Option<Digest>> {
-    if !matches!(layer.media_type.kind(), Kind::Layer { .. }) {
-        return Ok(None);
-    }
-    let blob = LayerBlob::open(&*source.provider, layer)?.with_table(manifest, &layer.digest, elsewhere)?;
-    if !blob.is_seekable() {
-        return Ok(None);
-    }
-    let hints = blob.hints().clone();
-    let options =
-        VerifyOptions { hints, depth: Depth::Toc, limits: limits.clone(), ..VerifyOptions::default() };
-    Ok(Some(verify(&blob, &options, &Workers::new(1)?)?.toc_digest))
 }

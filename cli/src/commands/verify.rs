@@ -1,42 +1,21 @@
 //! `restow verify`: read everything back and say what holds.
 
-use std::collections::BTreeSet;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::Args;
-use restow::blob::LayerBlob;
-use restow::parallel;
-use restow::toc_image::Tables;
-use restow_content::VerifiedReader;
-use restow_convert as convert;
-use restow_convert::Platforms;
-use restow_layer::VerifyOptions;
-use restow_layer::Workers;
-use restow_oci::Config;
-use restow_oci::Descriptor;
-use restow_oci::Digest;
-use restow_oci::Index;
-use restow_oci::Kind;
-use restow_oci::Limits;
-use restow_oci::Manifest;
+use restow::Session;
+use restow::VerifyOptions;
+use restow::report::ImageReaders;
+use restow::report::LayerUse;
+use restow::report::VerifiedBlob;
+use restow::report::VerifyReport;
 use restow_oci::Platform;
-use restow_oci::annotations::STARGZ_LAYER_DIGEST;
-use restow_registry::Source;
-use serde_json::Value;
-use serde_json::json;
 
-use crate::access::open_source;
 use crate::args::Format;
 use crate::args::JobsArguments;
 use crate::args::TocArguments;
-use crate::failure;
 use crate::output;
 use crate::output::Table;
-use crate::readership;
-use crate::readership::ImageReadership;
-use crate::readership::Readership;
-use crate::reference;
 
 /// Read an image back in full and say what of it holds
 ///
@@ -59,364 +38,88 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     toc: TocArguments,
     #[command(flatten)]
-    jobs: JobsArguments,
+    pub(crate) jobs: JobsArguments,
     /// What stdout holds: a table or a document
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     format: Format,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let limits = Limits { parent_references: arguments.allow_parent_refs, ..Limits::default() };
-    let reference = reference::parse(&arguments.reference)?;
-    let source = open_source(&reference)?;
-    let tables = arguments.toc.open(&reference, &source, &limits)?;
-    let chosen = match arguments.platform.as_slice() {
-        [] => None,
-        platforms => {
-            let platforms = Platforms::Only(platforms.to_vec());
-            let selection = convert::select(&*source.provider, &source.root, &platforms, &limits);
-            let images = selection.with_context(|| source.name.clone())?.images;
-            let forms =
-                images.into_iter().flat_map(|image| [image.descriptor].into_iter().chain(image.forms));
-            Some(forms.map(|form| form.digest).collect())
-        }
-    };
-    let workers = Workers::new(arguments.jobs.count().get())?;
-    let verifier = Verifier { source: &source, tables: &tables, limits: &limits, workers: &workers };
-    let mut walk = Walk { verifier, chosen, parts: Vec::new(), seen: BTreeSet::new() };
-    walk.descend(&source.root, 0);
-    let findings = parallel::map(&walk.parts, arguments.jobs.count(), |part| verifier.verify(part));
-    let parts: Vec<_> = walk.parts.iter().zip(findings).collect();
-
-    let readers = arguments.readers.then(|| readership(&parts));
+pub(crate) fn run(arguments: &Arguments, session: &Session) -> anyhow::Result<ExitCode> {
+    let mut options = VerifyOptions::default();
+    options.platforms.clone_from(&arguments.platform);
+    options.readers = arguments.readers;
+    options.parent_references = arguments.allow_parent_refs;
+    options.toc_image = arguments.toc.reference(session)?;
+    let report = session.verify(session.reference(&arguments.reference)?, &options)?;
     match arguments.format {
         Format::Text => {
-            output::print(&table(&parts).to_string())?;
-            if let Some(images) = &readers {
-                output::print(&format!("\n{}", readership::table(images)))?;
+            output::print(&table(&report.blobs).to_string())?;
+            if let Some(images) = &report.readers {
+                output::print(&format!("\n{}", readers(images)))?;
             }
         }
-        Format::Json => {
-            let mut document = document(&source, &parts);
-            if let Some(images) = &readers {
-                document["readers"] = readership::document(images);
-            }
-            output::print_json(&document)?;
-        }
+        Format::Json => output::print_json(&report)?,
     }
-    let failed = parts.iter().filter(|(_, finding)| finding.is_err()).count();
-    if failed > 0 {
-        let verb = if failed == 1 { "does" } else { "do" };
-        output::tell(&format!(
-            "error: {}: {failed} of {} {verb} not hold",
-            source.name,
-            output::count(parts.len(), "blob")
-        ));
-        return Ok(ExitCode::FAILURE);
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// A blob of the image, and its place.
-struct Part {
-    descriptor: Descriptor,
-    role: Role,
-    platform: Option<Platform>,
-}
-
-/// What a blob is there for.
-enum Role {
-    /// A document that was read on the way, and what was wrong with it.
-    Document(&'static str, Option<String>),
-    /// Something whose bytes mean nothing here.
-    Other(&'static str),
-    Layer {
-        manifest: Digest,
-        position: usize,
-        diff_id: Option<Digest>,
-    },
-}
-
-/// What was found to hold, or why not.
-type Finding = Result<Held, String>;
-
-struct Held {
-    format: String,
-    what: Vec<String>,
-    /// Who can fetch parts of it, if it is a layer.
-    readership: Option<Readership>,
-}
-
-/// Lists the blobs of an image from its root on.
-struct Walk<'a> {
-    verifier: Verifier<'a>,
-    /// The manifests to descend into; all if there is no choice.
-    chosen: Option<BTreeSet<Digest>>,
-    parts: Vec<Part>,
-    seen: BTreeSet<Digest>,
-}
-
-impl Walk<'_> {
-    fn descend(&mut self, descriptor: &Descriptor, depth: usize) {
-        if self.seen.contains(&descriptor.digest) {
-            return;
-        }
-        self.seen.insert(descriptor.digest.clone());
-        let limits = self.verifier.limits;
-        match descriptor.media_type.kind() {
-            Kind::Index => {
-                let index = self
-                    .verifier
-                    .document(descriptor, limits.manifest_size, |bytes| Index::parse(bytes, limits));
-                let index = self.keep("index", descriptor, index);
-                for entry in index.iter().flat_map(Index::manifests) {
-                    if depth < limits.index_depth && self.seen.len() < limits.nodes {
-                        self.descend(entry, depth + 1);
-                    } else {
-                        self.parts.push(Part::document(
-                            "manifest",
-                            entry,
-                            Some("the index nests too deep or holds too much".into()),
-                        ));
-                    }
-                }
-            }
-            Kind::Manifest
-                if self.chosen.as_ref().is_none_or(|chosen| chosen.contains(&descriptor.digest)) =>
-            {
-                let read = |bytes| Manifest::parse(bytes, limits);
-                let manifest = self.verifier.document(descriptor, limits.manifest_size, read);
-                if let Some(manifest) = self.keep("manifest", descriptor, manifest) {
-                    self.image(descriptor, &manifest);
-                }
-            }
-            Kind::Manifest => {}
-            _ => self.parts.push(Part {
-                descriptor: descriptor.clone(),
-                role: Role::Other("blob"),
-                platform: None,
-            }),
-        }
-    }
-
-    fn image(&mut self, descriptor: &Descriptor, manifest: &Manifest) {
-        let limits = self.verifier.limits;
-        let config = manifest.config();
-        let mut diff_ids = Vec::new();
-        // An image of tables of contents has a config that says nothing.
-        let tables =
-            manifest.layers().iter().all(|layer| layer.annotations.contains_key(STARGZ_LAYER_DIGEST));
-        if config.media_type.kind() == Kind::Config {
-            let parsed = self.verifier.document(config, limits.config_size, |bytes| {
-                Config::parse(bytes, limits).map(|config| config.diff_ids().to_vec())
-            });
-            let parsed = parsed.and_then(|diff_ids| {
-                let (named, there) = (diff_ids.len(), manifest.layers().len());
-                anyhow::ensure!(
-                    named == there || tables && named == 0,
-                    "it names {named} DiffIDs, the manifest {there} layers"
-                );
-                Ok(diff_ids)
-            });
-            diff_ids = self.keep("config", config, parsed).unwrap_or_default();
-        } else {
-            self.parts.push(Part { descriptor: config.clone(), role: Role::Other("config"), platform: None });
-        }
-        for (position, layer) in manifest.layers().iter().enumerate() {
-            let (manifest, diff_id) = (descriptor.digest.clone(), diff_ids.get(position).cloned());
-            let role = Role::Layer { manifest, position, diff_id };
-            self.parts.push(Part { descriptor: layer.clone(), role, platform: None });
-        }
-    }
-
-    /// Lists a document, and returns it if it holds.
-    fn keep<T>(&mut self, name: &'static str, descriptor: &Descriptor, read: anyhow::Result<T>) -> Option<T> {
-        let problem = read.as_ref().err().map(failure::describe);
-        self.parts.push(Part::document(name, descriptor, problem));
-        read.ok()
-    }
-}
-
-impl Part {
-    fn document(name: &'static str, descriptor: &Descriptor, problem: Option<String>) -> Self {
-        let platform = descriptor.platform.clone();
-        Self { descriptor: descriptor.clone(), role: Role::Document(name, problem), platform }
-    }
-
-    fn name(&self) -> String {
-        match &self.role {
-            Role::Document(name, _) | Role::Other(name) => (*name).to_owned(),
-            Role::Layer { position, .. } => format!("layer {position}"),
+    match report.ok {
+        true => Ok(ExitCode::SUCCESS),
+        false => {
+            output::tell(&failed(&report));
+            Ok(ExitCode::FAILURE)
         }
     }
 }
 
-/// Reads blobs and compares.
-#[derive(Clone, Copy)]
-struct Verifier<'a> {
-    source: &'a Source,
-    tables: &'a Tables<'a>,
-    limits: &'a Limits,
-    workers: &'a Workers,
+fn failed(report: &VerifyReport) -> String {
+    let failed = report.blobs.iter().filter(|blob| blob.problem.is_some()).count();
+    let (verb, blobs) = (if failed == 1 { "does" } else { "do" }, output::count(report.blobs.len(), "blob"));
+    format!("error: {}: {failed} of {blobs} {verb} not hold", report.reference)
 }
 
-impl Verifier<'_> {
-    fn document<T>(
-        &self,
-        descriptor: &Descriptor,
-        limit: u64,
-        parse: impl FnOnce(Vec<u8>) -> restow_oci::Result<T>,
-    ) -> anyhow::Result<T> {
-        Ok(parse(restow_content::read(&*self.source.provider, descriptor, limit)?)?)
-    }
-
-    fn verify(&self, part: &Part) -> Finding {
-        let held = |what: &str| Held { format: String::new(), what: vec![what.to_owned()], readership: None };
-        let result = match &part.role {
-            Role::Document(_, None) => Ok(held("digest")),
-            Role::Document(_, Some(problem)) => return Err(problem.clone()),
-            Role::Other(_) => self.blob(&part.descriptor).map(|()| held("digest")),
-            Role::Layer { manifest, diff_id, .. } => match part.descriptor.media_type.kind() {
-                Kind::Layer { distributable, .. } => {
-                    match self.layer(manifest, &part.descriptor, diff_id.as_ref()) {
-                        Err(error) if !distributable && is_absent(&error) => {
-                            Ok(held("not here, as it may not be distributed"))
-                        }
-                        result => result,
-                    }
-                }
-                _ => self.blob(&part.descriptor).map(|()| held("digest")),
-            },
-        };
-        result.map_err(|error| failure::describe(&error))
-    }
-
-    fn blob(&self, descriptor: &Descriptor) -> anyhow::Result<()> {
-        Ok(VerifiedReader::new(self.source.provider.open(descriptor)?, descriptor)?.finish()?)
-    }
-
-    fn layer(
-        &self,
-        manifest: &Digest,
-        descriptor: &Descriptor,
-        diff_id: Option<&Digest>,
-    ) -> anyhow::Result<Held> {
-        let blob = LayerBlob::open(&*self.source.provider, descriptor)?;
-        let blob = blob.with_table(manifest, &descriptor.digest, self.tables)?;
-        let (name, readers) = blob.format()?;
-        let format = readers.map_or_else(|| name.to_owned(), |readers| format!("{name} ({readers})"));
-        let mut what = vec!["digest".to_owned()];
-        let readership = if blob.is_seekable() {
-            self.blob(descriptor)?;
-            let options = VerifyOptions {
-                hints: blob.hints().clone(),
-                diff_id: diff_id.cloned(),
-                limits: self.limits.clone(),
-                ..VerifyOptions::default()
-            };
-            let verified = restow_layer::verify(&blob, &options, self.workers)?;
-            what.extend(diff_id.map(|_| "DiffID".to_owned()));
-            what.push("TOC".to_owned());
-            what.push(format!("{} entries", verified.entries));
-            what.push(format!("{} chunks", verified.chunks));
-            if verified.content.as_ref().is_some_and(|content| content.tar_split) {
-                what.push("tar-split".to_owned());
-            }
-            Readership::of(descriptor, &verified)
-        } else {
-            self.tar(descriptor, diff_id)?;
-            what.extend(diff_id.map(|_| "DiffID".to_owned()));
-            Readership::whole(&format)
-        };
-        Ok(Held { format, what, readership: Some(readership) })
-    }
-
-    /// Reads a layer that is nothing but a tar, both digests in one pass.
-    fn tar(&self, descriptor: &Descriptor, diff_id: Option<&Digest>) -> anyhow::Result<()> {
-        let mut compressed = VerifiedReader::new(self.source.provider.open(descriptor)?, descriptor)?;
-        if let Some(expected) = diff_id {
-            let actual = restow_layer::diff_id(&mut compressed, expected.algorithm(), self.limits)?;
-            anyhow::ensure!(actual == *expected, "its DiffID is {actual}, the config says {expected}");
-        }
-        Ok(compressed.finish()?)
-    }
-}
-
-/// Tells whether the error is that a blob is not there.
-fn is_absent(error: &anyhow::Error) -> bool {
-    error.downcast_ref().is_some_and(restow::Error::is_not_found)
-}
-
-/// Gathers what was found of the layers of each image.
-fn readership<'a>(parts: &'a [(&Part, Finding)]) -> Vec<ImageReadership<'a>> {
-    let mut images: Vec<ImageReadership<'a>> = Vec::new();
-    for (part, finding) in parts {
-        match (&part.role, finding) {
-            (Role::Document("manifest", None), _) => images.push(ImageReadership {
-                manifest: &part.descriptor.digest,
-                platform: part.platform.as_ref(),
-                layers: Vec::new(),
-            }),
-            (Role::Layer { position, .. }, Ok(Held { readership: Some(readership), .. })) => {
-                // Layers are listed behind their manifest.
-                images
-                    .iter_mut()
-                    .next_back()
-                    .into_iter()
-                    .for_each(|image| image.layers.push((*position, readership)));
-            }
-            _ => {}
-        }
-    }
-    images
-}
-
-fn table(parts: &[(&Part, Finding)]) -> Table {
+fn table(blobs: &[VerifiedBlob]) -> Table {
     let mut table = Table::new(&["blob", "digest", ">size", "format", "holds"]);
-    for (part, finding) in parts {
-        let indent = if matches!(part.role, Role::Document("index" | "manifest", _)) { "" } else { "  " };
-        let platform = part.platform.as_ref().map(|platform| format!(" {platform}")).unwrap_or_default();
-        let (format, holds) = match finding {
-            Ok(held) => (held.format.clone(), held.what.join(", ")),
-            Err(problem) => (String::new(), format!("FAILED: {problem}")),
-        };
+    for blob in blobs {
+        let indent = if matches!(blob.blob, "index" | "manifest") { "" } else { "  " };
+        let platform = blob.platform.as_ref().map(|platform| format!(" {platform}")).unwrap_or_default();
+        let position = blob.position.map(|position| format!(" {position}")).unwrap_or_default();
+        let holds = blob.holds.as_ref().map(|holds| holds.join(", "));
         table.row([
-            format!("{indent}{}{platform}", part.name()),
-            output::short(&part.descriptor.digest),
-            output::size(part.descriptor.size),
-            format,
-            holds,
+            format!("{indent}{}{position}{platform}", blob.blob),
+            output::short(&blob.digest),
+            output::size(blob.size),
+            blob.format.clone().unwrap_or_default(),
+            holds.unwrap_or_else(|| format!("FAILED: {}", blob.problem.as_deref().unwrap_or_default())),
         ]);
     }
     table
 }
 
-fn document(source: &Source, parts: &[(&Part, Finding)]) -> Value {
-    let part = |(part, finding): &(&Part, Finding)| {
-        let (manifest, position) = match &part.role {
-            Role::Layer { manifest, position, .. } => (Some(manifest.as_str()), Some(position)),
-            _ => (None, None),
-        };
-        json!({
-            "blob": match part.role {
-                Role::Document(name, _) | Role::Other(name) => name,
-                Role::Layer { .. } => "layer",
-            },
-            "digest": part.descriptor.digest.as_str(),
-            "size": part.descriptor.size,
-            "mediaType": part.descriptor.media_type.as_str(),
-            "manifest": manifest,
-            "position": position,
-            "platform": part.platform.as_ref().map(ToString::to_string),
-            "format": finding.as_ref().ok().map(|held| &held.format).filter(|format| !format.is_empty()),
-            "holds": finding.as_ref().ok().map(|held| &held.what),
-            "problem": finding.as_ref().err(),
-        })
-    };
-    json!({
-        "reference": source.name,
-        "digest": source.root.digest.as_str(),
-        "ok": parts.iter().all(|(_, finding)| finding.is_ok()),
-        "blobs": parts.iter().map(part).collect::<Vec<_>>(),
-    })
+/// Tells of each image how many of its layers each reader fetches in parts, and why not the others.
+fn readers(images: &[ImageReaders]) -> Table {
+    let mut table = Table::new(&["manifest", "reader", "reads", "the others whole, since"]);
+    for image in images {
+        let platform = image.platform.as_ref().map(|platform| format!(" {platform}")).unwrap_or_default();
+        let name = format!("{}{platform}", output::short(&image.manifest));
+        for (reader, how, layers) in
+            [("containerd", "lazily", &image.containerd), ("podman", "in part", &image.podman)]
+        {
+            let usable = layers.iter().filter(|layer| layer.problem.is_none()).count();
+            let layers_read = format!("{usable} of {} {how}", output::count(layers.len(), "layer"));
+            table.row([name.clone(), reader.to_owned(), layers_read, reasons(layers)]);
+        }
+    }
+    table
+}
+
+/// Lists why layers are read whole, each reason once.
+fn reasons(layers: &[LayerUse]) -> String {
+    let mut reasons: Vec<(&str, Vec<String>)> = Vec::new();
+    for layer in layers {
+        let Some(reason) = &layer.problem else { continue };
+        match reasons.iter_mut().find(|(known, _)| known == reason) {
+            Some((_, positions)) => positions.push(layer.position.to_string()),
+            None => reasons.push((reason, vec![layer.position.to_string()])),
+        }
+    }
+    let told = reasons.iter().map(|(reason, positions)| format!("layer {}: {reason}", positions.join(", ")));
+    told.collect::<Vec<_>>().join("; ")
 }

@@ -76,6 +76,20 @@ impl Digest {
     }
 }
 
+impl Digest {
+    /// Returns enough of it for people to tell blobs apart: the algorithm and 12 characters.
+    pub fn short(&self) -> String {
+        let encoded = self.encoded();
+        format!("{}:{}", self.algorithm_name(), encoded.get(..12).unwrap_or(encoded))
+    }
+}
+
+impl serde::Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
 impl FromStr for Digest {
     type Err = Error;
 

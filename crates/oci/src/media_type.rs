@@ -209,6 +209,12 @@ impl MediaType {
     }
 }
 
+impl serde::Serialize for MediaType {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
 impl FromStr for MediaType {
     type Err = Error;
 

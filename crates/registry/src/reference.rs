@@ -100,6 +100,14 @@ impl Reference {
     }
 }
 
+impl TryFrom<&str> for Reference {
+    type Error = Error;
+
+    fn try_from(text: &str) -> Result<Reference> {
+        Reference::parse(text)
+    }
+}
+
 impl FromStr for Reference {
     type Err = Error;
 

@@ -28,7 +28,7 @@ use crate::toc_image::Tables;
 const SNIFFED: usize = 16;
 
 /// A layer's blob, open for reading at any place.
-pub struct LayerBlob {
+pub(crate) struct LayerBlob {
     blob: Box<dyn Blob>,
     hints: Hints,
     footer: Option<Footer>,
@@ -45,7 +45,7 @@ impl ReadAt for LayerBlob {
 }
 
 impl LayerBlob {
-    pub fn open(provider: &dyn Provider, descriptor: &Descriptor) -> Result<Self> {
+    pub(crate) fn open(provider: &dyn Provider, descriptor: &Descriptor) -> Result<Self> {
         let blob = provider.open(descriptor)?;
         let hints = Hints::from_annotations(&descriptor.annotations)?;
         let start = blob.size().saturating_sub(footer::TAIL as u64);
@@ -54,7 +54,12 @@ impl LayerBlob {
     }
 
     /// Adds the table of contents of this layer of a manifest from elsewhere, if it is not in the blob.
-    pub fn with_table(mut self, manifest: &Digest, layer: &Digest, tables: &Tables<'_>) -> Result<Self> {
+    pub(crate) fn with_table(
+        mut self,
+        manifest: &Digest,
+        layer: &Digest,
+        tables: &Tables<'_>,
+    ) -> Result<Self> {
         if matches!(self.footer, Some(Footer::ExternalToc { .. })) {
             self.hints.external_toc = tables.read(manifest, layer)?;
         }
@@ -62,12 +67,12 @@ impl LayerBlob {
     }
 
     /// Returns what the annotations say of the table of contents.
-    pub fn hints(&self) -> &Hints {
+    pub(crate) fn hints(&self) -> &Hints {
         &self.hints
     }
 
     /// Says whether there is a table of contents, in the blob or elsewhere.
-    pub fn is_seekable(&self) -> bool {
+    pub(crate) fn is_seekable(&self) -> bool {
         match self.footer {
             Some(Footer::ExternalToc { .. }) => self.hints.external_toc.is_some(),
             Some(_) => true,
@@ -76,7 +81,7 @@ impl LayerBlob {
     }
 
     /// Returns the name of the format, and for zstd:chunked whose readers find the table by the footers.
-    pub fn format(&self) -> Result<(&'static str, Option<&'static str>)> {
+    pub(crate) fn format(&self) -> Result<(&'static str, Option<&'static str>)> {
         Ok(match self.footer {
             Some(Footer::Gzip { .. }) => ("estargz", None),
             Some(Footer::ExternalToc { .. }) => ("estargz with external TOC", None),
@@ -95,13 +100,13 @@ impl LayerBlob {
     }
 
     /// Returns how many entries the table of contents has, chunks of one file not counted apart.
-    pub fn entries(self, limits: &Limits) -> Result<usize> {
+    pub(crate) fn entries(self, limits: &Limits) -> Result<usize> {
         let hints = self.hints.clone();
         Ok(Reader::open(self, &hints, limits)?.toc().entries().count())
     }
 
     /// Returns the JSON of the table of contents as it stands in the blob.
-    pub fn toc(&self, limits: &Limits) -> Result<Vec<u8>> {
+    pub(crate) fn toc(&self, limits: &Limits) -> Result<Vec<u8>> {
         if let (Some(Footer::ExternalToc { .. }), Some(blob)) = (self.footer, &self.hints.external_toc) {
             return file_in_tar(blob, limits);
         }

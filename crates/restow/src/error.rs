@@ -1,5 +1,6 @@
 //! Why something could not be done.
 
+use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::io;
 
@@ -45,6 +46,20 @@ pub enum Error {
         /// How many there are.
         count: usize,
     },
+    /// An index leads to no image that could be copied alone.
+    #[error("{name} leads to no image; --all-platforms copies the index as it is")]
+    NothingToCopy {
+        /// The index.
+        name: String,
+    },
+    /// Several images of an index are for the platform that is copied.
+    #[error("{name}: {count} images match, choose one by its digest")]
+    SeveralMatch {
+        /// The index.
+        name: String,
+        /// How many there are.
+        count: usize,
+    },
     /// An image has fewer layers.
     #[error("{name}: there is no layer {position}, only {count} layer{}", if *.count == 1 { "" } else { "s" })]
     NoSuchLayer {
@@ -78,9 +93,30 @@ pub enum Error {
     /// A table of contents is larger than is read.
     #[error("the table of contents is too large")]
     TocTooLarge,
-    /// A digest or a count is another one than a document says.
-    #[error("{0}")]
-    Mismatch(String),
+    /// A layer's content is another one than its config says.
+    #[error("its DiffID is {actual}, the config says {expected}")]
+    DiffId {
+        /// The digest of what is there.
+        actual: oci::Digest,
+        /// The digest that the config names.
+        expected: oci::Digest,
+    },
+    /// A config is about another number of layers than its manifest.
+    #[error("it names {named} DiffIDs, the manifest {there} layers")]
+    DiffIdCount {
+        /// How many the config names.
+        named: usize,
+        /// How many the manifest has.
+        there: usize,
+    },
+    /// A layer has no table of contents.
+    #[error("{name}: layer {position} has no table of contents")]
+    NoToc {
+        /// The image.
+        name: String,
+        /// The layer's position, counted from 0.
+        position: usize,
+    },
     /// So much refers to an image that it is not looked at.
     #[error("{subject} has too many referrers")]
     TooManyReferrers {
@@ -111,6 +147,12 @@ pub enum Error {
     /// A file could not be read or written.
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+impl From<Infallible> for Error {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
 }
 
 impl Error {

@@ -40,13 +40,13 @@ const MAX_LINKS: usize = 40;
 const STEP: u64 = 1 << 20;
 
 /// The files of an image.
-pub struct Files<'a> {
+pub(crate) struct Files<'a> {
     provider: &'a dyn Provider,
     limits: &'a Limits,
     tree: Tree,
     layers: Vec<Layer<'a>>,
     /// What of the image is not looked into.
-    pub warnings: Vec<Warning>,
+    pub(crate) warnings: Vec<Warning>,
 }
 
 /// A layer whose names are known.
@@ -77,32 +77,32 @@ struct Place {
 
 /// What is known of a file besides its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stat {
-    pub kind: Kind,
-    pub size: u64,
-    pub mode: i64,
-    pub uid: i64,
-    pub gid: i64,
-    pub modified: Option<Timestamp>,
+pub(crate) struct Stat {
+    pub(crate) kind: Kind,
+    pub(crate) size: u64,
+    pub(crate) mode: i64,
+    pub(crate) uid: i64,
+    pub(crate) gid: i64,
+    pub(crate) modified: Option<Timestamp>,
     /// The target of a symbolic link, or the name that a hard link repeats.
-    pub target: String,
-    pub device: (i64, i64),
+    pub(crate) target: String,
+    pub(crate) device: (i64, i64),
 }
 
 /// A file and where it comes from.
-pub struct File {
-    pub path: String,
+pub(crate) struct File {
+    pub(crate) path: String,
     /// The position of the layer that provides it; nothing for a directory that no layer has an entry for.
-    pub layer: Option<usize>,
+    pub(crate) layer: Option<usize>,
     /// What it is; of a hard link, what it leads to.
-    pub stat: Option<Stat>,
+    pub(crate) stat: Option<Stat>,
     /// The name that a hard link repeats.
-    pub hard_link: Option<String>,
+    pub(crate) hard_link: Option<String>,
 }
 
 impl<'a> Files<'a> {
     /// Learns the names in all layers, several at a time. Warns of those that are no layers to restow.
-    pub fn read(
+    pub(crate) fn read(
         provider: &'a dyn Provider,
         image: &'a Image,
         tables: &Tables<'_>,
@@ -129,7 +129,7 @@ impl<'a> Files<'a> {
     }
 
     /// Follows a path through symbolic links to what is there.
-    pub fn find(&self, path: &str) -> Result<File> {
+    pub(crate) fn find(&self, path: &str) -> Result<File> {
         let cleaned = path::clean(path);
         match self.tree.follow(&cleaned).and_then(|mut touched| touched.pop()) {
             Some((layer, path)) => self.file(Some(layer), path),
@@ -140,7 +140,7 @@ impl<'a> Files<'a> {
     }
 
     /// Lists what is in a directory, or everything below it, in the order of the names.
-    pub fn list(&self, directory: &str, recursive: bool) -> Result<Vec<File>> {
+    pub(crate) fn list(&self, directory: &str, recursive: bool) -> Result<Vec<File>> {
         let mut found = BTreeMap::new();
         let implied = self.tree.implied();
         let implied = implied.into_iter().filter(|path| is_below(path, directory)).map(|path| (None, path));
@@ -198,7 +198,7 @@ impl<'a> Files<'a> {
     }
 
     /// Writes the content of a regular file. Every byte has been verified before it is written.
-    pub fn copy(&self, file: &File, output: &mut dyn Write) -> Result<()> {
+    pub(crate) fn copy(&self, file: &File, output: &mut dyn Write) -> Result<()> {
         let place = file.layer.ok_or_else(|| Error::not_a_file(&file.path, "is a directory"))?;
         let place = self.target(place, &file.path);
         let place =

@@ -17,17 +17,17 @@ use crate::Result;
 use crate::error::Context as _;
 
 /// An image and its documents.
-pub struct Image {
-    pub descriptor: Descriptor,
-    pub platform: Option<Platform>,
-    pub manifest: Manifest,
+pub(crate) struct Image {
+    pub(crate) descriptor: Descriptor,
+    pub(crate) platform: Option<Platform>,
+    pub(crate) manifest: Manifest,
     /// Of its layers, where the config is one that knows.
-    pub diff_ids: Vec<Digest>,
+    pub(crate) diff_ids: Vec<Digest>,
 }
 
 impl Image {
     /// Reads the images chosen, each in all its forms.
-    pub fn all(source: &Source, platforms: &Platforms, limits: &Limits) -> Result<Vec<Self>> {
+    pub(crate) fn all(source: &Source, platforms: &Platforms, limits: &Limits) -> Result<Vec<Self>> {
         let images = select(source, platforms, limits)?;
         let forms = images.iter().flat_map(|Selected { descriptor, platform, forms, .. }| {
             let forms = forms.iter().map(|form| (form, form.platform.as_ref()));
@@ -37,7 +37,7 @@ impl Image {
     }
 
     /// Reads the image chosen, which must be one.
-    pub fn one(source: &Source, platforms: &[Platform], limits: &Limits) -> Result<Self> {
+    pub(crate) fn one(source: &Source, platforms: &[Platform], limits: &Limits) -> Result<Self> {
         let platforms = match platforms {
             [] => Platforms::Prefer(Platform::host()),
             platforms => Platforms::Only(platforms.to_vec()),
@@ -52,7 +52,7 @@ impl Image {
     }
 
     /// Reads the documents of images.
-    pub fn of(source: &Source, images: &[Selected], limits: &Limits) -> Result<Vec<Self>> {
+    pub(crate) fn of(source: &Source, images: &[Selected], limits: &Limits) -> Result<Vec<Self>> {
         let read = |image: &Selected| Self::read(source, &image.descriptor, image.platform.as_ref(), limits);
         images.iter().map(read).collect()
     }
@@ -78,7 +78,7 @@ impl Image {
     }
 
     /// Returns the layer at a position, counted from 0.
-    pub fn layer(&self, source: &Source, position: usize) -> Result<&Descriptor> {
+    pub(crate) fn layer(&self, source: &Source, position: usize) -> Result<&Descriptor> {
         let layers = self.manifest.layers();
         let missing = || Error::NoSuchLayer { name: source.name.clone(), position, count: layers.len() };
         layers.get(position).ok_or_else(missing)

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 /// thing whose name is taken replaces the one before, which costs some work at worst. The whole key is inside.
 /// What cannot be read or parsed is not there; what cannot be written is not kept.
 #[derive(Debug)]
-pub struct Slots {
+pub(crate) struct Slots {
     directory: PathBuf,
     /// Hexadecimal digits of a name.
     digits: usize,
@@ -29,7 +29,7 @@ pub struct Slots {
 
 /// Converted layers, up to 65,536 files of 64 KiB.
 #[derive(Debug)]
-pub struct FileMemo(Slots);
+pub(crate) struct FileMemo(Slots);
 
 #[derive(Serialize, Deserialize)]
 struct Slot<K, T> {
@@ -39,7 +39,7 @@ struct Slot<K, T> {
 
 impl Slots {
     /// Returns the memory of plans, up to 256 files of 1 MiB.
-    pub fn of_plans(cache: &Path) -> Self {
+    pub(crate) fn of_plans(cache: &Path) -> Self {
         Self { directory: cache.join("plans"), digits: 2, limit: 1 << 20 }
     }
 
@@ -48,14 +48,14 @@ impl Slots {
         self.directory.join(&digest.encoded()[..self.digits]).with_extension("json")
     }
 
-    pub fn recall<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
+    pub(crate) fn recall<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
         let mut bytes = Vec::new();
         File::open(self.path(key)).ok()?.take(self.limit + 1).read_to_end(&mut bytes).ok()?;
         let slot: Slot<String, T> = serde_json::from_slice(&bytes).ok()?;
         (slot.key == key).then_some(slot.value)
     }
 
-    pub fn remember<T: Serialize>(&self, key: &str, value: &T) {
+    pub(crate) fn remember<T: Serialize>(&self, key: &str, value: &T) {
         let Ok(bytes) = serde_json::to_vec(&Slot { key, value }) else { return };
         if bytes.len() as u64 <= self.limit && publish::create_directory(&self.directory).is_ok() {
             let _ = publish::write(&self.path(key), &bytes);
@@ -64,7 +64,7 @@ impl Slots {
 }
 
 impl FileMemo {
-    pub fn new(cache: &Path) -> Self {
+    pub(crate) fn new(cache: &Path) -> Self {
         Self(Slots { directory: cache.join("layers"), digits: 4, limit: 64 << 10 })
     }
 }

@@ -17,10 +17,10 @@ use crate::memo::Slots;
 use crate::trees::Trees;
 
 /// What predictions are made with.
-pub struct Predictor<'a> {
-    pub trees: Trees<'a>,
+pub(crate) struct Predictor<'a> {
+    pub(crate) trees: Trees<'a>,
     /// Where earlier predictions are remembered.
-    pub memory: Option<Slots>,
+    pub(crate) memory: Option<Slots>,
 }
 
 /// A prediction as it is remembered: positions and paths; sizes and bytes read of files that are not read as a whole.
@@ -35,7 +35,7 @@ type Part = (u64, u64);
 
 impl Predictor<'_> {
     /// Predicts what is read of the image.
-    pub fn predict(&self, image: &Image) -> Result<Prediction> {
+    pub(crate) fn predict(&self, image: &Image) -> Result<Prediction> {
         let Trees { provider, limits, .. } = self.trees;
         let config = image.manifest.config();
         // The config of an artifact says nothing about running it.
@@ -56,7 +56,7 @@ impl Predictor<'_> {
     /// Returns the prediction for the image as a record of it, and what could not be followed.
     ///
     /// Whatever is wrong with the image is for the conversion to say; here it means that nothing is predicted.
-    pub fn record(&self, image: &Image) -> Result<(Vec<Access>, Vec<String>)> {
+    pub(crate) fn record(&self, image: &Image) -> Result<(Vec<Access>, Vec<String>)> {
         let manifest = &image.descriptor;
         let key = format!("prediction {} of {}", analyze::predict::VERSION, manifest.digest);
         let remembered = self.memory.as_ref().and_then(|memory| memory.recall::<Remembered>(&key));

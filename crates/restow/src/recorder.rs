@@ -38,33 +38,33 @@ use crate::workload::Workload;
 const DEVICES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 
 /// What a recording needs.
-pub struct Recorder<'a> {
+pub(crate) struct Recorder<'a> {
     /// How the containers are run.
-    pub container: &'a Container,
+    pub(crate) container: &'a Container,
     /// The command that starts this program, or another one, as a part of the sandbox: the part's name comes behind it.
-    pub helper: &'a [OsString],
-    pub provider: &'a dyn Provider,
-    pub limits: &'a Limits,
-    pub threads: usize,
-    pub cancel: &'a Cancel,
+    pub(crate) helper: &'a [OsString],
+    pub(crate) provider: &'a dyn Provider,
+    pub(crate) limits: &'a Limits,
+    pub(crate) threads: usize,
+    pub(crate) cancel: &'a Cancel,
     /// Below which directory unpacked images are kept between runs, if they are.
-    pub keep: Option<PathBuf>,
+    pub(crate) keep: Option<PathBuf>,
 }
 
 /// What the workloads of an image read.
-pub struct Recording {
-    pub accesses: Vec<Access>,
+pub(crate) struct Recording {
+    pub(crate) accesses: Vec<Access>,
     /// Of each workload the name, and how its program ended if it did before the watching.
-    pub exits: Vec<(String, Option<i32>)>,
+    pub(crate) exits: Vec<(String, Option<i32>)>,
     /// What went otherwise than asked.
-    pub warnings: Vec<Warning>,
+    pub(crate) warnings: Vec<Warning>,
     /// The image's names, to tell sizes by.
-    pub tree: Tree,
+    pub(crate) tree: Tree,
 }
 
 impl Recorder<'_> {
     /// Runs the workloads of the image with this manifest.
-    pub fn record(&self, descriptor: &Descriptor) -> Result<Recording> {
+    pub(crate) fn record(&self, descriptor: &Descriptor) -> Result<Recording> {
         let bytes = restow_content::read(self.provider, descriptor, self.limits.manifest_size)?;
         let manifest = Manifest::parse(bytes, self.limits)?;
         let config = restow_content::read(self.provider, manifest.config(), self.limits.config_size)?;
@@ -232,7 +232,7 @@ impl Merged {
 }
 
 /// Returns the bytes of all files that a container sees.
-pub fn total(tree: &Tree) -> u64 {
+pub(crate) fn total(tree: &Tree) -> u64 {
     let files = tree.visible(|_| true).filter(|(_, path)| matches!(tree.kind(path), Some(Kind::File { .. })));
     files.filter_map(|(_, path)| tree.size(path)).sum()
 }

@@ -19,6 +19,7 @@ use crate::Warning;
 use crate::WarningKind;
 use crate::error::describe;
 use crate::parallel;
+use crate::warning::count;
 
 /// The artifact that says what an image was made of.
 const PROVENANCE: &str = "application/vnd.restow.conversion.v1+json";
@@ -28,7 +29,7 @@ const QUESTIONS: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 
 /// Returns all that refers to one of `subjects` where `reference` lies, and what refers to that. The subjects themselves
 /// need not go where these go.
-pub fn find<'a>(
+pub(crate) fn find<'a>(
     access: &Access,
     reference: &Reference,
     subjects: impl IntoIterator<Item = &'a Descriptor>,
@@ -58,7 +59,7 @@ pub fn find<'a>(
 
 /// Warns that something refers to what a conversion was made of, which its result does not have: what was said of the
 /// one is not said of the other.
-pub fn warnings<'a>(
+pub(crate) fn warnings<'a>(
     access: &Access,
     reference: &Reference,
     subjects: impl IntoIterator<Item = &'a Descriptor>,
@@ -71,9 +72,8 @@ pub fn warnings<'a>(
         match answer {
             Ok(found) if found.is_empty() => {}
             Ok(found) => warn(format!(
-                "{} referrer{} of {subject} stay with it; --copy-referrers copies them",
-                found.len(),
-                if found.len() == 1 { "" } else { "s" },
+                "{} of {subject} stay with it; --copy-referrers copies them",
+                count(found.len(), "referrer"),
             )),
             // The image is converted; that nothing is known of its referrers does not change it.
             Err(error) => warn(format!("referrers of {subject} are not known: {}", describe(&error))),
@@ -90,7 +90,7 @@ fn digests<'a>(descriptors: impl IntoIterator<Item = &'a Descriptor>) -> Vec<Dig
 }
 
 /// Writes a manifest whose subject is the result and whose only layer says what it was made of.
-pub fn write_provenance(
+pub(crate) fn write_provenance(
     source: &Descriptor,
     conversion: &Conversion,
     store: &dyn Store,

@@ -35,13 +35,13 @@ const USED: &str = "used";
 const BEGUN: &str = "begun";
 
 /// The directories of a recording.
-pub struct Home {
+pub(crate) struct Home {
     /// Unpacked images, each under its name.
     roots: PathBuf,
     /// Where the sandbox mounts.
-    pub scratch: PathBuf,
+    pub(crate) scratch: PathBuf,
     /// What networks leave behind is written down here.
-    pub networks: PathBuf,
+    pub(crate) networks: PathBuf,
     kept: u64,
     /// Goes with this value, if nothing is to be kept.
     own: Option<(tempfile::TempDir, File)>,
@@ -49,13 +49,13 @@ pub struct Home {
 
 /// An unpacked image. It is not taken away as long as this value lives.
 #[derive(Debug)]
-pub struct Root {
+pub(crate) struct Root {
     path: PathBuf,
     _used: File,
 }
 
 impl Root {
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }
@@ -63,7 +63,7 @@ impl Root {
 impl Home {
     /// Opens the directory in which unpacked images are kept, below that of the store or another; without any, one that goes
     /// with the result. What runs that were killed have left is taken away.
-    pub fn open(keep: Option<&Path>) -> Result<Self> {
+    pub(crate) fn open(keep: Option<&Path>) -> Result<Self> {
         clean_temporary();
         let (place, own) = match keep {
             // The sandbox changes its directory.
@@ -86,7 +86,12 @@ impl Home {
     }
 
     /// Returns the unpacked image of this name and size, unpacking it if it is not there.
-    pub fn root(&self, chain: &Digest, size: u64, unpack: impl Fn(&Path) -> Result<()>) -> Result<Root> {
+    pub(crate) fn root(
+        &self,
+        chain: &Digest,
+        size: u64,
+        unpack: impl Fn(&Path) -> Result<()>,
+    ) -> Result<Root> {
         // Who is not root unpacks without owners.
         let owners = if sandbox::is_root() { "" } else { "-own" };
         let path = self.roots.join(format!("{}{owners}", chain.encoded()));

@@ -34,7 +34,7 @@ pub fn tag(tag: &str) -> String {
 
 /// Tables of contents of an image's layers. Where nobody said in which image they are, they are looked for when the first
 /// one is needed: in the image that is named after this one, then in what refers to it.
-pub struct Tables<'a> {
+pub(crate) struct Tables<'a> {
     access: &'a Access,
     named: Option<Holder>,
     reference: &'a Reference,
@@ -63,7 +63,7 @@ impl Holder {
 
 impl<'a> Tables<'a> {
     /// Gets ready to look where the image is.
-    pub fn beside(
+    pub(crate) fn beside(
         access: &'a Access,
         reference: &'a Reference,
         source: &'a Source,
@@ -73,13 +73,13 @@ impl<'a> Tables<'a> {
     }
 
     /// Looks in the image of tables of this name, which must be there, and nowhere else.
-    pub fn named(self, reference: &Reference) -> Result<Self> {
+    pub(crate) fn named(self, reference: &Reference) -> Result<Self> {
         let found = self.access.open_source(reference, Reading::Again)?;
         Ok(Self { named: Some(Holder::read(found, self.limits)?), ..self })
     }
 
     /// Returns the blob of the table of a layer in a manifest, verified, if there is one.
-    pub fn read(&self, manifest: &Digest, layer: &Digest) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn read(&self, manifest: &Digest, layer: &Digest) -> Result<Option<Vec<u8>>> {
         let read = |holder: &Holder| {
             let Some(table) = holder.tables.get(layer) else { return Ok(None) };
             let provider = holder.provider.as_deref().unwrap_or(&*self.source.provider);
@@ -100,7 +100,7 @@ impl<'a> Tables<'a> {
     }
 
     /// Returns where the tables of a manifest's layers are. All their blobs are where those of the image are.
-    pub fn all(&self, manifest: &Digest) -> Result<BTreeMap<Digest, Descriptor>> {
+    pub(crate) fn all(&self, manifest: &Digest) -> Result<BTreeMap<Digest, Descriptor>> {
         let mut all = BTreeMap::new();
         for place in self.places(manifest) {
             for holder in &*self.holders(place)? {
@@ -167,7 +167,7 @@ impl<'a> Tables<'a> {
 
 /// Says whether a reference means nothing, as far as the registry lets anyone know: many refuse what is not
 /// there as they refuse what is secret.
-pub fn means_nothing(error: &registry::Error) -> bool {
+pub(crate) fn means_nothing(error: &registry::Error) -> bool {
     use registry::Error::{NoSuchPath, Unauthorized, UnknownDigest, UnknownTag};
     match error {
         NoSuchPath { .. } | Unauthorized { .. } | UnknownDigest { .. } | UnknownTag { .. } => true,

@@ -1,7 +1,9 @@
 //! What went otherwise than one might expect, and is no error.
 
 use std::fmt;
+use std::path::Path;
 
+use restow_content::metadata::Rebuilt;
 use restow_registry::Notice;
 use serde::Serialize;
 
@@ -32,6 +34,8 @@ pub enum WarningKind {
     Referrers,
     /// The table of contents of a layer was not found where it was looked for.
     TocImage,
+    /// A registry has refused to tell whether something is there.
+    Refused,
     /// A layer is of a type whose content is not read.
     Unread,
     /// A blob is not in the destination, and need not be.
@@ -46,6 +50,28 @@ impl Warning {
     pub(crate) fn new(kind: WarningKind, text: impl Into<String>) -> Self {
         Self { kind, text: text.into() }
     }
+
+    /// Warns that the names, labels and leases of the store at `root` are lost.
+    pub fn of_rebuilt(root: &Path, rebuilt: &Rebuilt) -> Vec<Self> {
+        let (root, blobs) = (root.display(), count(rebuilt.blobs, "blob"));
+        let images = count(rebuilt.images.len(), "image");
+        let lost = format!(
+            "the database of {root} was lost and made again from {blobs}; names are lost, {images} found"
+        );
+        let unnamed = (rebuilt.roots > 0).then(|| {
+            let blobs = count(rebuilt.roots, "blob");
+            format!(
+                "{blobs} that nothing refers to will stay until the label containerd.io/gc.root is taken off"
+            )
+        });
+        let texts = [lost].into_iter().chain(unnamed);
+        texts.map(|text| Self::new(WarningKind::StoreRebuilt, text)).collect()
+    }
+}
+
+/// Returns `count` and the noun, with an s unless there is exactly one.
+pub(crate) fn count(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 impl fmt::Display for Warning {

@@ -76,7 +76,7 @@ pub(super) fn list(command: &List, place: &Place<'_>) -> anyhow::Result<()> {
         Ok(())
     })?;
     match command.list.format {
-        Format::Json => output::print_json(&infos.iter().map(document).collect())?,
+        Format::Json => output::print_json(&infos.iter().map(document).collect::<Vec<_>>())?,
         Format::Text => {
             let mut table = Table::new(&["digest", ">size", "created", "labels"]);
             for Info { digest, size, created, labels, .. } in &infos {

@@ -2,9 +2,11 @@
 
 use clap::Args;
 use clap::Subcommand;
+use restow::Destination;
 use restow_oci::Descriptor;
 use restow_oci::Limits;
 use restow_registry::Place as Where;
+use restow_registry::Reference;
 use restow_registry::StoreImages;
 use serde_json::json;
 
@@ -12,11 +14,9 @@ use super::ListArguments;
 use super::Place;
 use super::show_time;
 use crate::args::Format;
-use crate::destination::Destination;
 use crate::failure::Usage;
 use crate::output;
 use crate::output::Table;
-use crate::reference;
 
 /// List images, give them further names, or take names away
 ///
@@ -78,7 +78,7 @@ fn list(list: &ListArguments, place: &Place<'_>) -> anyhow::Result<()> {
                     "updated": show_time(image.updated),
                 })
             });
-            output::print_json(&documents.collect())?;
+            output::print_json(&documents.collect::<Vec<_>>())?;
         }
         Format::Text => {
             let mut table = Table::new(&["name", "digest", "media type", "updated"]);
@@ -111,7 +111,7 @@ pub(super) fn names(names: &[String]) -> anyhow::Result<Vec<String>> {
 
 /// Refuses a reference to something outside of the store, where `inside`, or in it.
 pub(super) fn check_side(text: &str, inside: bool) -> anyhow::Result<()> {
-    let place = reference::parse(text)?.place;
+    let place = Reference::parse(text)?.place;
     match matches!(place, Where::Store(_)) == inside {
         true => Ok(()),
         false if inside => Err(Usage(format!("{text} is not in the store")).into()),

@@ -171,7 +171,7 @@ pub(super) fn status(command: &Status, place: &Place<'_>) -> anyhow::Result<()> 
                     "updated": show_time(status.updated),
                 })
             });
-            output::print_json(&documents.collect())?;
+            output::print_json(&documents.collect::<Vec<_>>())?;
         }
         Format::Text => {
             let mut table = Table::new(&["ref", ">offset", ">total", "started", "updated"]);

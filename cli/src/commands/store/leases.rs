@@ -113,7 +113,7 @@ fn list(list: &ListArguments, place: &Place<'_>) -> anyhow::Result<()> {
                     "blobs": blobs.iter().map(Digest::as_str).collect::<Vec<_>>(),
                 }));
             }
-            output::print_json(&documents.into())?;
+            output::print_json(&documents)?;
         }
         Format::Text => {
             let mut table = Table::new(&["id", "created", "expires", ">blobs"]);

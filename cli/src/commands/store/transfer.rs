@@ -2,20 +2,18 @@
 
 use anyhow::Context as _;
 use clap::Args;
+use restow::Destination;
 use restow_content::Overlay;
 use restow_oci::Limits;
 use restow_registry::Layout;
 use restow_registry::Place as Where;
+use restow_registry::Reading;
 use restow_registry::Selector;
 
 use super::Place;
 use super::images;
-use crate::access::open_destination;
-use crate::access::open_source;
 use crate::args::LinkArguments;
-use crate::destination::Destination;
 use crate::output;
-use crate::reference;
 
 /// Bring an image into the store, or all images of a layout
 ///
@@ -50,12 +48,12 @@ pub(super) struct Export {
 pub(super) fn import(command: &Import, place: &Place<'_>) -> anyhow::Result<()> {
     let limits = Limits::default();
     images::check_side(&command.source, false)?;
-    let source = reference::parse(&command.source)?;
+    let source = place.session.reference(&command.source)?;
     let images = place.images()?;
     let how = command.link.how();
     let publish = |selector: Selector, names: &[String]| -> anyhow::Result<()> {
         let reference = restow_registry::Reference { place: source.place.clone(), selector };
-        let source = open_source(&reference)?;
+        let source = place.session.access().open_source(&reference, Reading::Again)?;
         let notices = images
             .publish_by(how, &*source.provider, &source.root, names)
             .with_context(|| source.name.clone())?;
@@ -92,10 +90,10 @@ pub(super) fn export(command: &Export, place: &Place<'_>) -> anyhow::Result<()> 
     let destination = Destination::parse(&command.destinations, &[])?;
     let store = place.open()?;
     let images = restow_registry::StoreImages::of(&store, &limits)?;
-    let selector = reference::parse(&format!("store:{}", command.name))?.selector;
+    let selector = restow_registry::Reference::parse(&format!("store:{}", command.name))?.selector;
     let root = images.resolve(&selector)?;
     let source = Overlay::new(images.store(), []);
-    let place = open_destination(&destination.place, None, None)?;
+    let place = place.session.access().open_destination(&destination.place, None, None)?;
     let images = [(&root, &*destination.tags)];
     let notices = match place.publish_each(command.link.how(), &source, &images) {
         Ok(notices) => notices,

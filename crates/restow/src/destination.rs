@@ -1,37 +1,34 @@
-//! Where the new image goes.
+//! Where a new image goes.
 
-use std::io;
+use std::path::Path;
 
 use restow_registry::Place;
 use restow_registry::Reference;
 use restow_registry::Selector;
-use serde_json::Value;
 
-use crate::args::Format;
-use crate::failure::Usage;
-use crate::output;
-use crate::reference;
+use crate::Error;
+use crate::Result;
 
 /// A place, and the names the new image gets there.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Destination {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
     /// The layout, the archive, the store or the repository.
-    pub(crate) place: Place,
+    pub place: Place,
     /// The names, none twice; without any, an image in a layout has none.
-    pub(crate) tags: Vec<String>,
+    pub tags: Vec<String>,
 }
 
 impl Destination {
-    /// Joins the destinations of one command line, all of which must lie in one place, and further tags.
-    pub(crate) fn parse(references: &[String], tags: &[String]) -> anyhow::Result<Self> {
+    /// Parses references, all of which must lie in one place, and adds further tags.
+    pub fn parse<S: AsRef<str>>(references: &[S], tags: &[String]) -> Result<Self> {
         let mut place: Option<Place> = None;
         let mut all = Vec::new();
-        for text in references {
-            let reference = reference::parse(text)?;
+        for text in references.iter().map(AsRef::as_ref) {
+            let reference = Reference::parse(text)?;
             if let Some(first) = place.as_ref().filter(|first| **first != reference.place) {
                 let first = Reference { place: first.clone(), selector: Selector::Only };
                 let problem = format!("{text} is not in {first}; convert once for each place");
-                return Err(Usage(problem).into());
+                return Err(Error::Options(problem));
             }
             match &reference.selector {
                 Selector::Tag(tag) => all.push(tag.clone()),
@@ -41,19 +38,16 @@ impl Destination {
                 }
                 Selector::Only => {}
                 Selector::Digest(_) => {
-                    return Err(Usage(format!(
-                        "{text}: the new image's digest cannot be chosen, name a tag"
-                    ))
-                    .into());
+                    let problem = format!("{text}: the new image's digest cannot be chosen, name a tag");
+                    return Err(Error::Options(problem));
                 }
             }
             place.get_or_insert(reference.place);
         }
         for tag in tags {
             // As part of a reference it is held to the rules of tags now, not when the work is done.
-            let reference = reference::parse(&format!("oci:.:{tag}"))?;
-            if reference.tag() != Some(tag) {
-                return Err(Usage(format!("--tag {tag}: this is not a tag")).into());
+            if Reference::parse(&format!("oci:.:{tag}"))?.tag() != Some(tag) {
+                return Err(Error::Options(format!("--tag {tag}: this is not a tag")));
             }
             all.push(tag.clone());
         }
@@ -63,40 +57,39 @@ impl Destination {
                 seen.push(tag);
             }
         }
-        let place = place.ok_or_else(|| Usage("no destination".into()))?;
+        let place = place.ok_or_else(|| Error::Options("no destination".into()))?;
         if seen.is_empty() && matches!(place, Place::Store(_)) {
-            return Err(Usage("an image in the store needs a name, as in store:NAME".into()).into());
+            return Err(Error::Options("an image in the store needs a name, as in store:NAME".into()));
         }
         Ok(Self { place, tags: seen })
     }
 
+    /// Takes the store of this name, where the place is a store and nobody has said which.
+    pub fn in_store(mut self, root: Option<&Path>) -> Self {
+        if let Place::Store(place @ None) = &mut self.place {
+            *place = root.map(Path::to_owned);
+        }
+        self
+    }
+
     /// Refuses a place that holds images and nothing about them.
-    pub(crate) fn must_hold_referrers(&self) -> anyhow::Result<()> {
+    pub fn must_hold_referrers(&self) -> Result<()> {
         match self.place {
             Place::DockerArchive(_) => {
                 let problem = "a docker archive has no place for what refers to an image; an OCI one has";
-                Err(Usage(problem.into()).into())
+                Err(Error::Options(problem.into()))
             }
             _ => Ok(()),
         }
     }
 
     /// Tells whether the new image goes to standard output, where there is then no place for anything else.
-    pub(crate) fn is_output(&self) -> bool {
+    pub fn is_output(&self) -> bool {
         matches!(&self.place, Place::Archive(path) | Place::DockerArchive(path) if path.as_os_str() == "-")
     }
 
-    /// Prints what became of the new image, unless that is on standard output itself.
-    pub(crate) fn print(&self, format: Format, document: &Value) -> io::Result<()> {
-        match format {
-            _ if self.is_output() => Ok(()),
-            Format::Text => output::print(document["digest"].as_str().unwrap_or_default()),
-            Format::Json => output::print_json(document),
-        }
-    }
-
     /// Returns the references by which the new image is found.
-    pub(crate) fn references(&self) -> Vec<Reference> {
+    pub fn references(&self) -> Vec<Reference> {
         let reference = |selector| Reference { place: self.place.clone(), selector };
         match self.tags.as_slice() {
             [] => vec![reference(Selector::Only)],
@@ -105,8 +98,16 @@ impl Destination {
     }
 
     /// Returns the same in words.
-    pub(crate) fn names(&self) -> Vec<String> {
+    pub fn names(&self) -> Vec<String> {
         self.references().iter().map(ToString::to_string).collect()
+    }
+}
+
+impl TryFrom<&str> for Destination {
+    type Error = Error;
+
+    fn try_from(text: &str) -> Result<Self> {
+        Self::parse(&[text], &[])
     }
 }
 
@@ -114,9 +115,9 @@ impl Destination {
 mod tests {
     use super::*;
 
-    fn parse(references: &[&str], tags: &[&str]) -> Result<(String, String), String> {
+    fn parse(references: &[&str], tags: &[&str]) -> std::result::Result<(String, String), String> {
         let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
-        Destination::parse(&owned(references), &owned(tags))
+        Destination::parse(references, &owned(tags))
             .map(|found| {
                 let place = Reference { place: found.place, selector: Selector::Only }.to_string();
                 (place, found.tags.join(" "))

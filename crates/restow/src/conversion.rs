@@ -1,0 +1,312 @@
+//! The conversion of an image from one place to another.
+
+mod options;
+mod report;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use restow_content::Overlay;
+use restow_convert as convert;
+use restow_convert::Conversion;
+use restow_convert::Keep;
+use restow_convert::LayerConverter;
+use restow_convert::Recompress;
+use restow_convert::Seekable;
+use restow_convert::Selected;
+use restow_convert::write_toc_image;
+use restow_layer::Depth;
+use restow_layer::EncodeOptions;
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+use restow_oci::Limits;
+use restow_registry::Destination as Place;
+use restow_registry::Reference;
+use restow_registry::Source;
+
+pub use self::options::ConvertOptions;
+pub use self::options::Format;
+pub use self::options::SeekableLayers;
+pub use self::options::Target;
+pub use self::options::TocImage;
+pub use self::options::Verify;
+pub use self::report::ConvertReport;
+pub use self::report::ConvertedImage;
+pub use self::report::First;
+pub use self::report::FirstPath;
+pub use self::report::MissingPath;
+pub use self::report::TocImageReport;
+use crate::Destination;
+use crate::Error;
+use crate::Result;
+use crate::Session;
+use crate::Warning;
+use crate::WarningKind;
+use crate::error::Context as _;
+use crate::error::describe;
+use crate::image::Image;
+use crate::observer::Layers;
+use crate::order::Order;
+use crate::order::Plan;
+use crate::order::Planner;
+use crate::referrers;
+use crate::session::give_up;
+use crate::toc_image::Tables;
+use crate::trees::Gathering;
+use crate::trees::Repeated;
+use crate::trees::Trees;
+
+impl Session {
+    /// Converts an image: `options` says how, or a converter does with its own layers.
+    ///
+    /// The destination is replaced in one step once all of it is written and verified; after an error it is as it was.
+    pub fn convert<'a, S, D>(
+        &self,
+        source: S,
+        destination: D,
+        options: impl Into<ConvertOptions<'a>>,
+    ) -> Result<ConvertReport>
+    where
+        S: TryInto<Reference, Error: Into<Error>>,
+        D: TryInto<Destination, Error: Into<Error>>,
+    {
+        let (started, options) = (self.now(), options.into());
+        let destination = destination.try_into().map_err(Into::into)?;
+        let destination = destination.in_store(self.settings().store.as_deref());
+        if options.copy_referrers || options.attach_provenance {
+            destination.must_hold_referrers()?;
+        }
+        let (reference, source) = self.open(source)?;
+        let limits = self.limits_with(options.parent_references);
+        let run = Run {
+            session: self,
+            options: &options,
+            limits: &limits,
+            reference: &reference,
+            source: &source,
+            destination: &destination,
+        };
+        let done = run.finish()?;
+        // Not before: if the image is damaged, that is what there is to say.
+        done.notices.iter().for_each(|notice| self.warn(notice));
+        Ok(done.report(&run, self.now().saturating_sub(started)))
+    }
+}
+
+/// What has been published.
+struct Done {
+    images: Vec<Selected>,
+    conversion: Conversion,
+    /// The image of the tables of contents.
+    tables: Option<Descriptor>,
+    /// What was copied beside, since it refers to the source.
+    referrers: Vec<Descriptor>,
+    /// Which files come first.
+    plan: Plan,
+    /// What there is to say beside the conversion's own warnings.
+    notices: Vec<Warning>,
+}
+
+/// The converter of the layers.
+enum Converter<'a> {
+    Made(Box<dyn LayerConverter>),
+    Given(&'a dyn LayerConverter),
+}
+
+impl Converter<'_> {
+    fn get(&self) -> &dyn LayerConverter {
+        match self {
+            Converter::Made(converter) => &**converter,
+            Converter::Given(converter) => *converter,
+        }
+    }
+}
+
+/// A conversion under way.
+struct Run<'a> {
+    session: &'a Session,
+    options: &'a ConvertOptions<'a>,
+    limits: &'a Limits,
+    reference: &'a Reference,
+    source: &'a Source,
+    destination: &'a Destination,
+}
+
+impl Run<'_> {
+    fn finish(&self) -> Result<Done> {
+        let Source { provider, root, name, .. } = self.source;
+        let images = convert::select(&**provider, root, &self.options.platforms, self.limits)
+            .with_context(|| name.clone())?
+            .images;
+        let subjects = || std::iter::once(root).chain(images.iter().map(|image| &image.descriptor));
+        let access = self.session.access();
+        let referrers = match self.options.copy_referrers {
+            true => referrers::find(access, self.reference, subjects())?,
+            false => Vec::new(),
+        };
+        let place = self.session.open_place(&self.destination.place, self.source, true)?;
+        let (conversion, tables, plan, mut notices) = match self.convert_into(&**place, &images, &referrers) {
+            Ok(done) => done,
+            Err(error) => {
+                give_up(place);
+                return Err(error);
+            }
+        };
+        if !self.options.copy_referrers && conversion.root.digest != root.digest {
+            notices.extend(referrers::warnings(access, self.reference, subjects()));
+        }
+        Ok(Done { images, conversion, tables, referrers, plan, notices })
+    }
+
+    /// Converts the source and publishes the result.
+    fn convert_into(
+        &self,
+        place: &dyn Place,
+        images: &[Selected],
+        referrers: &[Descriptor],
+    ) -> Result<(Conversion, Option<Descriptor>, Plan, Vec<Warning>)> {
+        let Source { provider, root, name, .. } = self.source;
+        let (converter, mut plan) = self.converter(place.scratch(), images)?;
+        let lower = [&**provider].into_iter().chain(place.held()).chain(self.session.others());
+        let store = Overlay::new(place.store(), lower);
+        let observer = Layers(&**self.session.observer());
+        let conversion = convert::convert(&store, root, converter.get(), &self.convert_options(), &observer)
+            .with_context(|| name.clone())?;
+        let toc_image = self.toc_image();
+        let tables = match toc_image {
+            Some(wanted) => write_toc_image(&store, &conversion, wanted.referrer, self.limits)?,
+            None => None,
+        };
+        let provenance = match self.options.attach_provenance {
+            true => Some(referrers::write_provenance(root, &conversion, place.store())?),
+            false => None,
+        };
+        // From here on it is quick, and all or nothing.
+        self.session.stop().check()?;
+        let mut roots = vec![(&conversion.root, &*self.destination.tags)];
+        roots.extend(tables.as_ref().zip(toc_image.map(|wanted| &*wanted.tags)));
+        let unnamed: &[String] = &[];
+        roots.extend(referrers.iter().chain(&provenance).map(|referrer| (referrer, unnamed)));
+        let mut notices = std::mem::take(&mut plan.warnings);
+        notices.extend(place.publish_all(&store, &roots)?.into_iter().map(Warning::from));
+        Ok((conversion, tables, plan, notices))
+    }
+
+    /// Returns the image that the tables of contents go to, if there is to be one.
+    fn toc_image(&self) -> Option<&TocImage> {
+        match &self.options.target {
+            Target::Seekable(layers) => layers.toc_image.as_ref(),
+            Target::Ordinary(_) | Target::Same | Target::By(_) => None,
+        }
+    }
+
+    /// Returns the converter of the layers of the images, and their order.
+    fn converter(&self, scratch: &Path, images: &[Selected]) -> Result<(Converter<'_>, Plan)> {
+        let ConvertOptions { verify, reuse, .. } = self.options;
+        let converter: Box<dyn LayerConverter> = match &self.options.target {
+            Target::By(converter) => return Ok((Converter::Given(*converter), Plan::default())),
+            Target::Same => Box::new(Keep),
+            Target::Ordinary(recompression) => {
+                let workers = self.session.workers()?.clone();
+                let converter = Recompress::new(*recompression, self.limits.clone(), workers);
+                let converter = converter.check(matches!(verify, Verify::Frames | Verify::Toc));
+                Box::new(converter.read_back(*verify == Verify::Full).reuse(*reuse))
+            }
+            Target::Seekable(layers) => {
+                let converter = self.seekable(layers, scratch)?;
+                let mut plan = self.plan(images, &layers.order, &converter)?;
+                let paths = std::mem::take(&mut plan.paths);
+                let tables = self.tables(layers, images, &mut plan.warnings);
+                let converter = converter.prioritize(paths).tables(tables);
+                return Ok((Converter::Made(Box::new(converter)), plan));
+            }
+        };
+        Ok((Converter::Made(converter), Plan::default()))
+    }
+
+    fn seekable(&self, layers: &SeekableLayers, scratch: &Path) -> Result<Seekable> {
+        let ConvertOptions { verify, reuse, .. } = self.options;
+        let spool = self.session.settings().temporary.clone().unwrap_or_else(|| scratch.to_owned());
+        let options = EncodeOptions {
+            chunk_size: layers.chunk_size,
+            chunking: layers.chunking,
+            landmark: layers.landmark,
+            keep_diff_id: layers.keep_diff_id,
+            check_frames: *verify == Verify::Frames,
+            limits: self.limits.clone(),
+            ..EncodeOptions::new(spool)
+        };
+        let depth = match verify {
+            Verify::Full => Some(Depth::Full),
+            Verify::Frames | Verify::Toc => Some(Depth::Toc),
+            Verify::None => None,
+        };
+        let converter = Seekable::new(layers.format.codec(), options, self.session.workers()?.clone());
+        Ok(converter.verify(depth).reuse(*reuse))
+    }
+
+    /// Finds the tables of contents of layers that might be kept without one of their own. What is wrong with them only
+    /// means that such layers are converted.
+    fn tables(
+        &self,
+        layers: &SeekableLayers,
+        images: &[Selected],
+        warnings: &mut Vec<Warning>,
+    ) -> BTreeMap<Digest, Descriptor> {
+        let mut found = BTreeMap::new();
+        if !self.options.reuse || layers.toc_image.is_none() {
+            return found;
+        }
+        let tables = Tables::beside(self.session.access(), self.reference, self.source, self.limits);
+        for image in images {
+            match tables.all(&image.descriptor.digest) {
+                Ok(tables) => found.extend(tables),
+                Err(error) => {
+                    let text = format!("no layer is kept for its table of contents: {}", describe(&error));
+                    warnings.push(Warning::new(WarningKind::TocImage, text));
+                }
+            }
+        }
+        found
+    }
+
+    /// Orders the layers of the images.
+    fn plan(&self, images: &[Selected], order: &Order, converter: &Seekable) -> Result<Plan> {
+        if !order.moves() {
+            return Ok(Plan::default());
+        }
+        let images = Image::of(self.source, images, self.limits)?;
+        let repeated = Repeated::among(&images);
+        let observer = Layers(&**self.session.observer());
+        let gathering = Gathering { seekable: converter, observer: &observer, repeated: &repeated };
+        let trees = Trees {
+            provider: &*self.source.provider,
+            limits: self.limits,
+            threads: self.session.layers(),
+            cancel: self.session.stop(),
+            // What may stay as it is need not be compressed.
+            conversion: (!self.options.reuse).then_some(gathering),
+        };
+        Planner { trees, session: self.session }
+            .plan(&images, order)
+            .with_context(|| self.source.name.clone())
+    }
+
+    fn convert_options(&self) -> convert::Options {
+        let options = self.options;
+        convert::Options {
+            platforms: options.platforms.clone(),
+            keep_other_platforms: options.keep_other_platforms,
+            keep_subject: options.keep_subject,
+            readers: options.readers,
+            add_variants: options.add_variants,
+            strict: options.strict,
+            media_types: options.media_types,
+            unsupported: options.unsupported,
+            jobs: self.session.layers(),
+            limits: self.limits.clone(),
+            cancel: self.session.stop().clone(),
+            memo: self.session.memo(&self.destination.place),
+        }
+    }
+}

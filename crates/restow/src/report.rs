@@ -1,0 +1,178 @@
+//! What work tells when it is done. Each report is, as JSON, the document that the `restow` command prints.
+
+use std::collections::BTreeMap;
+
+use restow_convert as convert;
+use restow_convert::Outcome;
+use restow_oci::Descriptor;
+use restow_oci::Digest;
+use restow_oci::MediaType;
+use serde::Serialize;
+
+pub use crate::conversion::ConvertReport;
+pub use crate::conversion::ConvertedImage;
+pub use crate::conversion::First;
+pub use crate::conversion::FirstPath;
+pub use crate::conversion::MissingPath;
+pub use crate::conversion::TocImageReport;
+pub use crate::copy::CopyReport;
+pub use crate::inspect::InspectReport;
+pub use crate::inspect::InspectedImage;
+pub use crate::inspect::InspectedLayer;
+pub use crate::inspect::TocDigest;
+pub use crate::list::FileKind;
+pub use crate::list::FileReport;
+pub use crate::list::ListReport;
+pub use crate::predict::PredictReport;
+pub use crate::predict::PredictedFile;
+pub use crate::predict::PredictedImage;
+pub use crate::predict::PredictedLayer;
+pub use crate::readership::ImageReaders;
+pub use crate::readership::LayerUse;
+pub use crate::record::RecordReport;
+pub use crate::record::RecordedFile;
+pub use crate::record::RecordedLayer;
+pub use crate::record::WorkloadExit;
+pub use crate::verify::VerifiedBlob;
+pub use crate::verify::VerifyReport;
+
+/// An image and where it was read.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Origin {
+    /// The reference by which it was found.
+    pub reference: String,
+    /// Its manifest or index.
+    pub root: Root,
+}
+
+/// An image and where it was written.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Target {
+    /// The references by which it is found.
+    pub references: Vec<String>,
+    /// Its manifest or index.
+    pub root: Root,
+}
+
+/// The manifest or the index of an image, without the annotations by which an index names it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Root {
+    /// Which of the two it is.
+    pub media_type: MediaType,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+impl From<&Descriptor> for Root {
+    fn from(root: &Descriptor) -> Self {
+        Self { media_type: root.media_type.clone(), digest: root.digest.clone(), size: root.size }
+    }
+}
+
+/// A blob as a document describes it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct BlobReport {
+    /// Its media type.
+    pub media_type: MediaType,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl From<&Descriptor> for BlobReport {
+    fn from(blob: &Descriptor) -> Self {
+        Self {
+            media_type: blob.media_type.clone(),
+            digest: blob.digest.clone(),
+            size: blob.size,
+            annotations: blob.annotations.clone(),
+        }
+    }
+}
+
+/// What became of a layer.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct LayerReport {
+    /// The manifest that it was found in.
+    pub manifest: Digest,
+    /// Its position there, from 0.
+    pub position: usize,
+    /// How the result was come by.
+    pub outcome: LayerOutcome,
+    /// The layer before.
+    pub source: BlobReport,
+    /// The layer after.
+    pub destination: BlobReport,
+    /// Whether the uncompressed bytes are the same as before.
+    pub diff_id_kept: bool,
+    /// Bytes of the tar; 0, as the following counts, for a layer that was kept.
+    pub uncompressed_size: u64,
+    /// Entries of the tar.
+    pub entries: u64,
+    /// Chunks of files that can be fetched alone.
+    pub chunks: u64,
+    /// Entries that were moved to the front.
+    pub prioritized: u64,
+    /// Bytes from the front that hold them.
+    pub prefetch_size: u64,
+    /// Paths that were to be moved to the front and are not there.
+    pub missing: Vec<String>,
+    /// How long the conversion worked on it; 0 where it did not.
+    pub seconds: f64,
+}
+
+/// How the result for a layer was come by.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum LayerOutcome {
+    /// The blob stays as it was.
+    Kept,
+    /// The layer was converted.
+    Converted,
+    /// An equal layer was converted in the same run.
+    Shared,
+    /// The result is known from an earlier conversion.
+    Cached,
+}
+
+impl LayerReport {
+    pub(crate) fn of(report: &convert::LayerReport) -> Self {
+        let statistics = &report.statistics;
+        Self {
+            manifest: report.manifest.clone(),
+            position: report.position,
+            outcome: match report.outcome {
+                Outcome::Kept => LayerOutcome::Kept,
+                Outcome::Converted => LayerOutcome::Converted,
+                Outcome::Shared => LayerOutcome::Shared,
+                Outcome::Recalled => LayerOutcome::Cached,
+            },
+            source: (&report.source).into(),
+            destination: (&report.destination).into(),
+            diff_id_kept: report.diff_id_kept,
+            uncompressed_size: statistics.uncompressed_size,
+            entries: statistics.entries,
+            chunks: statistics.chunks,
+            prioritized: statistics.prioritized,
+            prefetch_size: statistics.prefetch_size,
+            missing: statistics.missing.clone(),
+            seconds: report.elapsed.as_secs_f64(),
+        }
+    }
+}

@@ -37,6 +37,7 @@ use restow_oci::Limits;
 use restow_registry::Destination as Place;
 use restow_registry::Reference;
 use restow_registry::Source;
+use restow_registry::Writing;
 use serde_json::Value;
 
 use crate::access::access;
@@ -44,6 +45,7 @@ use crate::access::open_source;
 use crate::args::Format;
 use crate::args::PlatformArguments;
 use crate::args::ProgressArguments;
+use crate::args::RepairArguments;
 use crate::destination::Destination;
 use crate::format::FormatArguments;
 use crate::order::Order;
@@ -114,6 +116,9 @@ pub(crate) struct ConversionArguments {
     /// Make Docker images OCI; those with layers that Docker's media types cannot describe become so anyway
     #[arg(long)]
     oci: bool,
+
+    #[command(flatten)]
+    repair: RepairArguments,
 
     #[command(flatten, next_help_heading = "Work")]
     work: WorkArguments,
@@ -238,7 +243,9 @@ impl Checked<'_> {
             true => referrers::find(access(), reference, subjects())?,
             false => Vec::new(),
         };
-        let place = workshop.open(&destination.place, &source, Some(progress.uploads()))?;
+        let existing = job.arguments.repair.existing();
+        let writing = Writing { source: Some(&source), observer: Some(progress.uploads()), existing };
+        let place = workshop.open(&destination.place, writing)?;
         let names = Names { image: &destination.tags, tables: toc_tags.as_deref(), referrers: &referrers };
         let converted = run.convert_into(&**place, &images, &names);
         let Converted { conversion, tables, first, misses, notices } = match converted {

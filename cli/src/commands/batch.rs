@@ -26,6 +26,7 @@ use serde_json::json;
 use crate::access::access;
 use crate::args;
 use crate::args::ProgressArguments;
+use crate::args::RepairArguments;
 use crate::commands::copy;
 use crate::conversion;
 use crate::destination::Destination;
@@ -74,8 +75,10 @@ pub(crate) struct Arguments {
     ///
     /// What an earlier run printed, of this file or another one. A job is known by its words, whatever its source is
     /// by now.
-    #[arg(long, value_name = "RESULTS")]
+    #[arg(long, value_name = "RESULTS", conflicts_with = "repair")]
     resume: Option<PathBuf>,
+    #[command(flatten)]
+    repair: RepairArguments,
     #[command(flatten, next_help_heading = "Work")]
     work: WorkArguments,
     #[command(flatten, next_help_heading = "Output")]
@@ -108,7 +111,7 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<Exit
 
     let batch = Batch {
         arguments,
-        workshop: Workshop::for_batch(&arguments.work, arguments.images)?,
+        workshop: Workshop::for_batch(&arguments.work, arguments.images, arguments.repair.existing())?,
         voice: Voice::default(),
         earlier,
         cancel,
@@ -305,7 +308,7 @@ impl Batch<'_> {
             Work::Convert(checked) => checked.perform(&self.workshop, &progress, &self.cancel.child()),
             Work::Copy(checked) => {
                 let transfer = Transfer::new(&self.arguments.progress, self.voice.of_job(job.number));
-                checked.perform(|place, source| self.workshop.open(place, source, None), transfer)
+                checked.perform(|place, writing| self.workshop.open(place, writing), transfer)
             }
         };
         match result {

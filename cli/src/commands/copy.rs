@@ -16,6 +16,7 @@ use restow_registry::Reading;
 use restow_registry::Reference;
 use restow_registry::Source;
 use restow_registry::Watched;
+use restow_registry::Writing;
 use serde_json::Value;
 use serde_json::json;
 
@@ -25,6 +26,7 @@ use crate::args::Format;
 use crate::args::LinkArguments;
 use crate::args::PlatformArguments;
 use crate::args::ProgressArguments;
+use crate::args::RepairArguments;
 use crate::conversion::ImageArguments;
 use crate::destination::Destination;
 use crate::failure::Usage;
@@ -55,6 +57,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     referrers: bool,
     #[command(flatten)]
+    repair: RepairArguments,
+    #[command(flatten)]
     link: LinkArguments,
     #[command(flatten)]
     progress: ProgressArguments,
@@ -78,8 +82,8 @@ impl Arguments {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let checked = arguments.check()?;
     let transfer = Transfer::new(&arguments.progress, Voice::default());
-    let open = |place: &Place, source: &Source| Ok(Arc::new(open_destination(place, Some(source), None)?));
-    let document = checked.perform(open, transfer)?;
+    let document =
+        checked.perform(|place, writing| Ok(Arc::new(open_destination(place, writing)?)), transfer)?;
     checked.destination.print(arguments.format, &document)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -95,14 +99,16 @@ impl Checked<'_> {
     /// Copies the image to a place that `open` opens, tells what became of it, and returns that as a document, too.
     pub(crate) fn perform(
         &self,
-        open: impl FnOnce(&Place, &Source) -> restow_registry::Result<Opened>,
+        open: impl FnOnce(&Place, Writing<'_>) -> restow_registry::Result<Opened>,
         transfer: Transfer,
     ) -> anyhow::Result<Value> {
         let started = Instant::now();
         let Self { arguments, reference, destination } = self;
         let source = access().open_source(reference, Reading::Once)?;
         let root = choose(&source, &arguments.platforms)?;
-        let place = open(&destination.place, &source)?;
+        let existing = arguments.repair.existing();
+        let writing = Writing { source: Some(&source), existing, ..Writing::default() };
+        let place = open(&destination.place, writing)?;
 
         let transfer = Arc::new(transfer);
         let watched = Watched::new(&*source.provider, transfer.clone());

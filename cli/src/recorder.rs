@@ -61,7 +61,7 @@ impl Recorder<'_> {
         let workloads = self.arguments.workloads()?;
         self.arguments.check_terminal()?;
         let bytes = restow_content::read(self.provider, descriptor, self.limits.manifest_size)?;
-        let manifest = Manifest::parse(bytes, self.limits)?;
+        let manifest = Manifest::parse_as(bytes, &descriptor.media_type, self.limits)?;
         let config = restow_content::read(self.provider, manifest.config(), self.limits.config_size)?;
         let config = Config::parse(config, self.limits)?;
         let reading = Reading {

@@ -195,6 +195,11 @@ pub(crate) struct PlatformArguments {
 }
 
 impl PlatformArguments {
+    /// Tells whether the images were chosen, or only one of them taken because nobody said which.
+    pub(crate) fn said(&self) -> bool {
+        self.all_platforms || !self.platform.is_empty()
+    }
+
     pub(crate) fn choice(&self) -> Platforms {
         match self.platform.as_slice() {
             _ if self.all_platforms => Platforms::All,

@@ -27,6 +27,7 @@ use restow_convert::Observer as _;
 use restow_convert::Recompress;
 use restow_convert::Seekable;
 use restow_convert::Selected;
+use restow_convert::Selection;
 use restow_convert::write_toc_image;
 use restow_layer::Depth;
 use restow_layer::EncodeOptions;
@@ -47,6 +48,7 @@ use crate::args::PlatformArguments;
 use crate::args::ProgressArguments;
 use crate::args::RepairArguments;
 use crate::destination::Destination;
+use crate::failure::Usage;
 use crate::format::FormatArguments;
 use crate::order::Order;
 use crate::order::Plan;
@@ -57,6 +59,7 @@ use crate::progress::Voice;
 use crate::readers::ReadersArguments;
 use crate::reference;
 use crate::report::Summary;
+use crate::report::platforms;
 use crate::workshop::WorkArguments;
 use crate::workshop::Workshop;
 use crate::workshop::give_up;
@@ -237,7 +240,8 @@ impl Checked<'_> {
 
         let memo = workshop.memo(&destination.place);
         let run = Run { job, limits: &limits, progress, reference, source: &source, workshop, memo, cancel };
-        let images = run.select()?;
+        let Selection { images, others, .. } = run.select()?;
+        self.check_place(&source, &others)?;
         let subjects = || std::iter::once(&source.root).chain(images.iter().map(|image| &image.descriptor));
         let referrers = match job.arguments.copy_referrers {
             true => referrers::find(access(), reference, subjects())?,
@@ -271,6 +275,8 @@ impl Checked<'_> {
             destination,
             images: &images,
             conversion: &conversion,
+            // Where nobody chose, nobody may expect it.
+            unasked: !job.arguments.platforms.said(),
             tables: tables.as_ref().zip(toc_tags.as_deref()),
             first: &first,
             misses: &misses,
@@ -279,6 +285,22 @@ impl Checked<'_> {
         };
         outcome.tell(progress);
         Ok(outcome.document())
+    }
+
+    /// Refuses to put what is left of an index in its own place, unless that was asked for.
+    fn check_place(&self, source: &Source, left_out: &[Selected]) -> anyhow::Result<()> {
+        let arguments = self.job.arguments;
+        let asked = arguments.platforms.said() || arguments.keep_other_platforms;
+        if asked || left_out.is_empty() || !self.destination.replaces(&self.reference, &source.root) {
+            return Ok(());
+        }
+        Err(Usage(format!(
+            "{} would lose the images for other platforms ({}): --all-platforms converts them, too, \
+             --keep-other-platforms keeps them, --platform says that they may go",
+            source.name,
+            platforms(left_out),
+        ))
+        .into())
     }
 }
 
@@ -316,12 +338,10 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn select(&self) -> anyhow::Result<Vec<Selected>> {
+    fn select(&self) -> anyhow::Result<Selection> {
         let Source { provider, root, name, .. } = self.source;
         let platforms = self.job.arguments.platforms.choice();
-        let selection =
-            convert::select(&**provider, root, &platforms, self.limits).with_context(|| name.clone())?;
-        Ok(selection.images)
+        convert::select(&**provider, root, &platforms, self.limits).with_context(|| name.clone())
     }
 
     /// Converts the source and publishes the result.

@@ -30,6 +30,7 @@ use crate::args::RepairArguments;
 use crate::commands::copy;
 use crate::conversion;
 use crate::destination::Destination;
+use crate::destination::key;
 use crate::failure;
 use crate::failure::Usage;
 use crate::output;
@@ -252,20 +253,6 @@ fn archive(place: &Place) -> Option<&Path> {
     match place {
         Place::Archive(path) | Place::DockerArchive(path) => Some(path),
         Place::Layout(_) | Place::Registry(_) | Place::Store(_) => None,
-    }
-}
-
-/// Returns the same for the same place, however it is written.
-fn key(place: &Place) -> String {
-    let path = |kind: &str, path: &Path| {
-        let absolute = std::path::absolute(path);
-        format!("{kind}:{}", absolute.as_deref().unwrap_or(path).display())
-    };
-    match place {
-        Place::Layout(layout) => path("layout", layout),
-        Place::Archive(file) | Place::DockerArchive(file) => path("archive", file),
-        Place::Registry(repository) => format!("registry:{repository}"),
-        Place::Store(_) => "store".into(),
     }
 }
 

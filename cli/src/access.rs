@@ -15,7 +15,6 @@ use restow_registry::client::Hosts;
 use restow_registry::client::Proxies;
 
 use crate::args::parse_size;
-use crate::directories;
 use crate::output;
 
 /// How registries are reached; the same for all commands.
@@ -129,7 +128,6 @@ impl RegistryArguments {
             requests_per_minute: self.requests_per_minute.map(NonZeroU32::get),
             idle_timeout,
             chunk_size: self.upload_chunk_size,
-            careful_hosts: directories::cache().map(|caches| caches.join("careful-registries")),
             ..Settings::default()
         })
     }

@@ -9,6 +9,7 @@ use restow::Session;
 use restow::Settings;
 use restow_convert::Platforms;
 use restow_oci::Platform;
+use restow_registry::Existing;
 use restow_registry::Reference;
 use restow_registry::Transfer;
 
@@ -159,6 +160,22 @@ pub(crate) struct LinkArguments {
 impl LinkArguments {
     pub(crate) fn how(self) -> Transfer {
         if self.link { Transfer::Link } else { Transfer::Copy }
+    }
+}
+
+/// What becomes of an image that a registry has already.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct RepairArguments {
+    /// Look for all parts of the image in the registry, though DST means it already, and send those that are lost
+    ///
+    /// Without it, a name that means the image is left. Other places are looked through in any case.
+    #[arg(long)]
+    repair: bool,
+}
+
+impl RepairArguments {
+    pub(crate) fn existing(self) -> Existing {
+        if self.repair { Existing::Repair } else { Existing::Trust }
     }
 }
 

@@ -18,6 +18,7 @@ use restow_registry::Reference;
 use crate::args::Format;
 use crate::args::PlatformArguments;
 use crate::args::ProgressArguments;
+use crate::args::RepairArguments;
 use crate::args::WorkArguments;
 use crate::failure::Usage;
 use crate::output;
@@ -88,6 +89,9 @@ pub(crate) struct ConversionArguments {
     #[arg(long)]
     oci: bool,
 
+    #[command(flatten)]
+    repair: RepairArguments,
+
     #[command(flatten, next_help_heading = "Work")]
     pub(crate) work: WorkArguments,
     /// How each new layer is verified before it counts
@@ -149,6 +153,7 @@ impl ConversionArguments {
         };
         options.parent_references = self.allow_parent_refs;
         options.reuse = self.reuse;
+        options.existing = self.repair.existing();
         options.verify = match self.verify {
             Verify::Full => restow::Verify::Full,
             Verify::Frames => restow::Verify::Frames,
@@ -193,7 +198,7 @@ impl<'a> Job<'a> {
 
 /// A job that makes sense.
 pub(crate) struct Checked<'a> {
-    options: ConvertOptions<'a>,
+    pub(crate) options: ConvertOptions<'a>,
     pub(crate) source: Reference,
     pub(crate) destination: Destination,
 }

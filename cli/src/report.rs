@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use restow::WarningKind;
 use restow::report::ConvertReport;
 use restow::report::ConvertedImage;
 use restow::report::First;
@@ -18,6 +19,11 @@ const NAMED_MISSES: usize = 5;
 /// Tells stderr what became of an image.
 pub(crate) fn tell(report: &ConvertReport, progress: &Progress) {
     missing(report, progress);
+    // Where nobody chose, there is a warning.
+    if !report.left_out.is_empty() && !report.warnings.iter().any(|one| one.kind == WarningKind::LeftOut) {
+        let platforms = restow::platforms(&report.left_out);
+        progress.summary(&format!("the new image leaves out {platforms}"));
+    }
     for image in &report.images {
         let layers = report.layers.iter().filter(|layer| layer.manifest == image.manifest);
         progress.details(&format!("{}\n{}", heading(image), table(layers)));

@@ -18,6 +18,8 @@ use clap::Args;
 use restow::Destination;
 use restow::Session;
 use restow::parallel;
+use restow::place_key;
+use restow_registry::Existing;
 use restow_registry::Place;
 use restow_registry::Reading;
 use restow_registry::Reference;
@@ -27,6 +29,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::args::ProgressArguments;
+use crate::args::RepairArguments;
 use crate::args::WorkArguments;
 use crate::commands::copy;
 use crate::conversion;
@@ -72,8 +75,10 @@ pub(crate) struct Arguments {
     ///
     /// What an earlier run printed, of this file or another one. A job is known by its words, whatever its source is
     /// by now.
-    #[arg(long, value_name = "RESULTS")]
+    #[arg(long, value_name = "RESULTS", conflicts_with = "repair")]
     resume: Option<PathBuf>,
+    #[command(flatten)]
+    repair: RepairArguments,
     #[command(flatten, next_help_heading = "Work")]
     work: WorkArguments,
     #[command(flatten, next_help_heading = "Output")]
@@ -100,6 +105,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> anyhow::Result<Ex
     let mut jobs = Vec::new();
     for (number, (line, words, job)) in parsed.iter().enumerate() {
         let work = Work::check(job, session).map_err(|error| wrong(*line, failure::describe(&error)))?;
+        let work = if arguments.repair.existing() == Existing::Repair { work.repair() } else { work };
         jobs.push(Job { number: number + 1, line: *line, words, work });
     }
     if let Some((job, problem)) = conflict(&jobs) {
@@ -186,6 +192,15 @@ impl<'a> Work<'a> {
         Ok(work)
     }
 
+    /// Looks for all parts of an image that is where it goes, whatever the job says.
+    fn repair(mut self) -> Self {
+        match &mut self {
+            Work::Convert(checked) => checked.options.existing = Existing::Repair,
+            Work::Copy(checked) => checked.options.existing = Existing::Repair,
+        }
+        self
+    }
+
     fn source(&self) -> &Reference {
         match self {
             Work::Convert(checked) => &checked.source,
@@ -216,7 +231,7 @@ fn conflict<'a>(jobs: &'a [Job<'a>]) -> Option<(&'a Job<'a>, String)> {
     let mut by_name: BTreeMap<(String, String), &Job<'_>> = BTreeMap::new();
     for job in jobs {
         let destination = job.work.destination();
-        let place = key(&destination.place);
+        let place = place_key(&destination.place);
         let others = by_place.entry(place.clone()).or_default();
         if let (Some(_), Some(other)) = (archive(&destination.place), others.first()) {
             return Some((job, format!("line {} writes this archive, too", other.line)));
@@ -230,12 +245,12 @@ fn conflict<'a>(jobs: &'a [Job<'a>]) -> Option<(&'a Job<'a>, String)> {
     }
     jobs.iter().find_map(|job| {
         let Reference { place, selector } = job.work.source();
-        let of_name = |name: &str| by_name.get(&(key(place), name.to_owned())).copied();
+        let of_name = |name: &str| by_name.get(&(place_key(place), name.to_owned())).copied();
         let other = match (place, selector) {
             (Place::Archive(_) | Place::DockerArchive(_), _) | (_, Selector::Only)
                 if !matches!(place, Place::Registry(_)) =>
             {
-                let writers = by_place.get(&key(place)).into_iter().flatten();
+                let writers = by_place.get(&place_key(place)).into_iter().flatten();
                 writers.copied().find(|writer| writer.number != job.number)
             }
             (_, Selector::Tag(tag)) => of_name(tag),
@@ -253,20 +268,6 @@ fn archive(place: &Place) -> Option<&Path> {
     match place {
         Place::Archive(path) | Place::DockerArchive(path) => Some(path),
         Place::Layout(_) | Place::Registry(_) | Place::Store(_) => None,
-    }
-}
-
-/// Returns the same for the same place, however it is written.
-fn key(place: &Place) -> String {
-    let path = |kind: &str, path: &Path| {
-        let absolute = std::path::absolute(path);
-        format!("{kind}:{}", absolute.as_deref().unwrap_or(path).display())
-    };
-    match place {
-        Place::Layout(layout) => path("layout", layout),
-        Place::Archive(file) | Place::DockerArchive(file) => path("archive", file),
-        Place::Registry(repository) => format!("registry:{repository}"),
-        Place::Store(_) => "store".into(),
     }
 }
 

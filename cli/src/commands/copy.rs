@@ -9,12 +9,15 @@ use restow::CopyOptions;
 use restow::Destination;
 use restow::Session;
 use restow::report::CopyReport;
+use restow_convert::Platforms;
+use restow_oci::Platform;
+use restow_registry::Place;
 use restow_registry::Reference;
 
 use crate::args::Format;
 use crate::args::LinkArguments;
-use crate::args::PlatformArguments;
 use crate::args::ProgressArguments;
+use crate::args::RepairArguments;
 use crate::conversion::ImageArguments;
 use crate::output;
 use crate::progress::JobPrefix;
@@ -23,11 +26,12 @@ use crate::progress::Progress;
 const EXAMPLES: &str = "\
 Examples:
   restow copy docker://debian:12 oci:debian:12
-  restow copy --all-platforms docker://debian:12 docker://localhost:5000/debian:12
+  restow copy --platform linux/arm64 docker://debian:12 docker://localhost:5000/debian:12-arm64
   restow copy oci:app:v1 docker-archive:- | docker load";
 
 /// Copy an image from one place to another, every byte and every digest as it is
 ///
+/// Of an index, all images are copied, unless --platform says which. A docker archive holds one: the host's is taken then.
 /// Only what the destination lacks is sent. The digest of the image goes to stdout, everything else to stderr.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -35,10 +39,12 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     images: ImageArguments,
     #[command(flatten)]
-    platforms: PlatformArguments,
+    platforms: CopyPlatforms,
     /// Copy what refers to the image or to one that its index names, too: signatures, attestations and the like
     #[arg(long)]
     referrers: bool,
+    #[command(flatten)]
+    repair: RepairArguments,
     #[command(flatten)]
     link: LinkArguments,
     #[command(flatten)]
@@ -46,6 +52,27 @@ pub(crate) struct Arguments {
     /// What stdout holds: the digest of the image, or a document about it
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     format: Format,
+}
+
+/// Which images of an index are copied.
+#[derive(Debug, Args)]
+struct CopyPlatforms {
+    /// Copy the image for this platform alone, for instance linux/arm64/v8
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = Platform::parse)]
+    platform: Option<Platform>,
+    /// Copy the images for all platforms, wherever they go; a docker archive takes none of several
+    #[arg(long, conflicts_with = "platform")]
+    all_platforms: bool,
+}
+
+impl CopyPlatforms {
+    fn choice(&self, place: &Place) -> Platforms {
+        match (&self.platform, place) {
+            (Some(platform), _) => Platforms::Only(vec![platform.clone()]),
+            (None, Place::DockerArchive(_)) if !self.all_platforms => Platforms::Prefer(Platform::host()),
+            (None, _) => Platforms::All,
+        }
+    }
 }
 
 impl Arguments {
@@ -56,9 +83,10 @@ impl Arguments {
             destination.must_hold_referrers()?;
         }
         let mut options = CopyOptions::default();
-        options.platforms = self.platforms.choice();
+        options.platforms = self.platforms.choice(&destination.place);
         options.referrers = self.referrers;
         options.transfer = self.link.how();
+        options.existing = self.repair.existing();
         Ok(Checked { options, source: session.reference(&self.images.source)?, destination })
     }
 }
@@ -73,7 +101,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> anyhow::Result<Ex
 
 /// A copy that makes sense.
 pub(crate) struct Checked {
-    options: CopyOptions,
+    pub(crate) options: CopyOptions,
     pub(crate) source: Reference,
     pub(crate) destination: Destination,
 }
@@ -89,6 +117,9 @@ impl Checked {
         };
         let elapsed = output::seconds(Duration::try_from_secs_f64(report.seconds).unwrap_or_default());
         let references = report.destination.join(", ");
+        if matches!(self.options.platforms, Platforms::Only(_)) && !report.left_out.is_empty() {
+            progress.say(&format!("{references} leaves out {}", restow::platforms(&report.left_out)));
+        }
         progress.say(&format!("{} -> {references}{with} in {elapsed}", report.source));
         Ok(report)
     }

@@ -14,6 +14,7 @@ use restow_registry::deploy::Deployment;
 use restow_registry::deploy::Input;
 use restow_registry::deploy::rounds;
 
+use crate::args::RepairArguments;
 use crate::failure;
 use crate::output;
 
@@ -29,8 +30,10 @@ pub(crate) struct Arguments {
     #[arg(value_name = "FILE", default_value = "-")]
     input: PathBuf,
     /// Push nothing; print the inputs, and of those only the refs, that are not in place
-    #[arg(long)]
+    #[arg(long, conflicts_with = "repair")]
     dry_run: bool,
+    #[command(flatten)]
+    repair: RepairArguments,
     /// How many inputs are worked on side by side
     #[arg(long, value_name = "N", default_value = "4")]
     jobs: NonZeroUsize,
@@ -59,7 +62,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> anyhow::Result<Ex
             if arguments.dry_run {
                 return deployment.pending(client);
             }
-            let digest = Some(deployment.run(client)?);
+            let digest = Some(deployment.run(client, arguments.repair.existing())?);
             let named = deployment.names().iter().cloned();
             Ok(named.map(|name| Name { digest: digest.clone(), ..name }).collect())
         });

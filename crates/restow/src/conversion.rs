@@ -11,9 +11,11 @@ use restow_convert as convert;
 use restow_convert::Conversion;
 use restow_convert::Keep;
 use restow_convert::LayerConverter;
+use restow_convert::Platforms;
 use restow_convert::Recompress;
 use restow_convert::Seekable;
 use restow_convert::Selected;
+use restow_convert::Selection;
 use restow_convert::write_toc_image;
 use restow_layer::Depth;
 use restow_layer::EncodeOptions;
@@ -23,6 +25,7 @@ use restow_oci::Limits;
 use restow_registry::Destination as Place;
 use restow_registry::Reference;
 use restow_registry::Source;
+use restow_registry::Writing;
 
 pub use self::options::ConvertOptions;
 pub use self::options::Format;
@@ -45,11 +48,14 @@ use crate::WarningKind;
 use crate::error::Context as _;
 use crate::error::describe;
 use crate::image::Image;
+use crate::observer::Blobs;
 use crate::observer::Layers;
 use crate::order::Order;
 use crate::order::Plan;
 use crate::order::Planner;
 use crate::referrers;
+use crate::report::LeftOut;
+use crate::report::platforms;
 use crate::session::give_up;
 use crate::toc_image::Tables;
 use crate::trees::Gathering;
@@ -135,16 +141,23 @@ struct Run<'a> {
 impl Run<'_> {
     fn finish(&self) -> Result<Done> {
         let Source { provider, root, name, .. } = self.source;
-        let images = convert::select(&**provider, root, &self.options.platforms, self.limits)
-            .with_context(|| name.clone())?
-            .images;
+        let selection = convert::select(&**provider, root, &self.options.platforms, self.limits);
+        let Selection { images, others, .. } = selection.with_context(|| name.clone())?;
+        self.check_place(&others)?;
         let subjects = || std::iter::once(root).chain(images.iter().map(|image| &image.descriptor));
         let access = self.session.access();
         let referrers = match self.options.copy_referrers {
             true => referrers::find(access, self.reference, subjects())?,
             false => Vec::new(),
         };
-        let place = self.session.open_place(&self.destination.place, self.source, true)?;
+        let place = self.session.open_place(
+            &self.destination.place,
+            Writing {
+                source: Some(self.source),
+                observer: Some(Blobs::uploads(self.session.observer().clone())),
+                existing: self.options.existing,
+            },
+        )?;
         let (conversion, tables, plan, mut notices) = match self.convert_into(&**place, &images, &referrers) {
             Ok(done) => done,
             Err(error) => {
@@ -155,7 +168,38 @@ impl Run<'_> {
         if !self.options.copy_referrers && conversion.root.digest != root.digest {
             notices.extend(referrers::warnings(access, self.reference, subjects()));
         }
+        notices.extend(self.left_out(&conversion));
         Ok(Done { images, conversion, tables, referrers, plan, notices })
+    }
+
+    /// Tells whether nobody said which images of an index are meant, so that nobody may expect that others are left out.
+    fn unasked(&self) -> bool {
+        matches!(self.options.platforms, Platforms::Prefer(_)) && !self.options.keep_other_platforms
+    }
+
+    /// Refuses to put what is left of an index in its own place, unless that was asked for.
+    fn check_place(&self, others: &[Selected]) -> Result<()> {
+        let replaces = || self.destination.replaces(self.reference, &self.source.root);
+        if !self.unasked() || others.is_empty() || !replaces() {
+            return Ok(());
+        }
+        let left_out: Vec<_> = others.iter().map(LeftOut::from).collect();
+        Err(Error::Options(format!(
+            "{} would lose the images for other platforms ({}): --all-platforms converts them, too, \
+             --keep-other-platforms keeps them, --platform says that they may go",
+            self.source.name,
+            platforms(&left_out),
+        )))
+    }
+
+    fn left_out(&self, conversion: &Conversion) -> Option<Warning> {
+        if !self.unasked() || conversion.left_out.is_empty() {
+            return None;
+        }
+        let left_out: Vec<_> = conversion.left_out.iter().map(LeftOut::from).collect();
+        let remedy = "--all-platforms converts them, too, --keep-other-platforms keeps them as they are";
+        let text = format!("the new image leaves out {}: {remedy}", platforms(&left_out));
+        Some(Warning::new(WarningKind::LeftOut, text))
     }
 
     /// Converts the source and publishes the result.

@@ -2,17 +2,19 @@
 
 use restow_convert as convert;
 use restow_convert::Platforms;
+use restow_convert::Selection;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Kind;
 use restow_oci::Limits;
 use restow_oci::MediaType;
-use restow_oci::Platform;
+use restow_registry::Existing;
 use restow_registry::Reading;
 use restow_registry::Reference;
 use restow_registry::Source;
 use restow_registry::Transfer;
 use restow_registry::Watched;
+use restow_registry::Writing;
 use serde::Serialize;
 
 use crate::Destination;
@@ -20,30 +22,35 @@ use crate::Error;
 use crate::Result;
 use crate::Session;
 use crate::Warning;
+use crate::WarningKind;
 use crate::error::Context as _;
 use crate::observer::Blobs;
 use crate::referrers;
+use crate::report::LeftOut;
+use crate::report::platforms;
 use crate::session::give_up;
 
 /// How an image is copied.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct CopyOptions {
-    /// Which image of an index is copied, or the index with all of them; that for this machine's platform, unless told
-    /// otherwise.
+    /// Which image of an index is copied; the index with all of them, unless told otherwise.
     pub platforms: Platforms,
     /// Whether what refers to the image, or to one that its index names, is copied, too.
     pub referrers: bool,
     /// How blobs come over.
     pub transfer: Transfer,
+    /// What becomes of an image that a registry has already.
+    pub existing: Existing,
 }
 
 impl Default for CopyOptions {
     fn default() -> Self {
         Self {
-            platforms: Platforms::Prefer(Platform::host()),
+            platforms: Platforms::All,
             referrers: false,
             transfer: Transfer::default(),
+            existing: Existing::default(),
         }
     }
 }
@@ -63,6 +70,8 @@ pub struct CopyReport {
     pub digest: Digest,
     /// The size of that document.
     pub size: u64,
+    /// The images of the source's index that the copy has not.
+    pub left_out: Vec<LeftOut>,
     /// The digests of what was copied beside, since it refers to the image.
     pub referrers: Vec<Digest>,
     /// The texts of the warnings.
@@ -89,8 +98,15 @@ impl Session {
         let reference = source.try_into().map_err(Into::into)?;
         let reference = reference.in_store(self.settings().store.as_deref());
         let source = self.access().open_source(&reference, Reading::Once)?;
-        let root = choose(&source, &options.platforms, self.limits())?;
-        let place = self.open_place(&destination.place, &source, false)?;
+        let (root, left_out) = choose(&source, &options.platforms, self.limits())?;
+        let chosen = matches!(options.platforms, Platforms::Only(_));
+        if !chosen && !left_out.is_empty() && destination.replaces(&reference, &source.root) {
+            let left_out = platforms(&left_out);
+            let problem = format!("{} would lose {left_out}; --platform says that they may go", source.name);
+            return Err(Error::Options(problem));
+        }
+        let writing = Writing { source: Some(&source), existing: options.existing, ..Writing::default() };
+        let place = self.open_place(&destination.place, writing)?;
 
         let watched = Watched::new(&*source.provider, Blobs::copies(self.observer().clone()));
         let referrers = match options.referrers {
@@ -110,7 +126,12 @@ impl Session {
                 return Err(error).with_context(|| source.name.clone());
             }
         };
-        let warnings: Vec<_> = notices.into_iter().map(Warning::from).collect();
+        let mut warnings: Vec<_> = notices.into_iter().map(Warning::from).collect();
+        if !chosen && !left_out.is_empty() {
+            let (copy, left_out) = (destination.names().join(", "), platforms(&left_out));
+            let text = format!("{copy} leaves out {left_out}: a docker archive holds one image");
+            warnings.push(Warning::new(WarningKind::LeftOut, text));
+        }
         warnings.iter().for_each(|warning| self.warn(warning));
         Ok(CopyReport {
             source: source.name,
@@ -118,6 +139,7 @@ impl Session {
             media_type: root.media_type,
             digest: root.digest,
             size: root.size,
+            left_out,
             referrers: referrers.into_iter().map(|referrer| referrer.digest).collect(),
             notices: warnings.iter().map(ToString::to_string).collect(),
             warnings,
@@ -136,19 +158,19 @@ fn images_of(source: &Source, root: &Descriptor, limits: &Limits) -> Result<Vec<
     Ok(images.into_iter().map(|image| image.descriptor).collect())
 }
 
-/// Returns the root of the copy: all there is, or the image of one platform.
-fn choose(source: &Source, platforms: &Platforms, limits: &Limits) -> Result<Descriptor> {
+/// Returns the root of the copy, all there is or the image of one platform, and the images that are not copied.
+fn choose(source: &Source, platforms: &Platforms, limits: &Limits) -> Result<(Descriptor, Vec<LeftOut>)> {
     if matches!(platforms, Platforms::All) || source.root.media_type.kind() != Kind::Index {
-        return Ok(source.root.clone());
+        return Ok((source.root.clone(), Vec::new()));
     }
     if matches!(platforms, Platforms::Only(chosen) if chosen.len() > 1) {
         let problem = "an index of some platforms has another digest: copy one platform or --all-platforms";
         return Err(Error::Options(problem.into()));
     }
     let selection = convert::select(&*source.provider, &source.root, platforms, limits);
-    let images = selection.with_context(|| source.name.clone())?.images;
+    let Selection { images, others, .. } = selection.with_context(|| source.name.clone())?;
     match images.as_slice() {
-        [image] => Ok(image.descriptor.clone()),
+        [image] => Ok((image.descriptor.clone(), others.iter().map(LeftOut::from).collect())),
         [] => Err(Error::NothingToCopy { name: source.name.clone() }),
         images => Err(Error::SeveralMatch { name: source.name.clone(), count: images.len() }),
     }

@@ -66,7 +66,7 @@ impl Image {
         let read = |descriptor, limit| restow_content::read(&*source.provider, descriptor, limit);
         let name = || format!("{}: manifest {}", source.name, descriptor.digest);
         let bytes = read(descriptor, limits.manifest_size).with_context(name)?;
-        let manifest = Manifest::parse(bytes, limits).with_context(name)?;
+        let manifest = Manifest::parse_as(bytes, &descriptor.media_type, limits).with_context(name)?;
         let diff_ids = match manifest.config().media_type.kind() {
             Kind::Config => {
                 let bytes = read(manifest.config(), limits.config_size).with_context(name)?;

@@ -50,7 +50,7 @@ impl Predictor<'_> {
                 ..Prediction::default()
             });
         }
-        Ok(analyze::predict(&self.trees.for_prediction(image)?, &launch))
+        Ok(analyze::predict(&self.trees.for_prediction(image)?, &launch, &limits.prediction))
     }
 
     /// Returns the prediction for the image as a record of it, and what could not be followed.

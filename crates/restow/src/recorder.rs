@@ -66,7 +66,7 @@ impl Recorder<'_> {
     /// Runs the workloads of the image with this manifest.
     pub(crate) fn record(&self, descriptor: &Descriptor) -> Result<Recording> {
         let bytes = restow_content::read(self.provider, descriptor, self.limits.manifest_size)?;
-        let manifest = Manifest::parse(bytes, self.limits)?;
+        let manifest = Manifest::parse_as(bytes, &descriptor.media_type, self.limits)?;
         let config = restow_content::read(self.provider, manifest.config(), self.limits.config_size)?;
         let config = Config::parse(config, self.limits)?;
         let reading = Reading {

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use restow_convert as convert;
 use restow_convert::Outcome;
+use restow_convert::Selected;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::MediaType;
+use restow_oci::Platform;
 use serde::Serialize;
 
 pub use crate::conversion::ConvertReport;
@@ -75,6 +77,37 @@ impl From<&Descriptor> for Root {
     fn from(root: &Descriptor) -> Self {
         Self { media_type: root.media_type.clone(), digest: root.digest.clone(), size: root.size }
     }
+}
+
+/// An image of the source's index that the result has not.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct LeftOut {
+    /// The digest of its manifest.
+    pub manifest: Digest,
+    /// What it is for, where that is known.
+    pub platform: Option<Platform>,
+}
+
+impl From<&Selected> for LeftOut {
+    fn from(image: &Selected) -> Self {
+        Self { manifest: image.descriptor.digest.clone(), platform: image.platform.clone() }
+    }
+}
+
+/// How many platforms that are left out are named.
+const NAMED_PLATFORMS: usize = 12;
+
+/// Names the platforms of images that are left out, the first few of many.
+pub fn platforms(images: &[LeftOut]) -> String {
+    let unknown = || "an unknown platform".to_owned();
+    let name = |image: &LeftOut| image.platform.as_ref().map_or_else(unknown, ToString::to_string);
+    let mut named: Vec<_> = images.iter().take(NAMED_PLATFORMS).map(name).collect();
+    if images.len() > NAMED_PLATFORMS {
+        named.push(format!("{} more", images.len() - NAMED_PLATFORMS));
+    }
+    named.join(", ")
 }
 
 /// A blob as a document describes it.

@@ -29,6 +29,7 @@ use restow_registry::Reading;
 use restow_registry::Reference;
 use restow_registry::Source;
 use restow_registry::StoreImages;
+use restow_registry::Writing;
 use restow_registry::client::Clock;
 use restow_registry::client::SystemClock;
 
@@ -38,7 +39,6 @@ use crate::Result;
 use crate::Silent;
 use crate::Warning;
 use crate::memo::FileMemo;
-use crate::observer::Blobs;
 
 /// A place that is open to be written to.
 pub(crate) type OpenPlace = Arc<Box<dyn registry::Destination>>;
@@ -238,27 +238,25 @@ impl Session {
         Ok((reference, source))
     }
 
-    /// Opens the place of a destination, and makes it where there is nothing. `source` is where most blobs come from.
+    /// Opens the place of a destination, and makes it where there is nothing.
     ///
     /// Jobs of a batch that write to one layout or store do so through one, so that none takes away what another has begun.
-    pub(crate) fn open_place(&self, place: &Place, source: &Source, watched: bool) -> Result<OpenPlace> {
+    pub(crate) fn open_place(&self, place: &Place, writing: Writing<'_>) -> Result<OpenPlace> {
         let Some(batch) = self.batch.as_ref().filter(|_| stays(place)) else {
-            return self.open_alone(place, source, watched);
+            return self.open_alone(place, writing);
         };
         let mut places = batch.places();
         if let Some((_, opened)) = places.iter().find(|(known, _)| known == place) {
             return Ok(opened.clone());
         }
-        let opened = self.open_alone(place, source, watched)?;
+        let opened = self.open_alone(place, writing)?;
         places.push((place.clone(), opened.clone()));
         Ok(opened)
     }
 
-    fn open_alone(&self, place: &Place, source: &Source, watched: bool) -> Result<OpenPlace> {
-        let uploads = || Blobs::uploads(self.observer.clone()) as Arc<dyn registry::Observer>;
+    fn open_alone(&self, place: &Place, writing: Writing<'_>) -> Result<OpenPlace> {
         let Place::Store(Some(root)) = place else {
-            let observer = watched.then(uploads);
-            return Ok(Arc::new(self.access().open_destination(place, Some(source), observer)?));
+            return Ok(Arc::new(self.access().open_destination(place, writing)?));
         };
         let images = StoreImages::create(root, self.limits())?;
         for warning in images.rebuilt().into_iter().flat_map(|rebuilt| Warning::of_rebuilt(root, rebuilt)) {

@@ -176,9 +176,8 @@ impl Walk<'_> {
         let limits = self.verifier.limits;
         match descriptor.media_type.kind() {
             Kind::Index => {
-                let index = self
-                    .verifier
-                    .document(descriptor, limits.manifest_size, |bytes| Index::parse(bytes, limits));
+                let read = |bytes| Index::parse_as(bytes, &descriptor.media_type, limits);
+                let index = self.verifier.document(descriptor, limits.manifest_size, read);
                 let index = self.keep("index", descriptor, index);
                 for entry in index.iter().flat_map(Index::manifests) {
                     if depth < limits.index_depth && self.seen.len() < limits.nodes {
@@ -195,7 +194,7 @@ impl Walk<'_> {
             Kind::Manifest
                 if self.chosen.as_ref().is_none_or(|chosen| chosen.contains(&descriptor.digest)) =>
             {
-                let read = |bytes| Manifest::parse(bytes, limits);
+                let read = |bytes| Manifest::parse_as(bytes, &descriptor.media_type, limits);
                 let manifest = self.verifier.document(descriptor, limits.manifest_size, read);
                 if let Some(manifest) = self.keep("manifest", descriptor, manifest) {
                     self.image(descriptor, &manifest);

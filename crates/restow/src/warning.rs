@@ -24,6 +24,8 @@ pub struct Warning {
 pub enum WarningKind {
     /// A layer or an image was converted otherwise than asked, or not at all.
     Conversion,
+    /// Images of an index are not in the result.
+    LeftOut,
     /// Files do not come first that were to.
     Order,
     /// The image's command could not be followed to its end.

@@ -94,7 +94,9 @@ pub(super) fn scrub(command: &Scrub, place: &Place<'_>, cancel: &Cancel) -> anyh
         Blobs::Plain(store) => store,
         Blobs::Full(store) => store.blobs(),
     };
-    let scrubbed = restow_content::scrub(blobs, command.jobs.or(place.session.settings().threads), &|| cancel.is_cancelled())?;
+    let scrubbed = restow_content::scrub(blobs, command.jobs.or(place.session.settings().threads), &|| {
+        cancel.is_cancelled()
+    })?;
     cancel.check()?;
     for (digest, error) in scrubbed.rotten.iter() {
         output::print(digest.as_str())?;

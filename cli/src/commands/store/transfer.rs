@@ -9,6 +9,7 @@ use restow_registry::Layout;
 use restow_registry::Place as Where;
 use restow_registry::Reading;
 use restow_registry::Selector;
+use restow_registry::Writing;
 
 use super::Place;
 use super::images;
@@ -93,7 +94,7 @@ pub(super) fn export(command: &Export, place: &Place<'_>) -> anyhow::Result<()> 
     let selector = restow_registry::Reference::parse(&format!("store:{}", command.name))?.selector;
     let root = images.resolve(&selector)?;
     let source = Overlay::new(images.store(), []);
-    let place = place.session.access().open_destination(&destination.place, None, None)?;
+    let place = place.session.access().open_destination(&destination.place, Writing::default())?;
     let images = [(&root, &*destination.tags)];
     let notices = match place.publish_each(command.link.how(), &source, &images) {
         Ok(notices) => notices,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use std::time::SystemTime;
 
 use restow_oci::Digest;
+use restow_oci::Timestamp;
 use rusqlite::Connection;
 use rusqlite::Row;
 use rusqlite::params;
@@ -14,6 +15,7 @@ use super::MetadataStore;
 use super::database;
 use super::database::Failure;
 use super::database::nanoseconds;
+use super::holder::Holder;
 use crate::Error;
 use crate::Filterable;
 use crate::Labels;
@@ -21,10 +23,14 @@ use crate::Result;
 use crate::filter::label;
 use crate::labels;
 use crate::now;
-use crate::time;
 
 /// When a lease or an image ends.
 pub(super) const EXPIRE: &str = "containerd.io/gc.expire";
+
+/// Returns when what has these labels ends by itself.
+pub(super) fn expires(labels: &Labels) -> Option<SystemTime> {
+    labels.get(EXPIRE)?.parse::<Timestamp>().ok().map(SystemTime::from)
+}
 
 /// Keeps blobs until it is deleted or expires, which its label `containerd.io/gc.expire` says in RFC 3339. With the
 /// label `containerd.io/gc.flat` it keeps them alone, and not what they refer to.
@@ -42,7 +48,7 @@ pub struct Lease {
 impl Lease {
     /// Returns when the lease ends by itself. A label that is no time says nothing, as in containerd.
     pub fn expires(&self) -> Option<SystemTime> {
-        time::parse(self.labels.get(EXPIRE)?)
+        expires(&self.labels)
     }
 }
 
@@ -61,7 +67,7 @@ impl MetadataStore {
     pub fn create_lease(&self, id: &str, expires: Option<SystemTime>, mut labels: Labels) -> Result<Lease> {
         let action = "create a lease";
         if let Some(expires) = expires {
-            labels.insert(EXPIRE.to_owned(), time::format(expires));
+            labels.insert(EXPIRE.to_owned(), Timestamp::from(expires).floor().to_string());
         }
         labels::check(&labels)?;
         let created = now();
@@ -114,15 +120,16 @@ impl MetadataStore {
         MetadataStore { lease: Some(id.into()), ..self.clone() }
     }
 
-    /// Returns the same store under a lease of its own, which ends with the result; after a crash, once
-    /// `lifetime` has passed.
+    /// Returns the same store under a lease of its own, which ends with the result, whatever the clock says meanwhile;
+    /// after a crash, once `lifetime` has passed.
     pub fn hold(&self, lifetime: Duration) -> Result<Held> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let now = now();
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let id = format!("restow-{}-{}-{count}", std::process::id(), nanoseconds(now));
+        let holder = Holder::new(self.root(), &id)?;
         self.create_lease(&id, now.checked_add(lifetime), Labels::new())?;
-        Ok(Held { store: self.under_lease(&id), id })
+        Ok(Held { store: self.under_lease(&id), id, _holder: holder })
     }
 }
 
@@ -131,6 +138,8 @@ impl MetadataStore {
 pub struct Held {
     store: MetadataStore,
     id: String,
+    /// Dropped after the lease is deleted.
+    _holder: Holder,
 }
 
 impl std::ops::Deref for Held {
@@ -150,6 +159,13 @@ impl Drop for Held {
 
 pub(super) fn lease(row: &Row<'_>) -> Result<Lease, Failure> {
     Ok(Lease { id: row.get(0)?, labels: database::labels(row, 1)?, created: database::time(row, 2)? })
+}
+
+/// Lets a lease last from `now` as long as it was to last when it was made.
+pub(super) fn renew(lease: &mut Lease, now: SystemTime) {
+    let lifetime = lease.expires().and_then(|end| end.duration_since(lease.created).ok());
+    let end = now + lifetime.unwrap_or_default();
+    lease.labels.insert(EXPIRE.to_owned(), Timestamp::from(end).floor().to_string());
 }
 
 /// Adds a blob to a lease; false if there is no such lease.

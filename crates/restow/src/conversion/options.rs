@@ -15,6 +15,7 @@ use restow_layer::Landmark;
 use restow_layer::Recompression;
 use restow_layer::ZstdChunked;
 use restow_oci::Platform;
+use restow_registry::Existing;
 
 use crate::order::Order;
 
@@ -50,6 +51,8 @@ pub struct ConvertOptions<'a> {
     pub parent_references: bool,
     /// Whether a layer that has the format already, and in which nothing moves, is kept once all of it is verified.
     pub reuse: bool,
+    /// What becomes of an image that a registry has already.
+    pub existing: Existing,
     /// How each new layer is verified before it counts.
     pub verify: Verify,
 }
@@ -71,6 +74,7 @@ impl<'a> ConvertOptions<'a> {
             unsupported: Unsupported::Fail,
             parent_references: false,
             reuse: false,
+            existing: Existing::default(),
             verify: Verify::default(),
         }
     }

@@ -14,6 +14,7 @@ use super::Run;
 use crate::Warning;
 use crate::WarningKind;
 use crate::report::LayerReport;
+use crate::report::LeftOut;
 use crate::report::Origin;
 use crate::report::Root;
 use crate::report::Target;
@@ -35,7 +36,9 @@ pub struct ConvertReport {
     pub toc_image: Option<TocImageReport>,
     /// The images that were converted, in order.
     pub images: Vec<ConvertedImage>,
-    /// Their layers, in order.
+    /// The images of the source's index that the result has not.
+    pub left_out: Vec<LeftOut>,
+    /// The layers of the images that were converted, in order.
     pub layers: Vec<LayerReport>,
     /// Paths that were to come first and are not there.
     pub missing: Vec<MissingPath>,
@@ -128,6 +131,7 @@ impl Done {
             toc_image: toc_image
                 .map(|(root, image)| TocImageReport { root: root.into(), tags: image.tags.clone() }),
             images: self.images.iter().map(|image| self.image(image)).collect(),
+            left_out: self.conversion.left_out.iter().map(LeftOut::from).collect(),
             layers: layers.iter().map(LayerReport::of).collect(),
             missing: self.missing(),
             referrers: self.referrers.iter().map(|referrer| referrer.digest.clone()).collect(),

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::io::Write as _;
-use std::time::Duration;
 
 use restow::Destination;
 use restow::Warning;
@@ -65,8 +64,8 @@ pub(crate) fn size(bytes: u64) -> String {
 }
 
 /// Returns the time in seconds.
-pub(crate) fn seconds(time: Duration) -> String {
-    format!("{:.1} s", time.as_secs_f64())
+pub(crate) fn seconds(seconds: f64) -> String {
+    format!("{seconds:.1} s")
 }
 
 /// Returns enough of a digest for people to tell blobs apart.

@@ -16,6 +16,7 @@ use restow::Part;
 use restow::Step;
 use restow::Warning;
 use restow::WarningKind;
+use restow::report::LayerOutcome;
 use restow::report::LayerReport;
 use restow_oci::Digest;
 use serde_json::Value;
@@ -24,7 +25,6 @@ use serde_json::json;
 use crate::args::ProgressArguments;
 use crate::args::ProgressMode;
 use crate::output;
-use crate::report;
 
 /// How often a layer in progress is reported by JSON lines.
 const JSON_INTERVAL: Duration = Duration::from_secs(1);
@@ -268,7 +268,7 @@ impl Observer for Progress {
         match self.mode {
             Mode::Plain => {
                 let name = layer_name(layer.position, &layer.source.digest);
-                self.prefix.tell(&format!("{name}: {}", report::outcome(layer)));
+                self.prefix.tell(&format!("{name}: {}", outcome(layer)));
             }
             Mode::Json => {
                 let mut event = json!(layer);
@@ -298,6 +298,18 @@ fn name(part: &Part<'_>) -> String {
 
 fn layer_name(position: usize, digest: &Digest) -> String {
     format!("layer {position} {}", digest.short())
+}
+
+/// Returns in a few words what became of a layer.
+fn outcome(layer: &LayerReport) -> String {
+    let sizes = format!("{} -> {}", output::size(layer.source.size), output::size(layer.destination.size));
+    match layer.outcome {
+        LayerOutcome::Kept => "kept as it is".into(),
+        _ if layer.destination.digest == layer.source.digest => "the same bytes".into(),
+        LayerOutcome::Converted => format!("{sizes} in {}", output::seconds(layer.seconds)),
+        LayerOutcome::Shared => format!("{sizes}, as an equal layer"),
+        _ => format!("{sizes}, converted before"),
+    }
 }
 
 fn event(event: &str, part: &Part<'_>, read: u64) -> Value {

@@ -1,7 +1,5 @@
 //! What is told of a conversion that is done, in words.
 
-use std::time::Duration;
-
 use restow::WarningKind;
 use restow::report::ConvertReport;
 use restow::report::ConvertedImage;
@@ -43,7 +41,7 @@ pub(crate) fn tell(report: &ConvertReport, progress: &Progress) {
         report.destination.references.join(", "),
         output::size(before),
         output::size(after),
-        seconds(report.seconds),
+        output::seconds(report.seconds),
     ));
 }
 
@@ -75,18 +73,6 @@ fn first_paths(first: &First) -> String {
     format!("{table}\nfirst come {entries}, {size}, {:.1} % of the image", first.share * 100.0)
 }
 
-/// Returns in a few words what became of a layer.
-pub(crate) fn outcome(layer: &LayerReport) -> String {
-    let sizes = format!("{} -> {}", output::size(layer.source.size), output::size(layer.destination.size));
-    match layer.outcome {
-        LayerOutcome::Kept => "kept as it is".into(),
-        _ if layer.destination.digest == layer.source.digest => "the same bytes".into(),
-        LayerOutcome::Converted => format!("{sizes} in {}", seconds(layer.seconds)),
-        LayerOutcome::Shared => format!("{sizes}, as an equal layer"),
-        _ => format!("{sizes}, converted before"),
-    }
-}
-
 /// Returns the table of an image's layers.
 fn table<'a>(layers: impl IntoIterator<Item = &'a LayerReport>) -> Table {
     let headings = [
@@ -109,15 +95,11 @@ fn table<'a>(layers: impl IntoIterator<Item = &'a LayerReport>) -> Table {
             if layer.diff_id_kept { "kept" } else { "new" }.into(),
             match layer.outcome {
                 LayerOutcome::Kept => "kept".into(),
-                LayerOutcome::Converted => seconds(layer.seconds),
+                LayerOutcome::Converted => output::seconds(layer.seconds),
                 LayerOutcome::Shared => "shared".into(),
                 _ => "cached".into(),
             },
         ]);
     }
     table
-}
-
-fn seconds(seconds: f64) -> String {
-    output::seconds(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }

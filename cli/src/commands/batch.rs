@@ -136,7 +136,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> anyhow::Result<Ex
     results.finish()?;
     session.stop().check()?;
     let failed = done.iter().filter(|done| !**done).count();
-    let elapsed = output::seconds(started.elapsed());
+    let elapsed = output::seconds(started.elapsed().as_secs_f64());
     let count = output::count(jobs.len(), "job");
     Progress::new(&arguments.progress, prefix).summary(&format!("{count}, {failed} failed, in {elapsed}"));
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(failure::SOME_FAILED) })

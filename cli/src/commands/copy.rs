@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Args;
 use restow::CopyOptions;
@@ -115,7 +114,7 @@ impl Checked {
             0 => String::new(),
             referrers => format!(" with {}", output::count(referrers, "referrer")),
         };
-        let elapsed = output::seconds(Duration::try_from_secs_f64(report.seconds).unwrap_or_default());
+        let elapsed = output::seconds(report.seconds);
         let references = report.destination.join(", ");
         if matches!(self.options.platforms, Platforms::Only(_)) && !report.left_out.is_empty() {
             progress.say(&format!("{references} leaves out {}", restow::platforms(&report.left_out)));

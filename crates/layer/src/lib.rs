@@ -6,7 +6,7 @@
 //!   the first half of it, for those whose order depends on what the layer holds.
 //! - [`recompress`] turns a layer into an ordinary one.
 //! - [`Reader`] opens a seekable layer of any known format; [`verify`] reads one back and holds it to all it says.
-//! - [`TarReader`] and [`decompress`] read any layer from front to end.
+//! - [`TarReader`] and [`decompress`] read any layer from front to end; [`filter_tar`] copies one without some of its entries.
 //!
 //! To add a format: a [`Codec`] in a file of its own (see `zstdchunked.rs`), its footer in `footer.rs`, its spelling of
 //! the table of contents in `toc/write.rs`.
@@ -20,6 +20,7 @@ mod decompress;
 mod encode;
 mod error;
 mod estargz;
+mod filter;
 pub mod footer;
 #[cfg(test)]
 mod forge;
@@ -50,6 +51,7 @@ pub use encode::{Chunking, DEFAULT_CHUNK_SIZE, EncodeOptions, Encoded, encode};
 pub use encode::{Gathered, GatheredFile, GatheredFiles, gather, gather_files};
 pub use error::{Error, Result};
 pub use estargz::{DEFAULT_LEVEL as ESTARGZ_DEFAULT_LEVEL, Estargz};
+pub use filter::{Filtered, filter_tar};
 pub use landmark::{Landmark, NO_PREFETCH as NO_PREFETCH_LANDMARK, PREFETCH as PREFETCH_LANDMARK};
 pub use locate::Hints;
 pub use reader::{File, Reader};

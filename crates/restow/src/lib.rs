@@ -15,6 +15,22 @@
 //! | [`list`](Session::list), [`cat`](Session::cat) | read the files of an image | [`ReadOptions`] | [`report::ListReport`] |
 //! | [`synthesize`](Session::synthesize) | makes an index of whatever a reference leads to | – | a document |
 //!
+//! A converter of one's own, here one that keeps every layer, on a layout:
+//!
+//! ```
+//! use restow::{Session, Settings};
+//! use restow_convert::Keep;
+//!
+//! # let directory = tempfile::tempdir()?;
+//! # let busybox = restow_testkit::testdata("layouts/busybox");
+//! # let source = format!("oci:{}:demo", busybox.display());
+//! # let destination = format!("oci:{}:demo", directory.path().join("out").display());
+//! let session = Session::new(Settings::default())?;
+//! let report = session.convert(source.as_str(), destination.as_str(), &Keep)?;
+//! assert!(!report.changed);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! The crates below are used as they are where one part of the work is enough: `restow-convert` knows converters,
 //! `restow-layer` formats, `restow-registry` places, `restow-content` stores, `restow-analyze` read orders.
 

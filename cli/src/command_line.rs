@@ -24,6 +24,7 @@ use crate::commands::optimize;
 use crate::commands::predict;
 use crate::commands::record;
 use crate::commands::sandbox;
+use crate::commands::schema;
 use crate::commands::store;
 use crate::commands::toc_digest;
 use crate::commands::verify;
@@ -80,6 +81,7 @@ pub(crate) enum Command {
     Sandbox(sandbox::Arguments),
     Verify(verify::Arguments),
     Store(Box<store::Arguments>),
+    Schema(schema::Arguments),
     Version(version::Arguments),
     Completions(completions::Arguments),
     /// Print the manual page in roff
@@ -135,6 +137,7 @@ impl Command {
             Command::Sandbox(arguments) => sandbox::run(&arguments),
             Command::Verify(arguments) => verify::run(&arguments, session),
             Command::Store(arguments) => store::run(&arguments, session),
+            Command::Schema(arguments) => schema::run(&arguments),
             Command::Version(arguments) => version::run(&arguments),
             Command::Completions(arguments) => completions::run(&arguments, definition()),
             Command::Man => man::run(&definition()),

@@ -289,8 +289,7 @@ impl Batch<'_> {
         line.insert("line".into(), job.line.into());
         line.insert("command".into(), job.words.into());
         let progress = Arc::new(Progress::new(&self.arguments.progress, self.prefix.of_job(job.number)));
-        let stop = self.session.stop();
-        if stop.is_cancelled() {
+        if self.session.stop().is_cancelled() {
             return None;
         }
         if let Some(other) = self.failed.get().filter(|_| self.arguments.fail_fast) {
@@ -308,9 +307,19 @@ impl Batch<'_> {
             line.insert("resumed".into(), true.into());
             return Some(line);
         }
+        self.finish(job, &progress, line)
+    }
+
+    /// Does the work of a job and adds to the line what came of it.
+    fn finish(
+        &self,
+        job: &Job<'_>,
+        progress: &Arc<Progress>,
+        mut line: Map<String, Value>,
+    ) -> Option<Map<String, Value>> {
         let result = match &job.work {
-            Work::Convert(checked) => checked.perform(&self.session, &progress).map(|report| json!(report)),
-            Work::Copy(checked) => checked.perform(&self.session, &progress).map(|report| json!(report)),
+            Work::Convert(checked) => checked.perform(&self.session, progress).map(|report| json!(report)),
+            Work::Copy(checked) => checked.perform(&self.session, progress).map(|report| json!(report)),
         };
         match result {
             Ok(document) => {
@@ -320,7 +329,7 @@ impl Batch<'_> {
                 }
             }
             // Whatever it says is about the interruption.
-            Err(_) if stop.is_cancelled() => return None,
+            Err(_) if self.session.stop().is_cancelled() => return None,
             Err(error) => {
                 let _ = self.failed.set(job.number);
                 let (error, hint) = (failure::describe(&error), failure::hint(&error));

@@ -13,6 +13,7 @@ use restow_registry::Name;
 use restow_registry::deploy::Deployment;
 use restow_registry::deploy::Input;
 use restow_registry::deploy::rounds;
+use serde_json::Value;
 
 use crate::args::RepairArguments;
 use crate::failure;
@@ -86,17 +87,20 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> anyhow::Result<Ex
     }
     for (deployment, names) in deployments.iter().zip(&outcomes) {
         let Some(names) = names.as_ref().filter(|names| !names.is_empty()) else { continue };
-        let mut document = deployment.to_json(names);
-        if !arguments.dry_run
-            && let Some(document) = document.as_object_mut()
-        {
-            document.remove("data");
-            let digest = names.first().and_then(|name| name.digest.as_ref()).map(ToString::to_string);
-            document.insert("digest".to_owned(), digest.into());
-        }
-        output::print(&document.to_string())?;
+        output::print(&document(deployment, names, arguments.dry_run).to_string())?;
     }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(failure::SOME_FAILED) })
+}
+
+/// Returns the input with the refs that it has, and once it is pushed with its digest in place of the data.
+fn document(deployment: &Deployment, names: &[Name], dry_run: bool) -> Value {
+    let mut document = deployment.to_json(names);
+    if !dry_run && let Some(document) = document.as_object_mut() {
+        document.remove("data");
+        let digest = names.first().and_then(|name| name.digest.as_ref()).map(ToString::to_string);
+        document.insert("digest".to_owned(), digest.into());
+    }
+    document
 }
 
 fn read(input: impl std::io::Read) -> anyhow::Result<Vec<Deployment>> {

@@ -14,6 +14,7 @@ pub(crate) mod optimize;
 pub(crate) mod predict;
 pub(crate) mod record;
 pub(crate) mod sandbox;
+pub(crate) mod schema;
 pub(crate) mod store;
 pub(crate) mod toc_digest;
 pub(crate) mod verify;

@@ -3,13 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use restow_layer::Codec as _;
-use restow_layer::ESTARGZ_DEFAULT_LEVEL;
-use restow_layer::Estargz;
-use restow_layer::Recompression;
-use restow_layer::ZSTD_CHUNKED_DEFAULT_LEVEL;
-use restow_layer::ZstdChunked;
-use serde_json::json;
+use restow::report::VersionReport;
 
 use crate::args::Format;
 use crate::output;
@@ -25,16 +19,10 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let version = env!("CARGO_PKG_VERSION");
-    let formats = [
-        ZstdChunked::new(ZSTD_CHUNKED_DEFAULT_LEVEL).identity(),
-        Estargz::new(ESTARGZ_DEFAULT_LEVEL).identity(),
-        Recompression::Zstd { level: 3 }.identity(),
-        Recompression::Gzip { level: 6 }.identity(),
-    ];
+    let report = VersionReport::new();
     match arguments.format {
-        Format::Text => output::print(&format!("restow {version}\n{}", formats.join("\n")))?,
-        Format::Json => output::print_json(&json!({ "version": version, "formats": formats }))?,
+        Format::Text => output::print(&format!("restow {}\n{}", report.version, report.formats.join("\n")))?,
+        Format::Json => output::print_json(&report)?,
     }
     Ok(ExitCode::SUCCESS)
 }

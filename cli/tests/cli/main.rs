@@ -39,6 +39,7 @@ mod files;
 mod readers;
 /// Registries and archives: `restow copy`, `index`, `deploy`, and conversions from and to them.
 mod registry;
+mod schemas;
 /// Tables of contents that are in another image than the layers they are about.
 mod tables;
 

@@ -15,6 +15,7 @@ use restow_registry::Source;
 use restow_registry::Transfer;
 use restow_registry::Watched;
 use restow_registry::Writing;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::Destination;
@@ -56,7 +57,7 @@ impl Default for CopyOptions {
 }
 
 /// A copy that is done.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct CopyReport {
@@ -65,14 +66,17 @@ pub struct CopyReport {
     /// The references of the copy.
     pub destination: Vec<String>,
     /// Whether it is a manifest or an index, and of which kind.
+    #[schemars(with = "String")]
     pub media_type: MediaType,
     /// Its digest.
+    #[schemars(with = "String")]
     pub digest: Digest,
     /// The size of that document.
     pub size: u64,
     /// The images of the source's index that the copy has not.
     pub left_out: Vec<LeftOut>,
     /// The digests of what was copied beside, since it refers to the image.
+    #[schemars(with = "Vec<String>")]
     pub referrers: Vec<Digest>,
     /// The texts of the warnings.
     pub notices: Vec<String>,
@@ -105,28 +109,7 @@ impl Session {
             let problem = format!("{} would lose {left_out}; --platform says that they may go", source.name);
             return Err(Error::Options(problem));
         }
-        let writing = Writing { source: Some(&source), existing: options.existing, ..Writing::default() };
-        let place = self.open_place(&destination.place, writing)?;
-
-        let watched = Watched::new(&*source.provider, Blobs::copies(self.observer().clone()));
-        let referrers = match options.referrers {
-            true => {
-                let images = images_of(&source, &root, self.limits())?;
-                referrers::find(self.access(), &reference, [&root].into_iter().chain(&images))?
-            }
-            false => Vec::new(),
-        };
-        let unnamed: &[String] = &[];
-        let mut images = vec![(&root, &destination.tags[..])];
-        images.extend(referrers.iter().map(|referrer| (referrer, unnamed)));
-        let notices = match place.publish_each(options.transfer, &watched, &images) {
-            Ok(notices) => notices,
-            Err(error) => {
-                give_up(place);
-                return Err(error).with_context(|| source.name.clone());
-            }
-        };
-        let mut warnings: Vec<_> = notices.into_iter().map(Warning::from).collect();
+        let (referrers, mut warnings) = self.copy_blobs(&reference, &source, &root, &destination, options)?;
         if !chosen && !left_out.is_empty() {
             let (copy, left_out) = (destination.names().join(", "), platforms(&left_out));
             let text = format!("{copy} leaves out {left_out}: a docker archive holds one image");
@@ -145,6 +128,37 @@ impl Session {
             warnings,
             seconds: self.now().saturating_sub(started).as_secs_f64(),
         })
+    }
+
+    /// Copies all below a root, and what refers to it if that is asked for, and returns the latter.
+    fn copy_blobs(
+        &self,
+        reference: &Reference,
+        source: &Source,
+        root: &Descriptor,
+        destination: &Destination,
+        options: &CopyOptions,
+    ) -> Result<(Vec<Descriptor>, Vec<Warning>)> {
+        let writing = Writing { source: Some(source), existing: options.existing, ..Writing::default() };
+        let place = self.open_place(&destination.place, writing)?;
+        let watched = Watched::new(&*source.provider, Blobs::copies(self.observer().clone()));
+        let referrers = match options.referrers {
+            true => {
+                let images = images_of(source, root, self.limits())?;
+                referrers::find(self.access(), reference, [root].into_iter().chain(&images))?
+            }
+            false => Vec::new(),
+        };
+        let unnamed: &[String] = &[];
+        let mut images = vec![(root, &destination.tags[..])];
+        images.extend(referrers.iter().map(|referrer| (referrer, unnamed)));
+        match place.publish_each(options.transfer, &watched, &images) {
+            Ok(notices) => Ok((referrers, notices.into_iter().map(Warning::from).collect())),
+            Err(error) => {
+                give_up(place);
+                Err(error).with_context(|| source.name.clone())
+            }
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use restow_oci::MediaType;
 use restow_oci::Platform;
 use restow_registry::Reference;
 use restow_registry::Source;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::Error;
@@ -26,15 +27,17 @@ use crate::list::ReadOptions;
 use crate::toc_image::Tables;
 
 /// The images of a reference.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct InspectReport {
     /// The reference.
     pub reference: String,
     /// Whether it leads to a manifest or an index, and of which kind.
+    #[schemars(with = "String")]
     pub media_type: MediaType,
     /// The digest of that document.
+    #[schemars(with = "String")]
     pub digest: Digest,
     /// Its size in bytes.
     pub size: u64,
@@ -43,36 +46,42 @@ pub struct InspectReport {
 }
 
 /// An image.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct InspectedImage {
     /// The digest of its manifest.
+    #[schemars(with = "String")]
     pub manifest: Digest,
     /// What it is for, where that is known.
+    #[schemars(with = "Option<String>")]
     pub platform: Option<Platform>,
     /// The digest of its config.
+    #[schemars(with = "String")]
     pub config: Digest,
     /// Its layers.
     pub layers: Vec<InspectedLayer>,
 }
 
 /// A layer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct InspectedLayer {
     /// Its position in the manifest, from 0.
     pub position: usize,
     /// Its media type.
+    #[schemars(with = "String")]
     pub media_type: MediaType,
     /// Its digest.
+    #[schemars(with = "String")]
     pub digest: Digest,
     /// Its size in bytes.
     pub size: u64,
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,
     /// Its DiffID, if the config says it.
+    #[schemars(with = "Option<String>")]
     pub diff_id: Option<Digest>,
     /// Its format; `opaque` where it is no layer of files, `?` where that is not known.
     pub format: &'static str,
@@ -85,15 +94,17 @@ pub struct InspectedLayer {
 }
 
 /// The digest of the table of contents of a layer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct TocDigest {
     /// The layer's position, from 0.
     pub position: usize,
     /// The layer's digest.
+    #[schemars(with = "String")]
     pub layer: Digest,
     /// The digest of its table, if it has one.
+    #[schemars(with = "Option<String>")]
     pub toc: Option<Digest>,
 }
 

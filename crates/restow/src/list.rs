@@ -7,6 +7,7 @@ use restow_layer::Timestamp;
 use restow_oci::Platform;
 use restow_registry::Reference;
 use restow_registry::Source;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::Serializer;
 
@@ -31,7 +32,7 @@ pub struct ReadOptions {
 }
 
 /// The files in a directory of an image, or a single file.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(transparent)]
 #[non_exhaustive]
 pub struct ListReport {
@@ -40,7 +41,7 @@ pub struct ListReport {
 }
 
 /// A file of an image.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct FileReport {
@@ -53,6 +54,7 @@ pub struct FileReport {
     pub kind: FileKind,
     /// Its permissions, in octal digits.
     #[serde(serialize_with = "octal")]
+    #[schemars(with = "Option<String>")]
     pub mode: Option<i64>,
     /// Its owner.
     pub uid: Option<i64>,
@@ -62,6 +64,7 @@ pub struct FileReport {
     pub size: Option<u64>,
     /// When it was modified.
     #[serde(serialize_with = "text")]
+    #[schemars(with = "Option<String>")]
     pub modified: Option<Timestamp>,
     /// The numbers of a device.
     pub device: Option<(i64, i64)>,
@@ -72,7 +75,7 @@ pub struct FileReport {
 }
 
 /// What a file is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, JsonSchema, Serialize)]
 #[non_exhaustive]
 pub enum FileKind {
     /// A regular file.

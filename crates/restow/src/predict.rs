@@ -7,6 +7,7 @@ use restow_oci::Digest;
 use restow_oci::Platform;
 use restow_registry::Reference;
 use restow_registry::Source;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::Error;
@@ -37,7 +38,7 @@ impl Default for PredictOptions {
 }
 
 /// The predictions for the images of a reference.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct PredictReport {
@@ -46,13 +47,15 @@ pub struct PredictReport {
 }
 
 /// The prediction for an image.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct PredictedImage {
     /// The digest of its manifest.
+    #[schemars(with = "String")]
     pub manifest: Digest,
     /// What it is for, where that is known.
+    #[schemars(with = "Option<String>")]
     pub platform: Option<Platform>,
     /// The files that are read, in the order of their first reading.
     pub files: Vec<PredictedFile>,
@@ -67,7 +70,7 @@ pub struct PredictedImage {
 }
 
 /// A file that is read.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct PredictedFile {
@@ -86,7 +89,7 @@ pub struct PredictedFile {
 }
 
 /// What comes first of a layer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct PredictedLayer {

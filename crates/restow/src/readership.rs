@@ -5,6 +5,7 @@ use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Platform;
 use restow_oci::annotations::STARGZ_TOC_DIGEST;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// What a reader can do with a layer: fetch parts of it, or why it fetches the whole.
@@ -50,13 +51,15 @@ impl Readership {
 }
 
 /// What readers can do with the layers of an image that were read.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct ImageReaders {
     /// The digest of its manifest.
+    #[schemars(with = "String")]
     pub manifest: Digest,
     /// What it is for, where that is known.
+    #[schemars(with = "Option<String>")]
     pub platform: Option<Platform>,
     /// What stargz-snapshotter can mount lazily.
     pub containerd: Vec<LayerUse>,
@@ -65,7 +68,7 @@ pub struct ImageReaders {
 }
 
 /// What a reader can do with a layer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct LayerUse {

@@ -5,6 +5,7 @@ use restow_convert as convert;
 use restow_convert::Platforms;
 use restow_oci::Platform;
 use restow_registry::Reference;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::Error;
@@ -33,7 +34,7 @@ impl Default for RecordOptions {
 }
 
 /// What the workloads of an image read.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct RecordReport {
@@ -55,7 +56,7 @@ pub struct RecordReport {
 }
 
 /// How a workload ended.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct WorkloadExit {
@@ -66,7 +67,7 @@ pub struct WorkloadExit {
 }
 
 /// A file that was read.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct RecordedFile {
@@ -79,7 +80,7 @@ pub struct RecordedFile {
 }
 
 /// What was read of a layer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct RecordedLayer {

@@ -24,6 +24,7 @@ use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Limits;
 use restow_oci::Manifest;
+use serde_json::Value;
 
 use crate::Error;
 use crate::Result;
@@ -108,26 +109,12 @@ impl Recorder<'_> {
         warnings: &mut Vec<Warning>,
     ) -> Result<Sandbox> {
         let container = self.container;
-        let mut launch = Launch::of(config);
-        let field = |name: &str| config.get("config").and_then(|config| config.get(name));
-        if workload.args.is_some() || workload.entrypoint.is_some() {
-            let own = |name: &str| -> Vec<String> {
-                field(name).and_then(|words| serde_json::from_value(words.clone()).ok()).unwrap_or_default()
-            };
-            let given = |words: &Option<Vec<String>>| words.clone().filter(|words| !words.is_empty());
-            let entrypoint = given(&workload.entrypoint).unwrap_or_else(|| own("Entrypoint"));
-            launch.args = [entrypoint, given(&workload.args).unwrap_or_else(|| own("Cmd"))].concat();
-        }
-        if launch.args.is_empty() {
-            let problem = "the image's config names no command; --args gives one";
-            return Err(Error::Options(problem.into()));
-        }
-        set(&mut launch.env, &workload.env);
-        if let Some(directory) = &workload.directory {
-            launch.directory.clone_from(directory);
-        }
-        let user =
-            workload.user.clone().or_else(|| field("User")?.as_str().map(str::to_owned)).unwrap_or_default();
+        let launch = launch(workload, config)?;
+        let user = workload
+            .user
+            .clone()
+            .or_else(|| field(config, "User")?.as_str().map(str::to_owned))
+            .unwrap_or_default();
         let of_host = |name: &str| std::fs::read_to_string(Path::new("/etc").join(name)).unwrap_or_default();
         let files = [
             ("resolv.conf".to_owned(), container.resolver(&of_host("resolv.conf"))),
@@ -181,6 +168,34 @@ impl Recorder<'_> {
         command.args(arguments).arg("outer");
         Ok(command)
     }
+}
+
+/// Returns the command that a workload runs, and where and with what environment.
+fn launch(workload: &Workload, config: &Config) -> Result<Launch> {
+    let mut launch = Launch::of(config);
+    if workload.args.is_some() || workload.entrypoint.is_some() {
+        let own = |name: &str| -> Vec<String> {
+            field(config, name)
+                .and_then(|words| serde_json::from_value(words.clone()).ok())
+                .unwrap_or_default()
+        };
+        let given = |words: &Option<Vec<String>>| words.clone().filter(|words| !words.is_empty());
+        let entrypoint = given(&workload.entrypoint).unwrap_or_else(|| own("Entrypoint"));
+        launch.args = [entrypoint, given(&workload.args).unwrap_or_else(|| own("Cmd"))].concat();
+    }
+    if launch.args.is_empty() {
+        let problem = "the image's config names no command; --args gives one";
+        return Err(Error::Options(problem.into()));
+    }
+    set(&mut launch.env, &workload.env);
+    if let Some(directory) = &workload.directory {
+        launch.directory.clone_from(directory);
+    }
+    Ok(launch)
+}
+
+fn field<'a>(config: &'a Config, name: &str) -> Option<&'a Value> {
+    config.get("config")?.get(name)
 }
 
 /// Sets environment variables, a line each; a name alone takes the variable away.

@@ -5,10 +5,19 @@ use std::collections::BTreeMap;
 use restow_convert as convert;
 use restow_convert::Outcome;
 use restow_convert::Selected;
+use restow_layer::Codec as _;
+use restow_layer::ESTARGZ_DEFAULT_LEVEL;
+use restow_layer::Estargz;
+use restow_layer::Recompression;
+use restow_layer::ZSTD_CHUNKED_DEFAULT_LEVEL;
+use restow_layer::ZstdChunked;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::MediaType;
 use restow_oci::Platform;
+use schemars::JsonSchema;
+use schemars::Schema;
+use schemars::schema_for;
 use serde::Serialize;
 
 pub use crate::conversion::ConvertReport;
@@ -38,8 +47,66 @@ pub use crate::record::WorkloadExit;
 pub use crate::verify::VerifiedBlob;
 pub use crate::verify::VerifyReport;
 
+/// A document's name, the version of its shape, and the function that makes its schema.
+type Document = (&'static str, u32, fn() -> Schema);
+
+/// The documents that the `restow` command prints. A version is raised when a field goes or changes its meaning.
+const DOCUMENTS: [Document; 8] = [
+    ("convert", 1, || schema_for!(ConvertReport)),
+    ("copy", 1, || schema_for!(CopyReport)),
+    ("inspect", 1, || schema_for!(InspectReport)),
+    ("ls", 1, || schema_for!(ListReport)),
+    ("predict", 1, || schema_for!(PredictReport)),
+    ("record", 1, || schema_for!(RecordReport)),
+    ("verify", 1, || schema_for!(VerifyReport)),
+    ("version", 1, || schema_for!(VersionReport)),
+];
+
+/// Returns the names of the documents that have a schema.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    DOCUMENTS.iter().map(|(name, ..)| *name)
+}
+
+/// Returns the JSON Schema of a document, which says its version, too.
+pub fn schema(name: &str) -> Option<Schema> {
+    let (name, version, make) = DOCUMENTS.iter().find(|(known, ..)| *known == name)?;
+    let mut schema = make();
+    schema.insert("$id".into(), format!("restow/{name}/{version}").into());
+    Some(schema)
+}
+
+/// The program's version, and those of the formats it writes.
+#[derive(Clone, Debug, JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct VersionReport {
+    /// The program's version.
+    pub version: &'static str,
+    /// Each format with all that decides its bytes. Where the line is the same, so are the bytes.
+    pub formats: Vec<String>,
+}
+
+impl VersionReport {
+    /// Returns that of this engine.
+    pub fn new() -> Self {
+        let formats = [
+            ZstdChunked::new(ZSTD_CHUNKED_DEFAULT_LEVEL).identity(),
+            Estargz::new(ESTARGZ_DEFAULT_LEVEL).identity(),
+            Recompression::Zstd { level: 3 }.identity(),
+            Recompression::Gzip { level: 6 }.identity(),
+        ];
+        Self { version: env!("CARGO_PKG_VERSION"), formats: formats.to_vec() }
+    }
+}
+
+impl Default for VersionReport {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// An image and where it was read.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Origin {
@@ -50,7 +117,7 @@ pub struct Origin {
 }
 
 /// An image and where it was written.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Target {
@@ -61,13 +128,15 @@ pub struct Target {
 }
 
 /// The manifest or the index of an image, without the annotations by which an index names it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Root {
     /// Which of the two it is.
+    #[schemars(with = "String")]
     pub media_type: MediaType,
     /// Its digest.
+    #[schemars(with = "String")]
     pub digest: Digest,
     /// Its size in bytes.
     pub size: u64,
@@ -80,13 +149,15 @@ impl From<&Descriptor> for Root {
 }
 
 /// An image of the source's index that the result has not.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct LeftOut {
     /// The digest of its manifest.
+    #[schemars(with = "String")]
     pub manifest: Digest,
     /// What it is for, where that is known.
+    #[schemars(with = "Option<String>")]
     pub platform: Option<Platform>,
 }
 
@@ -111,13 +182,15 @@ pub fn platforms(images: &[LeftOut]) -> String {
 }
 
 /// A blob as a document describes it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct BlobReport {
     /// Its media type.
+    #[schemars(with = "String")]
     pub media_type: MediaType,
     /// Its digest.
+    #[schemars(with = "String")]
     pub digest: Digest,
     /// Its size in bytes.
     pub size: u64,
@@ -137,11 +210,12 @@ impl From<&Descriptor> for BlobReport {
 }
 
 /// What became of a layer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct LayerReport {
     /// The manifest that it was found in.
+    #[schemars(with = "String")]
     pub manifest: Digest,
     /// Its position there, from 0.
     pub position: usize,
@@ -170,7 +244,7 @@ pub struct LayerReport {
 }
 
 /// How the result for a layer was come by.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum LayerOutcome {

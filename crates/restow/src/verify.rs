@@ -19,6 +19,7 @@ use restow_oci::Platform;
 use restow_oci::annotations::STARGZ_LAYER_DIGEST;
 use restow_registry::Reference;
 use restow_registry::Source;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::Error;
@@ -48,13 +49,14 @@ pub struct VerifyOptions {
 }
 
 /// What of an image holds.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct VerifyReport {
     /// The reference of the image.
     pub reference: String,
     /// The digest of its manifest or index.
+    #[schemars(with = "String")]
     pub digest: Digest,
     /// Whether all of it holds.
     pub ok: bool,
@@ -66,23 +68,27 @@ pub struct VerifyReport {
 }
 
 /// What of a blob holds.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct VerifiedBlob {
     /// What it is there for: `index`, `manifest`, `config`, `layer` or `blob`.
     pub blob: &'static str,
     /// Its digest.
+    #[schemars(with = "String")]
     pub digest: Digest,
     /// Its size in bytes.
     pub size: u64,
     /// Its media type.
+    #[schemars(with = "String")]
     pub media_type: MediaType,
     /// The manifest that a layer was found in.
+    #[schemars(with = "Option<String>")]
     pub manifest: Option<Digest>,
     /// The position of a layer there.
     pub position: Option<usize>,
     /// What a manifest is for, where the index says.
+    #[schemars(with = "Option<String>")]
     pub platform: Option<Platform>,
     /// The format of a layer.
     pub format: Option<String>,

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use restow_content::metadata::Rebuilt;
 use restow_registry::Notice;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Something that went otherwise than one might expect.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, JsonSchema, Serialize)]
 #[non_exhaustive]
 pub struct Warning {
     /// What it is about.
@@ -18,7 +19,7 @@ pub struct Warning {
 }
 
 /// What a [`Warning`] is about.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, JsonSchema, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum WarningKind {

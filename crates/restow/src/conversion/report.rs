@@ -7,6 +7,7 @@ use restow_convert::LayerReport as Converted;
 use restow_convert::Selected;
 use restow_oci::Digest;
 use restow_oci::Platform;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Done;
@@ -20,11 +21,12 @@ use crate::report::Root;
 use crate::report::Target;
 
 /// A conversion that is done.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct ConvertReport {
     /// The digest of the new image.
+    #[schemars(with = "String")]
     pub digest: Digest,
     /// Whether it is another one than the source's.
     pub changed: bool,
@@ -43,6 +45,7 @@ pub struct ConvertReport {
     /// Paths that were to come first and are not there.
     pub missing: Vec<MissingPath>,
     /// The digests of what was copied beside, since it refers to the source.
+    #[schemars(with = "Vec<String>")]
     pub referrers: Vec<Digest>,
     /// The texts of those warnings that are about no layer.
     pub notices: Vec<String>,
@@ -53,7 +56,7 @@ pub struct ConvertReport {
 }
 
 /// An image of tables of contents.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct TocImageReport {
@@ -64,15 +67,18 @@ pub struct TocImageReport {
 }
 
 /// An image that was converted.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct ConvertedImage {
     /// The digest of its manifest before the conversion.
+    #[schemars(with = "String")]
     pub manifest: Digest,
     /// The digest of its manifest after it; of several forms, of the first.
+    #[schemars(with = "String")]
     pub new_manifest: Digest,
     /// What it is for, where that is known.
+    #[schemars(with = "Option<String>")]
     pub platform: Option<Platform>,
     /// What comes first, if anything was moved.
     pub first: Option<First>,
@@ -81,7 +87,7 @@ pub struct ConvertedImage {
 }
 
 /// The files at the front of an image's layers.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct First {
@@ -96,7 +102,7 @@ pub struct First {
 }
 
 /// A file at the front of a layer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct FirstPath {
@@ -107,11 +113,12 @@ pub struct FirstPath {
 }
 
 /// A path that was to come first and is not there.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct MissingPath {
     /// The manifest of the image without it.
+    #[schemars(with = "String")]
     pub manifest: Digest,
     /// The path.
     pub path: String,

@@ -90,6 +90,9 @@ fn remedy(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
         registry::Error::Status { status: 400, message, .. } if message.contains("to an HTTPS server") => {
             Some("it wants TLS; without --plain-http, and on this machine with --ca-file, it is reached so")
         }
+        registry::Error::Status { status: 413, .. } => Some(
+            "the registry, or a proxy before it, takes no more at once: raise its limit, or send less by --upload-chunk-size",
+        ),
         registry::Error::UnsupportedTransport { .. } => {
             Some("copy the image into a layout first: skopeo copy SOURCE oci:DIRECTORY:TAG")
         }

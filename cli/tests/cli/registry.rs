@@ -438,6 +438,41 @@ fn errors_name_the_registry_and_never_a_secret() {
 }
 
 #[test]
+fn the_environment_holds_logins_that_come_after_a_file_that_is_named() {
+    let registry = Registry::start();
+    registry.put("a", "v1", &image());
+    registry.require_password("user", "password");
+    let host = registry.host();
+    let login =
+        |password: &str| format!(r#"{{"auths":{{"{host}":{{"username":"user","password":"{password}"}}}}}}"#);
+    let bench = Bench::new();
+    fs::create_dir_all(bench.path("home/.docker")).unwrap();
+    bench.write("home/.docker/config.json", &login("wrong"));
+    bench.write("auth.json", &login("wrong"));
+    let inspect = |arguments: &[&str], variable: &str| {
+        let mut command = bench.command(Path::new(env!("CARGO_BIN_EXE_restow")));
+        command.env("HOME", bench.path("home")).env("DOCKER_AUTH_CONFIG", variable);
+        finish(command.args(["inspect", &format!("docker://{host}/a:v1")]).args(arguments))
+    };
+    assert_eq!(inspect(&[], &login("password")).code, Some(0));
+    assert_eq!(inspect(&["--authfile", "auth.json"], &login("password")).code, Some(1));
+    assert_eq!(inspect(&[], "").code, Some(1));
+    let run = inspect(&[], r#"{"auths":"c2VjcmV0"}"#);
+    assert!(run.stderr.contains("DOCKER_AUTH_CONFIG") && !run.stderr.contains("c2Vj"), "{}", run.stderr);
+}
+
+#[test]
+fn a_proxy_that_takes_too_little_is_told_of_with_what_helps() {
+    let registry = Registry::start();
+    registry.intercept(|request| (request.method == "PUT").then(|| Answer::new(413)));
+    let bench = Bench::new();
+    image().write_layout(&bench.path("src"), "v1").unwrap();
+    let run = bench.run(&format!("copy oci:src:v1 docker://{}/a:v1", registry.host()));
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stderr.contains("413") && run.stderr.contains("--upload-chunk-size"), "{}", run.stderr);
+}
+
+#[test]
 fn the_environment_says_which_way_requests_go() {
     let (registry, proxy) = (Registry::start(), Registry::start());
     registry.put("a", "v1", &image());

@@ -216,6 +216,16 @@ impl Catalogue {
         }
     }
 
+    /// Says what containerd is to call the image of this tag, which is there.
+    pub(crate) fn set_containerd_name(&mut self, tag: &str, name: &str) -> Result<()> {
+        let named = |image: &Descriptor| image.annotations.get(REF_NAME).is_some_and(|name| name == tag);
+        let Some(position) = self.index.manifests().iter().position(named) else { return Ok(()) };
+        let mut entry = self.index.manifests()[position].clone();
+        entry.annotations.insert(CONTAINERD_NAME.to_owned(), name.to_owned());
+        let changed = self.index.set_manifest(position, &entry);
+        changed.map_err(unusable(format!("index.json of {}", self.place.display())))
+    }
+
     /// Returns the document, if it changed since it was read.
     pub(crate) fn changed(self) -> Option<Vec<u8>> {
         self.index.is_changed().then(|| self.index.into_bytes())

@@ -24,6 +24,7 @@ use serde_json::json;
 use crate::Destination;
 use crate::DockerArchive;
 use crate::Error;
+use crate::Name;
 use crate::Notice;
 use crate::OciArchive;
 use crate::Result;
@@ -145,6 +146,13 @@ impl Destination for ArchiveDestination {
                 tags => tags.iter().try_for_each(|tag| catalogue.set(root, Some(tag)))?,
             }
             if self.form == ArchiveForm::Docker {
+                for tag in *tags {
+                    // As Docker means it. containerd, which goes by this index, adds nothing to a name, and Kubernetes
+                    // looks for a whole one.
+                    if let Some(name) = Name::parse(tag).ok().and_then(|name| name.whole()) {
+                        catalogue.set_containerd_name(tag, &name)?;
+                    }
+                }
                 list.push(self.docker_entry(&source, root, tags)?);
             }
         }

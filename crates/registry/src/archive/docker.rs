@@ -95,53 +95,79 @@ impl DockerArchive {
 
     /// Returns the image that `selector` means.
     pub fn resolve(&self, selector: &Selector) -> Result<Descriptor> {
+        Ok(self.find(selector)?.0.root.clone())
+    }
+
+    /// Returns the images that `selector` means, all of them if it means none in particular, and the names that they have
+    /// by it.
+    pub(crate) fn named(&self, selector: &Selector) -> Result<Vec<(Descriptor, Vec<String>)>> {
+        let all = |image: &Image| (image.root.clone(), image.names.clone());
+        if *selector == Selector::Only && !self.images.is_empty() {
+            return Ok(self.images.iter().map(all).collect());
+        }
+        let (image, name) = self.find(selector)?;
+        let names = name.map_or_else(|| image.names.clone(), |name| vec![name.to_owned()]);
+        Ok(vec![(image.root.clone(), names)])
+    }
+
+    /// Finds an image, and which of its names it was found by.
+    fn find(&self, selector: &Selector) -> Result<(&Image, Option<&str>)> {
         let place = || self.path.clone();
-        let names = || -> Vec<String> {
-            let named = |image: &Image| match image.names.first() {
-                Some(name) => name.clone(),
-                None => format!("@{}", image.root.digest),
-            };
-            self.images.iter().map(named).collect()
-        };
         match selector {
             Selector::Only => match self.images.as_slice() {
                 [] => Err(Error::Empty { place: place() }),
-                [image] => Ok(image.root.clone()),
-                _ => Err(Error::Ambiguous { place: place(), tags: names() }),
+                [image] => Ok((image, None)),
+                _ => Err(Error::Ambiguous { place: place(), tags: self.tags() }),
             },
-            Selector::Tag(tag) => {
-                // A whole name, one of Docker's short forms, or just the tag.
-                let matches: [fn(&str, &str) -> bool; 3] = [
-                    |name, tag| name == tag,
-                    |name, tag| match (crate::Name::parse(name), crate::Name::parse(tag)) {
-                        (Ok(name), Ok(wanted)) => {
-                            name.repository == wanted.repository
-                                && name.tag_or_latest() == wanted.tag_or_latest()
-                        }
-                        _ => false,
-                    },
-                    |name, tag| name.rsplit_once(':').is_some_and(|(_, last)| last == tag),
-                ];
-                for matches in matches {
-                    let mut found =
-                        self.images.iter().filter(|image| image.names.iter().any(|name| matches(name, tag)));
-                    match (found.next(), found.next()) {
-                        (None, _) => {}
-                        (Some(image), None) => return Ok(image.root.clone()),
-                        (Some(one), Some(other)) => {
-                            let digests = vec![one.root.digest.clone(), other.root.digest.clone()];
-                            return Err(Error::DuplicateTag { place: place(), tag: tag.clone(), digests });
-                        }
-                    }
-                }
-                Err(Error::UnknownTag { place: place(), tag: tag.clone(), tags: names() })
-            }
+            Selector::Tag(tag) => self.tagged(tag),
             Selector::Digest(digest) => {
                 let found = self.images.iter().find(|image| image.root.digest == *digest);
                 let unknown = || Error::UnknownDigest { place: place(), digest: digest.clone() };
-                found.map(|image| image.root.clone()).ok_or_else(unknown)
+                found.map(|image| (image, None)).ok_or_else(unknown)
             }
         }
+    }
+
+    fn tagged(&self, tag: &str) -> Result<(&Image, Option<&str>)> {
+        // A whole name, one of Docker's short forms, or just the tag.
+        let matches: [fn(&str, &str) -> bool; 3] = [
+            |name, tag| name == tag,
+            |name, tag| match (crate::Name::parse(name), crate::Name::parse(tag)) {
+                (Ok(name), Ok(wanted)) => {
+                    name.repository == wanted.repository && name.tag_or_latest() == wanted.tag_or_latest()
+                }
+                _ => false,
+            },
+            |name, tag| name.rsplit_once(':').is_some_and(|(_, last)| last == tag),
+        ];
+        for matches in matches {
+            let mut found = self.images.iter().filter_map(|image| {
+                let name = image.names.iter().find(|name| matches(name, tag))?;
+                Some((image, Some(name.as_str())))
+            });
+            match (found.next(), found.next()) {
+                (None, _) => {}
+                (Some(found), None) => return Ok(found),
+                (Some((one, _)), Some((other, _))) => {
+                    let digests = vec![one.root.digest.clone(), other.root.digest.clone()];
+                    return Err(Error::DuplicateTag {
+                        place: self.path.clone(),
+                        tag: tag.to_owned(),
+                        digests,
+                    });
+                }
+            }
+        }
+        Err(Error::UnknownTag { place: self.path.clone(), tag: tag.to_owned(), tags: self.tags() })
+    }
+
+    /// Returns a name of each image, or its digest where it has none.
+    fn tags(&self) -> Vec<String> {
+        let named = |image: &Image| match image.names.first() {
+            Some(name) => name.clone(),
+            None => format!("@{}", image.root.digest),
+        };
+        self.images.iter().map(named).collect()
     }
 }
 

@@ -101,7 +101,7 @@ fn look(source: Source, platforms: &Platforms, limits: &Limits) -> anyhow::Resul
     };
     let documents = whole(&source, Needs::Documents)?;
     if documents.gaps.is_empty() {
-        return Err(error);
+        return Err(error.into());
     }
     if gaps.is_empty() {
         gaps.clone_from(&documents.gaps);

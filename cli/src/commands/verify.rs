@@ -409,6 +409,7 @@ impl Verifier<'_> {
 /// Tells whether the error is that a blob is not there.
 fn is_absent(error: &anyhow::Error) -> bool {
     error.downcast_ref().is_some_and(restow::Error::is_not_found)
+        || error.downcast_ref().is_some_and(restow_content::Error::is_not_found)
 }
 
 /// Gathers what was found of the layers of each image.

@@ -97,6 +97,10 @@ fn remedy(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
             Some("copy the image into a layout first: skopeo copy SOURCE oci:DIRECTORY:TAG")
         }
         registry::Error::Occupied { .. } => Some("name another file, or remove this one"),
+        registry::Error::NameTaken { .. } => {
+            Some("--force gives it to this image; NAME gives this image another one")
+        }
+        registry::Error::MissingBlobs { .. } => Some("choose with --platform what the source holds in full"),
         registry::Error::NoStore => Some("--root names a directory"),
         registry::Error::NotALayout { .. } => {
             Some("a layout is a directory with oci-layout, index.json and blobs")

@@ -142,3 +142,30 @@ fn an_archive_for_docker_is_one_for_all() {
     let error = publish(&path, ArchiveForm::Docker, &two, &["v1"]).unwrap_err();
     assert!(error.to_string().contains("choose one with --platform"), "{error}");
 }
+
+#[test]
+fn what_docker_could_not_load_becomes_no_archive_of_docker() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.tar");
+    let tar = TarBuilder::new().file("file", "content").finish();
+    let layer = || Layer::gzip(&tar);
+    let chart = "application/vnd.cncf.helm.config.v1+json";
+    let config = |image: &mut serde_json::Value| image["config"]["mediaType"] = chart.into();
+    for (image, expected) in [
+        (ImageBuilder::new().layer(layer()).build().edit(config), "holds images"),
+        (
+            ImageBuilder::new().layer(Layer::blob("application/vnd.in-toto+json", "{}")).build(),
+            "holds images",
+        ),
+        (ImageBuilder::new().layer(layer()).config_bytes(r#"{"os":"linux"}"#).build(), "(rootfs)"),
+        (ImageBuilder::new().config_bytes(r#"{"os":"linux"}"#).build(), "(rootfs)"),
+        (ImageBuilder::new().layer(layer().without_diff_id()).build(), "(rootfs)"),
+    ] {
+        let error = publish(&path, ArchiveForm::Docker, &image, &["v1"]).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+        assert!(!path.exists());
+        publish(&path, ArchiveForm::Oci, &image, &["v1"]).unwrap();
+        std::fs::remove_file(&path).unwrap();
+    }
+    publish(&path, ArchiveForm::Docker, &ImageBuilder::new().build(), &["v1"]).unwrap();
+}

@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use clap::Args;
 use clap::ValueEnum;
 use restow::image::Image;
+use restow::recorder::Exit;
 use restow::referrers;
 use restow::toc_image::Tables;
 use restow::trees::Gathering;
@@ -274,7 +275,7 @@ impl Checked<'_> {
         let place = workshop.open(&destination.place, writing)?;
         let names = Names { image: &destination.tags, tables: toc_tags.as_deref(), referrers: &referrers };
         let converted = run.convert_into(&**place, &images, &names);
-        let Converted { conversion, tables, first, misses, notices } = match converted {
+        let Converted { conversion, tables, first, misses, notices, exits } = match converted {
             Ok(done) => done,
             Err(error) => {
                 give_up(place);
@@ -304,6 +305,7 @@ impl Checked<'_> {
             first: &first,
             misses: &misses,
             notices,
+            exits: &exits,
             elapsed: started.elapsed(),
         };
         outcome.tell(progress);
@@ -385,6 +387,8 @@ struct Converted {
     /// Paths to put first that no image has, with the manifest that lacks it.
     misses: Vec<(Digest, String)>,
     notices: Vec<String>,
+    /// How the workloads ended that were run, with the manifest.
+    exits: Vec<(Digest, Exit)>,
 }
 
 /// A job under way.
@@ -444,7 +448,14 @@ impl Run<'_> {
         roots.extend(names.referrers.iter().chain(&provenance).map(|referrer| (referrer, unnamed)));
         let mut notices = plan.notices;
         notices.extend(place.publish_all(&store, &roots)?.iter().map(ToString::to_string));
-        Ok(Converted { conversion, tables, first: plan.first, misses: plan.misses, notices })
+        Ok(Converted {
+            conversion,
+            tables,
+            first: plan.first,
+            misses: plan.misses,
+            notices,
+            exits: plan.exits,
+        })
     }
 
     /// Returns who converts the layers of the images, and in what order.

@@ -33,7 +33,7 @@ const DEEP: usize = 64;
 /// Bytes that are handled in one step.
 const STEP: u64 = 64;
 /// Bytes of a file that are decoded and searched in one step.
-const CONTENT: u64 = 256;
+const CONTENT: u64 = 512;
 /// About as many bytes as the books about a path, a name or a word take besides its text.
 const BOOKS: u64 = 64;
 /// Large files that are mapped into memory, by the starts of their names, and the most that is read of them early: of all

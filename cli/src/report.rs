@@ -22,6 +22,11 @@ pub(crate) fn tell(report: &ConvertReport, progress: &Progress) {
         let platforms = restow::platforms(&report.left_out);
         progress.summary(&format!("the new image leaves out {platforms}"));
     }
+    for workload in &report.workloads {
+        if let Some(code) = workload.exit {
+            progress.say(&format!("{}: the container's program ended with {code}", workload.name));
+        }
+    }
     for image in &report.images {
         let layers = report.layers.iter().filter(|layer| layer.manifest == image.manifest);
         progress.details(&format!("{}\n{}", heading(image), table(layers)));

@@ -19,7 +19,7 @@ use crate::output::Table;
 
 /// Print the images of a reference and their layers
 ///
-/// Blobs are looked into, not read in full: `restow verify` does that.
+/// Blobs are looked into, not read in full: `restow verify` does that. What an index names and cannot be had is listed, too.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The image: oci:PATH[:TAG], docker://HOST/NAME[:TAG], store:NAME, an archive, or a path
@@ -80,6 +80,8 @@ fn tables(report: &InspectReport) -> String {
             image.layers.iter().filter_map(|layer| Some((layer.position, layer.problem.as_ref()?)));
         text.extend(problems.map(|(position, problem)| format!("layer {position}: {problem}")));
     }
+    let gaps = report.gaps.iter().map(|gap| format!("not whole: {}", gap.text));
+    text.extend(gaps);
     text.join("\n")
 }
 

@@ -20,7 +20,7 @@ use crate::output::Table;
 /// Read an image back in full and say what of it holds
 ///
 /// Checked are the digest and size of every blob, the DiffID of every layer and, of seekable layers, the table of
-/// contents, every chunk and every file. Exits with 1 if something does not hold.
+/// contents, every chunk and every file. Exits with 1 if something does not hold or is missing.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The image: oci:PATH[:TAG], docker://HOST/NAME[:TAG], store:NAME, an archive, or a path
@@ -35,6 +35,9 @@ pub(crate) struct Arguments {
     /// Accept names in layers that go through a parent directory (../x), which some readers refuse
     #[arg(long)]
     allow_parent_refs: bool,
+    /// List what is missing, and let it be no failure: docker save leaves out attestations and other platforms
+    #[arg(long)]
+    allow_missing: bool,
     #[command(flatten)]
     toc: TocArguments,
     #[command(flatten)]
@@ -60,19 +63,27 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> anyhow::Result<Ex
         }
         Format::Json => output::print_json(&report)?,
     }
-    match report.ok {
-        true => Ok(ExitCode::SUCCESS),
-        false => {
-            output::tell(&failed(&report));
-            Ok(ExitCode::FAILURE)
-        }
-    }
+    Ok(judge(&report, arguments.allow_missing))
 }
 
-fn failed(report: &VerifyReport) -> String {
-    let failed = report.blobs.iter().filter(|blob| blob.problem.is_some()).count();
-    let (verb, blobs) = (if failed == 1 { "does" } else { "do" }, output::count(report.blobs.len(), "blob"));
-    format!("error: {}: {failed} of {blobs} {verb} not hold", report.reference)
+/// Says how many blobs are missing and how many do not hold, and whether that is a failure.
+fn judge(report: &VerifyReport, allow_missing: bool) -> ExitCode {
+    let problems = report.blobs.iter().filter(|blob| blob.problem.is_some());
+    let (missing, wrong): (Vec<_>, Vec<_>) = problems.partition(|blob| blob.missing);
+    let all = output::count(report.blobs.len(), "blob");
+    let tell = |level: &str, count: usize, [one, many]: [&str; 2]| {
+        if count > 0 {
+            let verb = if count == 1 { one } else { many };
+            output::tell(&format!("{level}: {}: {count} of {all} {verb}", report.reference));
+        }
+    };
+    let level = if allow_missing { "warning" } else { "error" };
+    tell(level, missing.len(), ["is missing", "are missing"]);
+    tell("error", wrong.len(), ["does not hold", "do not hold"]);
+    match wrong.is_empty() && (missing.is_empty() || allow_missing) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
 }
 
 fn table(blobs: &[VerifiedBlob]) -> Table {
@@ -87,7 +98,11 @@ fn table(blobs: &[VerifiedBlob]) -> Table {
             output::short(&blob.digest),
             output::size(blob.size),
             blob.format.clone().unwrap_or_default(),
-            holds.unwrap_or_else(|| format!("FAILED: {}", blob.problem.as_deref().unwrap_or_default())),
+            match (holds, &blob.problem) {
+                _ if blob.missing => "missing".to_owned(),
+                (Some(holds), _) => holds,
+                (None, problem) => format!("FAILED: {}", problem.as_deref().unwrap_or_default()),
+            },
         ]);
     }
     table

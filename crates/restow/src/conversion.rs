@@ -23,6 +23,7 @@ use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Limits;
 use restow_registry::Destination as Place;
+use restow_registry::Gap;
 use restow_registry::Reference;
 use restow_registry::Source;
 use restow_registry::Writing;
@@ -39,6 +40,7 @@ pub use self::report::First;
 pub use self::report::FirstPath;
 pub use self::report::MissingPath;
 pub use self::report::TocImageReport;
+pub use self::report::WorkloadReport;
 use crate::Destination;
 use crate::Error;
 use crate::Result;
@@ -47,6 +49,7 @@ use crate::Warning;
 use crate::WarningKind;
 use crate::error::Context as _;
 use crate::error::describe;
+use crate::gaps;
 use crate::image::Image;
 use crate::observer::Blobs;
 use crate::observer::Layers;
@@ -82,9 +85,21 @@ impl Session {
         if options.copy_referrers || options.attach_provenance {
             destination.must_hold_referrers()?;
         }
+        if matches!(&options.target, Target::Seekable(layers) if layers.toc_image.is_some()) {
+            destination.must_hold_tables()?;
+        }
         let (reference, source) = self.open(source)?;
         let limits = self.limits_with(options.parent_references);
+        let whole = gaps::whole(&source, &limits)?;
+        gaps::must_not_be_meant(&source, &whole.gaps, &options.platforms, &limits)?;
+        let without = |gap: &Gap| format!("{} is taken without {gap}", source.name);
+        let gaps = whole.gaps.iter().map(|gap| Warning::new(WarningKind::NotWhole, without(gap)));
+        let gaps: Vec<_> = gaps.collect();
+        gaps.iter().for_each(|gap| self.warn(gap));
+        let source = Source { root: source.root.clone(), ..whole.of_source(source) };
         let run = Run {
+            root: &whole.root,
+            gaps,
             session: self,
             options: &options,
             limits: &limits,
@@ -92,9 +107,10 @@ impl Session {
             source: &source,
             destination: &destination,
         };
-        let done = run.finish()?;
+        let mut done = run.finish()?;
         // Not before: if the image is damaged, that is what there is to say.
         done.notices.iter().for_each(|notice| self.warn(notice));
+        done.notices.splice(..0, run.gaps.iter().cloned());
         Ok(done.report(&run, self.now().saturating_sub(started)))
     }
 }
@@ -135,14 +151,21 @@ struct Run<'a> {
     limits: &'a Limits,
     reference: &'a Reference,
     source: &'a Source,
+    /// What is converted: the source's root, or what of it is there.
+    root: &'a Descriptor,
+    /// What is left out of it.
+    gaps: Vec<Warning>,
     destination: &'a Destination,
 }
 
 impl Run<'_> {
     fn finish(&self) -> Result<Done> {
         let Source { provider, root, name, .. } = self.source;
-        let selection = convert::select(&**provider, root, &self.options.platforms, self.limits);
+        let selection = convert::select(&**provider, self.root, &self.options.platforms, self.limits);
         let Selection { images, others, .. } = selection.with_context(|| name.clone())?;
+        if images.is_empty() && !self.gaps.is_empty() {
+            return Err(Error::NoneWhole { name: name.clone() });
+        }
         self.check_place(&others)?;
         let subjects = || std::iter::once(root).chain(images.iter().map(|image| &image.descriptor));
         let access = self.session.access();
@@ -214,8 +237,9 @@ impl Run<'_> {
         let lower = [&**provider].into_iter().chain(place.held()).chain(self.session.others());
         let store = Overlay::new(place.store(), lower);
         let observer = Layers(&**self.session.observer());
-        let conversion = convert::convert(&store, root, converter.get(), &self.convert_options(), &observer)
-            .with_context(|| name.clone())?;
+        let conversion =
+            convert::convert(&store, self.root, converter.get(), &self.convert_options(), &observer)
+                .with_context(|| name.clone())?;
         let toc_image = self.toc_image();
         let tables = match toc_image {
             Some(wanted) => write_toc_image(&store, &conversion, wanted.referrer, self.limits)?,

@@ -9,6 +9,7 @@ use restow_oci::Kind;
 use restow_oci::Limits;
 use restow_oci::MediaType;
 use restow_registry::Existing;
+use restow_registry::Place;
 use restow_registry::Reading;
 use restow_registry::Reference;
 use restow_registry::Source;
@@ -25,6 +26,7 @@ use crate::Session;
 use crate::Warning;
 use crate::WarningKind;
 use crate::error::Context as _;
+use crate::gaps;
 use crate::observer::Blobs;
 use crate::referrers;
 use crate::report::LeftOut;
@@ -141,6 +143,14 @@ impl Session {
     ) -> Result<(Vec<Descriptor>, Vec<Warning>)> {
         let writing = Writing { source: Some(source), existing: options.existing, ..Writing::default() };
         let place = self.open_place(&destination.place, writing)?;
+        // Registries know best what they have.
+        if source.repository.is_none()
+            && !matches!(destination.place, Place::Registry(_))
+            && let Err(error) = gaps::must_be_whole(source, root, place.store(), self.limits())
+        {
+            give_up(place);
+            return Err(error);
+        }
         let watched = Watched::new(&*source.provider, Blobs::copies(self.observer().clone()));
         let referrers = match options.referrers {
             true => {

@@ -88,6 +88,17 @@ impl Destination {
         name.map_or(self.tags.is_empty(), |name| self.tags.iter().any(|tag| tag == name))
     }
 
+    /// Refuses a place that holds images of tars and no image of tables of contents.
+    pub(crate) fn must_hold_tables(&self) -> Result<()> {
+        match self.place {
+            Place::DockerArchive(_) => {
+                let problem = "a docker archive has no place for tables of contents; an OCI one has";
+                Err(Error::Options(problem.into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Refuses a place that holds images and nothing about them.
     pub fn must_hold_referrers(&self) -> Result<()> {
         match self.place {

@@ -60,6 +60,20 @@ pub enum Error {
         /// How many there are.
         count: usize,
     },
+    /// A part of an image that is meant is not there, or of no use.
+    #[error("{name}: {gap}; choose with --platform what is there")]
+    NotWhole {
+        /// The reference.
+        name: String,
+        /// Which part, and why it is of no use.
+        gap: String,
+    },
+    /// Something is missing of each image of an index.
+    #[error("{name}: no image of it is whole")]
+    NoneWhole {
+        /// The reference.
+        name: String,
+    },
     /// An image has fewer layers.
     #[error("{name}: there is no layer {position}, only {count} layer{}", if *.count == 1 { "" } else { "s" })]
     NoSuchLayer {
@@ -122,6 +136,16 @@ pub enum Error {
     TooManyReferrers {
         /// The image.
         subject: oci::Digest,
+    },
+    /// A workload's program ended before the watching did, and not well.
+    #[error(
+        "{name}: the container's program ended with {code} before the watching did; --allow-failure takes what it read"
+    )]
+    WorkloadFailed {
+        /// The name of the workload.
+        name: String,
+        /// The exit status of its program.
+        code: i32,
     },
     /// The work was asked to stop.
     #[error(transparent)]

@@ -9,10 +9,14 @@ use restow_layer::verify;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Kind;
+use restow_oci::Limits;
 use restow_oci::MediaType;
 use restow_oci::Platform;
+use restow_registry::Gap;
+use restow_registry::Needs;
 use restow_registry::Reference;
 use restow_registry::Source;
+use restow_registry::Whole;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -22,6 +26,7 @@ use crate::Session;
 use crate::blob::LayerBlob;
 use crate::error::Context as _;
 use crate::error::describe;
+use crate::gaps::GapReport;
 use crate::image::Image;
 use crate::list::ReadOptions;
 use crate::toc_image::Tables;
@@ -43,6 +48,8 @@ pub struct InspectReport {
     pub size: u64,
     /// The images, each in all its forms.
     pub images: Vec<InspectedImage>,
+    /// The entries of indexes of which something is missing or wrong.
+    pub gaps: Vec<GapReport>,
 }
 
 /// An image.
@@ -115,16 +122,17 @@ impl Session {
         S: TryInto<Reference, Error: Into<Error>>,
     {
         let (reference, source) = self.open(source)?;
-        let tables = self.tables(&reference, &source, options.toc_image.as_ref())?;
         let platforms = match options.platforms.as_slice() {
             [] => Platforms::All,
             platforms => Platforms::Only(platforms.to_vec()),
         };
+        let (source, images, gaps) = images(source, &platforms, self.limits())?;
+        let tables = self.tables(&reference, &source, options.toc_image.as_ref())?;
         let look = Look { session: self, source: &source, tables: &tables };
-        let images = Image::all(&source, &platforms, self.limits())?;
         let images = images.iter().map(|image| look.image(image)).collect();
+        let gaps = gaps.iter().map(GapReport::from).collect();
         let Descriptor { media_type, digest, size, .. } = source.root.clone();
-        Ok(InspectReport { reference: source.name.clone(), media_type, digest, size, images })
+        Ok(InspectReport { reference: source.name.clone(), media_type, digest, size, images, gaps })
     }
 
     /// Returns the JSON of a layer's table of contents as it stands in the blob.
@@ -171,6 +179,31 @@ impl Session {
             None => Err(Error::NoToc { name: source.name.clone(), position }),
         }
     }
+}
+
+/// Reads the documents of the images that have some.
+fn images(source: Source, platforms: &Platforms, limits: &Limits) -> Result<(Source, Vec<Image>, Vec<Gap>)> {
+    let whole = |source: &Source, needs| Whole::of(&*source.provider, &source.root, needs, limits);
+    // A registry would be sent a request for each blob.
+    let mut gaps = match source.repository {
+        None => whole(&source, Needs::Everything)?.gaps,
+        Some(_) => Vec::new(),
+    };
+    let error = match Image::all(&source, platforms, limits) {
+        Ok(images) => return Ok((source, images, gaps)),
+        Err(error) => error,
+    };
+    let documents = whole(&source, Needs::Documents)?;
+    if documents.gaps.is_empty() {
+        return Err(error);
+    }
+    if gaps.is_empty() {
+        gaps.clone_from(&documents.gaps);
+    }
+    let root = source.root.clone();
+    let source = documents.of_source(source);
+    let images = Image::all(&source, platforms, limits)?;
+    Ok((Source { root, ..source }, images, gaps))
 }
 
 /// Looks into the layers of an image.

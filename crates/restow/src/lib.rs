@@ -42,6 +42,7 @@ mod copy;
 mod destination;
 mod error;
 mod files;
+mod gaps;
 mod image;
 mod inspect;
 mod list;

@@ -24,6 +24,7 @@ use crate::image::Image;
 use crate::memo::Slots;
 use crate::observer::Step;
 use crate::prediction::Predictor;
+use crate::recorder::Exit;
 use crate::recorder::Recorder;
 use crate::trees::Trees;
 use crate::workload::Container;
@@ -81,6 +82,16 @@ pub(crate) struct Plan {
     pub(crate) misses: Vec<(Digest, String)>,
     /// What went otherwise than one might expect.
     pub(crate) warnings: Vec<Warning>,
+    /// How the workloads ended that were run for it, with the manifest.
+    pub(crate) exits: Vec<(Digest, Exit)>,
+}
+
+/// What the images' workloads read, what went otherwise than asked, and how they ended.
+#[derive(Default)]
+struct Runs {
+    record: Vec<Access>,
+    warnings: Vec<Warning>,
+    exits: Vec<(Digest, Exit)>,
 }
 
 impl Plan {
@@ -89,6 +100,7 @@ impl Plan {
         self.first.extend(other.first);
         self.misses.extend(other.misses);
         self.warnings.extend(other.warnings);
+        self.exits.extend(other.exits);
     }
 }
 
@@ -115,12 +127,13 @@ impl Planner<'_> {
                 Ok(plan)
             }
             Order::Run { wishes, container, record_out } => {
-                let (record, warnings) = self.run(images, container)?;
+                let Runs { record, warnings, exits } = self.run(images, container)?;
                 if let Some(path) = record_out {
                     publish::write(path, record::write(&record).as_bytes())?;
                 }
                 let mut plan = self.follow(images, &Wishes { record, ..wishes.clone() })?;
                 plan.warnings.extend(warnings);
+                plan.exits = exits;
                 Ok(plan)
             }
         }
@@ -139,26 +152,28 @@ impl Planner<'_> {
     /// Runs the images' workloads and returns what they read, and what went otherwise than asked.
     ///
     /// Of several images, those that the host cannot run are passed over; a single one was meant.
-    fn run(&self, images: &[Image], container: &Container) -> Result<(Vec<Access>, Vec<Warning>)> {
+    fn run(&self, images: &[Image], container: &Container) -> Result<Runs> {
         let Trees { provider, limits, threads, cancel, .. } = self.trees;
         let settings = self.session.settings();
         let (helper, keep) = (&*settings.helper, settings.roots.clone());
         let recorder = Recorder { container, helper, provider, limits, threads: threads.get(), cancel, keep };
-        let (mut accesses, mut warnings) = (Vec::new(), Vec::new());
+        let mut runs = Runs::default();
         for Image { descriptor, platform, .. } in images {
             if let Some(platform) = platform.as_ref().filter(|_| images.len() > 1)
                 && !runs_here(platform)
             {
                 let text = format!("{} was not run: it is for {platform}", descriptor.digest.short());
-                warnings.push(Warning::new(WarningKind::Workload, text));
+                runs.warnings.push(Warning::new(WarningKind::Workload, text));
                 continue;
             }
             self.session.observer().step(&Step::Running(&descriptor.digest));
             let recording = recorder.record(descriptor)?;
-            accesses.extend(recording.accesses);
-            warnings.extend(recording.warnings);
+            runs.record.extend(recording.accesses);
+            runs.warnings.extend(recording.warnings);
+            let exits = recording.exits.into_iter();
+            runs.exits.extend(exits.map(|exit| (descriptor.digest.clone(), exit)));
         }
-        Ok((accesses, warnings))
+        Ok(runs)
     }
 
     fn memo(&self) -> Option<Slots> {
@@ -195,6 +210,7 @@ impl Planner<'_> {
             warnings: workload.notices().iter().map(of_order).collect(),
             first: workload.first().to_vec(),
             paths: workload.into_paths(),
+            exits: Vec::new(),
         };
         if let Some(memo) = memo {
             memo.remember(&key, &Remembered::new(&plan));
@@ -265,6 +281,7 @@ impl Remembered {
                 .collect::<Option<_>>()?,
             misses: misses.map(|(manifest, path)| Some((digest(&manifest)?, path))).collect::<Option<_>>()?,
             warnings: self.notices.iter().map(of_order).collect(),
+            exits: Vec::new(),
         })
     }
 }

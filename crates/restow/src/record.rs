@@ -136,7 +136,10 @@ impl RecordReport {
         let files: Vec<_> = accesses.iter().map(file).collect();
         let layers = layers(&files);
         Self {
-            workloads: exits.into_iter().map(|(name, exit)| WorkloadExit { name, exit }).collect(),
+            workloads: exits
+                .into_iter()
+                .map(|exit| WorkloadExit { name: exit.workload, exit: exit.code })
+                .collect(),
             size: layers.iter().map(|layer| layer.size).sum(),
             image_size: total(&tree),
             files,

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use restow_content::VerifiedReader;
-use restow_convert as convert;
 use restow_convert::Platforms;
 use restow_layer as layer;
 use restow_layer::Workers;
@@ -26,8 +25,8 @@ use crate::Error;
 use crate::Result;
 use crate::Session;
 use crate::blob::LayerBlob;
-use crate::error::Context as _;
 use crate::error::describe;
+use crate::gaps::select_readable;
 use crate::parallel;
 use crate::readership::ImageReaders;
 use crate::readership::Readership;
@@ -96,6 +95,8 @@ pub struct VerifiedBlob {
     pub holds: Option<Vec<String>>,
     /// What does not hold.
     pub problem: Option<String>,
+    /// Whether that is that the blob is not there.
+    pub missing: bool,
 }
 
 impl Session {
@@ -127,9 +128,7 @@ fn chosen(source: &Source, platforms: &[Platform], limits: &Limits) -> Result<Op
     if platforms.is_empty() {
         return Ok(None);
     }
-    let platforms = Platforms::Only(platforms.to_vec());
-    let selection = convert::select(&*source.provider, &source.root, &platforms, limits);
-    let images = selection.with_context(|| source.name.clone())?.images;
+    let images = select_readable(source, &Platforms::Only(platforms.to_vec()), limits)?;
     let forms = images.into_iter().flat_map(|image| [image.descriptor].into_iter().chain(image.forms));
     Ok(Some(forms.map(|form| form.digest).collect()))
 }
@@ -144,7 +143,7 @@ struct Part {
 /// What a blob is there for.
 enum Role {
     /// A document that was read on the way, and what was wrong with it.
-    Document(&'static str, Option<String>),
+    Document(&'static str, Option<Problem>),
     /// Something whose bytes mean nothing here.
     Other(&'static str),
     Layer {
@@ -155,7 +154,19 @@ enum Role {
 }
 
 /// What was found to hold, or why not.
-type Finding = std::result::Result<Held, String>;
+type Finding = std::result::Result<Held, Problem>;
+
+#[derive(Clone)]
+struct Problem {
+    text: String,
+    is_missing: bool,
+}
+
+impl Problem {
+    fn of(error: &Error) -> Self {
+        Self { text: describe(error), is_missing: error.is_not_found() }
+    }
+}
 
 struct Held {
     format: String,
@@ -192,7 +203,10 @@ impl Walk<'_> {
                         self.parts.push(Part::document(
                             "manifest",
                             entry,
-                            Some("the index nests too deep or holds too much".into()),
+                            Some(Problem {
+                                text: "the index nests too deep or holds too much".into(),
+                                is_missing: false,
+                            }),
                         ));
                     }
                 }
@@ -207,12 +221,29 @@ impl Walk<'_> {
                 }
             }
             Kind::Manifest => {}
-            _ => self.parts.push(Part {
-                descriptor: descriptor.clone(),
-                role: Role::Other("blob"),
-                platform: None,
-            }),
+            Kind::Other if descriptor.size <= limits.manifest_size => self.foreign(descriptor),
+            _ => self.blob(descriptor),
         }
+    }
+
+    /// Lists what may be a manifest of an unknown kind, and what it names.
+    fn foreign(&mut self, descriptor: &Descriptor) {
+        let limits = self.verifier.limits;
+        let parts = self
+            .verifier
+            .document(descriptor, limits.manifest_size, |bytes| restow_oci::foreign_parts(&bytes, limits));
+        match parts {
+            Ok(parts) if parts.is_empty() => self.blob(descriptor),
+            parts => {
+                let parts = self.keep("manifest", descriptor, parts);
+                parts.iter().flatten().for_each(|part| self.blob(part));
+            }
+        }
+    }
+
+    fn blob(&mut self, descriptor: &Descriptor) {
+        let role = Role::Other("blob");
+        self.parts.push(Part { descriptor: descriptor.clone(), role, platform: None });
     }
 
     fn image(&mut self, descriptor: &Descriptor, manifest: &Manifest) {
@@ -246,14 +277,14 @@ impl Walk<'_> {
 
     /// Lists a document, and returns it if it holds.
     fn keep<T>(&mut self, name: &'static str, descriptor: &Descriptor, read: Result<T>) -> Option<T> {
-        let problem = read.as_ref().err().map(|error| describe(error));
+        let problem = read.as_ref().err().map(Problem::of);
         self.parts.push(Part::document(name, descriptor, problem));
         read.ok()
     }
 }
 
 impl Part {
-    fn document(name: &'static str, descriptor: &Descriptor, problem: Option<String>) -> Self {
+    fn document(name: &'static str, descriptor: &Descriptor, problem: Option<Problem>) -> Self {
         let platform = descriptor.platform.clone();
         Self { descriptor: descriptor.clone(), role: Role::Document(name, problem), platform }
     }
@@ -271,7 +302,21 @@ impl Part {
         let platform = self.platform;
         let (format, holds) = held.map(|held| (held.format, held.what)).unzip();
         let format = format.filter(|format| !format.is_empty());
-        VerifiedBlob { blob, digest, size, media_type, manifest, position, platform, format, holds, problem }
+        let missing = problem.as_ref().is_some_and(|problem| problem.is_missing);
+        let problem = problem.map(|problem| problem.text);
+        VerifiedBlob {
+            blob,
+            digest,
+            size,
+            media_type,
+            manifest,
+            position,
+            platform,
+            format,
+            holds,
+            problem,
+            missing,
+        }
     }
 }
 
@@ -312,7 +357,7 @@ impl Verifier<'_> {
                 _ => self.blob(&part.descriptor).map(|()| held("digest")),
             },
         };
-        result.map_err(|error| describe(&error))
+        result.map_err(|error| Problem::of(&error))
     }
 
     fn blob(&self, descriptor: &Descriptor) -> Result<()> {

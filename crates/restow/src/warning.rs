@@ -27,6 +27,8 @@ pub enum WarningKind {
     Conversion,
     /// Images of an index are not in the result.
     LeftOut,
+    /// Entries of an index are left out since something of them is missing or wrong.
+    NotWhole,
     /// Files do not come first that were to.
     Order,
     /// The image's command could not be followed to its end.

@@ -14,6 +14,7 @@ use super::Done;
 use super::Run;
 use crate::Warning;
 use crate::WarningKind;
+use crate::recorder::Exit;
 use crate::report::LayerReport;
 use crate::report::LeftOut;
 use crate::report::Origin;
@@ -44,6 +45,8 @@ pub struct ConvertReport {
     pub layers: Vec<LayerReport>,
     /// Paths that were to come first and are not there.
     pub missing: Vec<MissingPath>,
+    /// How the workloads ended that were run to see what they read.
+    pub workloads: Vec<WorkloadReport>,
     /// The digests of what was copied beside, since it refers to the source.
     #[schemars(with = "Vec<String>")]
     pub referrers: Vec<Digest>,
@@ -112,6 +115,20 @@ pub struct FirstPath {
     pub path: String,
 }
 
+/// How a workload ended.
+#[derive(Clone, Debug, JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct WorkloadReport {
+    /// The manifest of the image that was run.
+    #[schemars(with = "String")]
+    pub manifest: Digest,
+    /// The workload's name.
+    pub name: String,
+    /// The exit status of its program, if that ended before the watching.
+    pub exit: Option<i32>,
+}
+
 /// A path that was to come first and is not there.
 #[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -122,6 +139,12 @@ pub struct MissingPath {
     pub manifest: Digest,
     /// The path.
     pub path: String,
+}
+
+impl WorkloadReport {
+    fn of((manifest, exit): &(Digest, Exit)) -> Self {
+        Self { manifest: manifest.clone(), name: exit.workload.clone(), exit: exit.code }
+    }
 }
 
 impl Done {
@@ -141,6 +164,7 @@ impl Done {
             left_out: self.conversion.left_out.iter().map(LeftOut::from).collect(),
             layers: layers.iter().map(LayerReport::of).collect(),
             missing: self.missing(),
+            workloads: self.plan.exits.iter().map(WorkloadReport::of).collect(),
             referrers: self.referrers.iter().map(|referrer| referrer.digest.clone()).collect(),
             notices: self.notices.iter().map(ToString::to_string).collect(),
             warnings: converted.chain(self.notices.iter().cloned()).collect(),

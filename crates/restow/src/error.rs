@@ -17,7 +17,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Why something could not be done. The destination is then as it was.
 ///
 /// An error of one of the crates below says what it says there: [`source`](StdError::source) goes on behind it, and
-/// [`carried`](Error::carried) is the error itself.
+/// [`cause`](Error::cause) is the error itself.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -180,9 +180,11 @@ impl From<Infallible> for Error {
 }
 
 impl Error {
-    /// Returns the error of another crate that this one stands for.
-    pub fn carried(&self) -> Option<&(dyn StdError + 'static)> {
+    /// Returns the error that this one says more about, or stands for, as it is. What [`source`](StdError::source) returns
+    /// cannot be told by its type.
+    pub fn cause(&self) -> Option<&(dyn StdError + 'static)> {
         Some(match self {
+            Error::At { source, .. } => &**source,
             Error::Cancelled(error) => error,
             Error::Oci(error) => error,
             Error::Content(error) => error,

@@ -23,6 +23,7 @@ use restow_registry::client::Hosts;
 use restow_registry::client::Proxies;
 
 use crate::args::parse_size;
+use crate::directories;
 use crate::output;
 use crate::reference;
 
@@ -177,7 +178,7 @@ impl RegistryArguments {
             requests_per_minute: self.requests_per_minute.map(NonZeroU32::get),
             idle_timeout,
             chunk_size: self.upload_chunk_size,
-            manifests: memo::default_directory().map(|caches| caches.join("manifests")),
+            manifests: directories::cache().map(|caches| caches.join("manifests")),
             ..Settings::default()
         })
     }

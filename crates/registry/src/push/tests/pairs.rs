@@ -115,7 +115,7 @@ fn scenes() -> [Scene; 2] {
 fn blobs(image: &Image) -> Vec<Digest> {
     let document = image.document();
     let layers = document["layers"].as_array().unwrap().iter();
-    [&document["config"]].into_iter().chain(layers).map(|part| digest(part)).collect()
+    [&document["config"]].into_iter().chain(layers).map(digest).collect()
 }
 
 fn digest(descriptor: &serde_json::Value) -> Digest {

@@ -1,5 +1,6 @@
 //! `restow inspect`: what an image is made of.
 
+use std::io::BufReader;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -15,9 +16,11 @@ use restow_oci::Limits;
 use restow_oci::MediaType;
 use restow_oci::Platform;
 use restow_registry::Source;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::access::access;
 use crate::access::open_source;
 use crate::args::Format;
 use crate::args::TocArguments;
@@ -47,7 +50,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let limits = Limits::default();
+    let limits = access().limits().clone();
     let reference = reference::parse(&arguments.reference)?;
     let source = open_source(&reference)?;
     let elsewhere = arguments.elsewhere.open(&reference, &source, &limits)?;
@@ -183,14 +186,17 @@ fn print_toc(
     limits: &Limits,
 ) -> anyhow::Result<()> {
     let layer = image.layer(source, position)?;
-    let read = || -> anyhow::Result<Value> {
+    let print = || -> anyhow::Result<()> {
         let blob = LayerBlob::open(&*source.provider, layer)?;
-        let toc = blob.with_table(&image.descriptor.digest, &layer.digest, elsewhere)?.toc(limits)?;
-        serde_json::from_slice(&toc).context("the table of contents is not JSON")
+        let blob = blob.with_table(&image.descriptor.digest, &layer.digest, elsewhere)?;
+        // Once to see whether it is JSON at all, and once to print it: it may be larger than memory.
+        blob.read_toc(limits, |json| {
+            let sound = serde_json::from_reader::<_, IgnoredAny>(BufReader::new(json));
+            sound.map(|_| ()).context("the table of contents is not JSON")
+        })??;
+        blob.read_toc(limits, output::print_indented)?
     };
-    let json = read().with_context(|| format!("{}: layer {position}, {}", source.name, layer.digest))?;
-    output::print_json(&json)?;
-    Ok(())
+    print().with_context(|| format!("{}: layer {position}, {}", source.name, layer.digest))
 }
 
 /// Returns the part of a layer's media type that tells it from others.

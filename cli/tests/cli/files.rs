@@ -22,7 +22,7 @@ fn layered() -> Image {
         .dir("usr/bin/")
         .symlink("bin", "usr/bin")
         .entry(Entry::file("usr/bin/tool", "#!tool").mode(0o4755).owner(7, 8))
-        .hardlink("usr/bin/alias", "usr/bin/tool")
+        .entry(Entry::hardlink("usr/bin/alias", "usr/bin/tool").mode(0o4755).owner(7, 8))
         .symlink("usr/bin/absolute", "/usr/bin/tool")
         .symlink("dangling", "nowhere")
         .file("gone", "deleted above")

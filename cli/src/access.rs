@@ -48,6 +48,9 @@ pub(crate) struct RegistryArguments {
     /// Upload blobs in pieces of this size [default: whole]
     #[arg(long, global = true, hide_short_help = true, value_name = "SIZE", value_parser = parse_chunk)]
     upload_chunk_size: Option<u64>,
+    /// Read zstd layers that ask for a window of up to this size, and for as much memory [default: 128MiB]
+    #[arg(long, global = true, hide_short_help = true, value_name = "SIZE", value_parser = parse_window)]
+    zstd_window: Option<u32>,
     /// Print at the end how many requests of each kind each registry was sent
     #[arg(long, global = true, hide_short_help = true)]
     pub(crate) registry_stats: bool,
@@ -67,6 +70,14 @@ pub(crate) fn tell_requests(session: &Session) {
     output::tell(&format!("{requests} to registries"));
 }
 
+/// Returns the base-2 logarithm of the smallest window that is as large.
+fn parse_window(text: &str) -> Result<u32, String> {
+    match parse_size(text)?.checked_next_power_of_two().map(u64::trailing_zeros) {
+        Some(log @ 10..=31) => Ok(log),
+        _ => Err("expected a size from 1KiB to 2GiB".into()),
+    }
+}
+
 fn parse_chunk(text: &str) -> Result<u64, String> {
     let size = parse_size(text)?;
     if size >= 64 << 10 { Ok(size) } else { Err("expected at least 64KiB".into()) }
@@ -78,6 +89,7 @@ impl RegistryArguments {
         let own = self.clone();
         settings.registries = Arc::new(move || own.settings());
         settings.scratch = scratch();
+        settings.limits.zstd_window_log = self.zstd_window.unwrap_or(settings.limits.zstd_window_log);
     }
 
     fn settings(&self) -> restow_registry::Result<Settings> {

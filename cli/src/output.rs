@@ -1,6 +1,7 @@
 //! Writing to stdout and stderr, and the way numbers and tables look.
 
 use std::io;
+use std::io::Read as _;
 use std::io::Write as _;
 
 use restow::Destination;
@@ -47,6 +48,46 @@ pub(crate) fn print_result(
         Format::Text => print(digest.as_str()),
         Format::Json => print_json(document),
     }
+}
+
+/// Writes JSON to stdout as people can read it, a piece at a time. It must be sound, and is spelled as it was.
+pub(crate) fn print_indented(json: &mut dyn io::Read) -> io::Result<()> {
+    let mut output = io::BufWriter::new(io::stdout().lock());
+    match indent(json, &mut output).and_then(|()| output.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
+fn indent(json: &mut dyn io::Read, output: &mut dyn io::Write) -> io::Result<()> {
+    let (mut depth, mut quoted, mut escaped, mut opened) = (0, false, false, false);
+    for byte in io::BufReader::new(json).bytes() {
+        let byte = byte?;
+        if quoted {
+            quoted = escaped || byte != b'"';
+            escaped = byte == b'\\' && !escaped;
+            output.write_all(&[byte])?;
+            continue;
+        }
+        if byte.is_ascii_whitespace() {
+            continue;
+        }
+        let closes = matches!(byte, b'}' | b']');
+        depth = usize::saturating_sub(depth, usize::from(closes));
+        if opened != closes && (opened || closes) {
+            write!(output, "\n{:1$}", "", depth * 2)?;
+        }
+        opened = matches!(byte, b'{' | b'[');
+        depth += usize::from(opened);
+        quoted = byte == b'"';
+        output.write_all(&[byte])?;
+        match byte {
+            b',' => write!(output, "\n{:1$}", "", depth * 2)?,
+            b':' => output.write_all(b" ")?,
+            _ => {}
+        }
+    }
+    output.write_all(b"\n")
 }
 
 /// Returns the number of bytes with a binary unit and three or more digits.

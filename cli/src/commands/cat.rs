@@ -1,5 +1,6 @@
 //! `restow cat`: the content of one file of an image.
 
+use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
 
@@ -22,7 +23,7 @@ pub(crate) struct Arguments {
     reference: String,
     /// The file
     #[arg(value_name = "PATH")]
-    path: String,
+    path: OsString,
     /// Take the image for this platform
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = Platform::parse)]
     platform: Option<Platform>,

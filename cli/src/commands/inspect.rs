@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::Args;
 use restow::ReadOptions;
 use restow::Session;
@@ -10,7 +9,6 @@ use restow::report::InspectReport;
 use restow::report::InspectedLayer;
 use restow_oci::MediaType;
 use restow_oci::Platform;
-use serde_json::Value;
 
 use crate::args::Format;
 use crate::args::TocArguments;
@@ -44,9 +42,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> anyhow::Result<Ex
     options.toc_image = arguments.elsewhere.reference(session)?;
     let image = session.reference(&arguments.reference)?;
     if let Some(position) = arguments.toc {
-        let toc = session.toc(image, position, &options)?;
-        let json: Value = serde_json::from_slice(&toc).context("the table of contents is not JSON")?;
-        output::print_json(&json)?;
+        session.toc(image, position, &options, output::print_indented)??;
         return Ok(ExitCode::SUCCESS);
     }
     let report = session.inspect(image, &options)?;

@@ -1,5 +1,6 @@
 //! `restow ls`: the files of an image.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -17,7 +18,8 @@ use crate::output::Table;
 
 /// List the files of an image as a container sees them, without unpacking it
 ///
-/// Layers are merged, what they delete is left out, and PATH is followed through symbolic links. Layers with a table of
+/// Layers are merged, what they delete is left out, and PATH is followed through symbolic links. Bytes of names that are
+/// not UTF-8 are spelled \xNN; PATH may be either. Layers with a table of
 /// contents that the manifest vouches for are not read any further; others are, to their ends.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -26,7 +28,7 @@ pub(crate) struct Arguments {
     reference: String,
     /// A directory to list the files of, or a file
     #[arg(value_name = "PATH", default_value = "/", hide_default_value = true)]
-    path: String,
+    path: OsString,
     /// List what is in directories below, too
     #[arg(short, long)]
     recursive: bool,

@@ -89,7 +89,8 @@ impl Session {
             destination.must_hold_tables()?;
         }
         let (reference, source) = self.open(source)?;
-        let limits = self.limits_with(options.parent_references);
+        let diverging_links = options.diverging_links;
+        let limits = Limits { diverging_links, ..self.limits_with(options.parent_references) };
         let whole = gaps::whole(&source, &limits)?;
         gaps::must_not_be_meant(&source, &whole.gaps, &options.platforms, &limits)?;
         let without = |gap: &Gap| format!("{} is taken without {gap}", source.name);

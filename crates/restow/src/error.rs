@@ -104,9 +104,9 @@ pub enum Error {
     /// The table of contents of a layer is in another image, which was not found.
     #[error("the table of contents is in another image; --toc-image says in which")]
     TocElsewhere,
-    /// A table of contents is larger than is read.
-    #[error("the table of contents is too large")]
-    TocTooLarge,
+    /// A table of contents is not JSON.
+    #[error("the table of contents is not JSON")]
+    TocNotJson(#[source] serde_json::Error),
     /// A layer's content is another one than its config says.
     #[error("its DiffID is {actual}, the config says {expected}")]
     DiffId {

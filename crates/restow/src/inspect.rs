@@ -1,6 +1,8 @@
 //! What an image is made of, as far as its documents and the ends of its blobs tell.
 
 use std::collections::BTreeMap;
+use std::io::BufReader;
+use std::io::Read;
 
 use restow_convert::Platforms;
 use restow_layer::Depth;
@@ -19,6 +21,7 @@ use restow_registry::Source;
 use restow_registry::Whole;
 use schemars::JsonSchema;
 use serde::Serialize;
+use serde::de::IgnoredAny;
 
 use crate::Error;
 use crate::Result;
@@ -135,8 +138,15 @@ impl Session {
         Ok(InspectReport { reference: source.name.clone(), media_type, digest, size, images, gaps })
     }
 
-    /// Returns the JSON of a layer's table of contents as it stands in the blob.
-    pub fn toc<S>(&self, source: S, position: usize, options: &ReadOptions) -> Result<Vec<u8>>
+    /// Shows `read` the JSON of a layer's table of contents as it stands in the blob. It is sound, and may be larger than
+    /// memory.
+    pub fn toc<S, T>(
+        &self,
+        source: S,
+        position: usize,
+        options: &ReadOptions,
+        read: impl FnOnce(&mut dyn Read) -> T,
+    ) -> Result<T>
     where
         S: TryInto<Reference, Error: Into<Error>>,
     {
@@ -146,7 +156,11 @@ impl Session {
         let layer = image.layer(&source, position)?;
         let blob = LayerBlob::open(&*source.provider, layer)
             .and_then(|blob| blob.with_table(&image.descriptor.digest, &layer.digest, &tables));
-        let toc = blob.and_then(|blob| blob.toc(self.limits()));
+        let toc = blob.and_then(|blob| {
+            let sound = |json: &mut dyn Read| serde_json::from_reader::<_, IgnoredAny>(BufReader::new(json));
+            blob.read_toc(self.limits(), sound)?.map_err(Error::TocNotJson)?;
+            blob.read_toc(self.limits(), read)
+        });
         toc.with_context(|| format!("{}: layer {position}, {}", source.name, layer.digest))
     }
 

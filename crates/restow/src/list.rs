@@ -1,5 +1,6 @@
 //! The files of an image: their names, and what is in one of them.
 
+use std::ffi::OsStr;
 use std::io::Write;
 
 use restow_layer::Kind;
@@ -116,12 +117,18 @@ fn text<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> std::result::
 
 impl Session {
     /// Lists what is in a directory of an image as a container sees it, or all below it; of anything else, that alone.
-    pub fn list<S>(&self, source: S, path: &str, recursive: bool, options: &ReadOptions) -> Result<ListReport>
+    pub fn list<S>(
+        &self,
+        source: S,
+        path: impl AsRef<OsStr>,
+        recursive: bool,
+        options: &ReadOptions,
+    ) -> Result<ListReport>
     where
         S: TryInto<Reference, Error: Into<Error>>,
     {
         self.with_files(source, options, |files| {
-            let found = files.find(path)?;
+            let found = files.find(path.as_ref())?;
             let listed = match found.stat.as_ref().is_none_or(|stat| stat.kind == Kind::Directory) {
                 true => files.list(&found.path, recursive)?,
                 false => vec![found],
@@ -131,11 +138,17 @@ impl Session {
     }
 
     /// Writes the content of a regular file of an image to `output`. Every byte has been verified before.
-    pub fn cat<S>(&self, source: S, path: &str, options: &ReadOptions, output: &mut dyn Write) -> Result<()>
+    pub fn cat<S>(
+        &self,
+        source: S,
+        path: impl AsRef<OsStr>,
+        options: &ReadOptions,
+        output: &mut dyn Write,
+    ) -> Result<()>
     where
         S: TryInto<Reference, Error: Into<Error>>,
     {
-        self.with_files(source, options, |files| files.copy(&files.find(path)?, output))
+        self.with_files(source, options, |files| files.copy(&files.find(path.as_ref())?, output))
     }
 
     fn with_files<S, T>(

@@ -398,11 +398,12 @@ impl Verifier<'_> {
     /// Reads a layer that is nothing but a tar, both digests in one pass.
     fn tar(&self, descriptor: &Descriptor, diff_id: Option<&Digest>) -> Result<()> {
         let mut compressed = VerifiedReader::new(self.source.provider.open(descriptor)?, descriptor)?;
-        if let Some(expected) = diff_id {
-            let actual = layer::diff_id(&mut compressed, expected.algorithm(), self.limits)?;
-            if actual != *expected {
-                return Err(Error::DiffId { actual, expected: expected.clone() });
-            }
+        let algorithm = diff_id.map(Digest::algorithm);
+        let actual = layer::check_tar(&mut compressed, algorithm, self.limits)?;
+        if let (Some(expected), Some(actual)) = (diff_id.cloned(), actual)
+            && actual != expected
+        {
+            return Err(Error::DiffId { actual, expected });
         }
         Ok(compressed.finish()?)
     }

@@ -220,7 +220,8 @@ impl Tree {
         marked.into_iter().filter(|path| self.is_implied(path)).collect()
     }
 
-    /// Returns the file that is read at the clean path, or of the one it is a hard link to: its layer, its place in it, its size.
+    /// Returns the file that is read at the clean path, or the one that it is a hard link to: its layer, its place there, its
+    /// size.
     pub(crate) fn file(&self, path: &str) -> Option<(usize, u32, u64)> {
         let (position, _) = self.find(path)?;
         let index = self.layers[position].index_of_file(path)?;

@@ -26,15 +26,20 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let version = env!("CARGO_PKG_VERSION");
-    let formats = [
-        ZstdChunked::new(ZSTD_CHUNKED_DEFAULT_LEVEL).identity(),
-        Estargz::new(ESTARGZ_DEFAULT_LEVEL).identity(),
-        Recompression::Zstd { level: 3 }.identity(),
-        Recompression::Gzip { level: 6 }.identity(),
-    ];
+    let formats = formats();
     match arguments.format {
         Format::Text => output::print(&format!("restow {version}\n{}", formats.join("\n")))?,
         Format::Json => output::print_json(&json!({ "version": version, "formats": formats }))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Returns what identifies each format, with its compressor.
+pub(crate) fn formats() -> [String; 4] {
+    [
+        ZstdChunked::new(ZSTD_CHUNKED_DEFAULT_LEVEL).identity(),
+        Estargz::new(ESTARGZ_DEFAULT_LEVEL).identity(),
+        Recompression::Zstd { level: 3 }.identity(),
+        Recompression::Gzip { level: 6 }.identity(),
+    ]
 }

@@ -22,6 +22,7 @@ mod error;
 mod graph;
 mod layout;
 mod name;
+mod names;
 mod parallel;
 mod publish;
 mod push;

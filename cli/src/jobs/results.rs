@@ -62,11 +62,11 @@ impl Results {
 
 /// What was done before, by the words of the jobs.
 #[derive(Debug, Default)]
-pub(super) struct Earlier(BTreeMap<Vec<String>, Map<String, Value>>);
+pub(crate) struct Earlier(BTreeMap<Vec<String>, Map<String, Value>>);
 
 impl Earlier {
     /// Reads what a batch has printed.
-    pub(super) fn load(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
         Self::parse(&text).map_err(|line| {
             anyhow::anyhow!("{}:{line}: this is not a line that restow batch prints", path.display())
@@ -91,6 +91,16 @@ impl Earlier {
             }
         }
         Ok(Self(done))
+    }
+
+    /// Adds a line of a journal. What is said last of a job counts.
+    pub(super) fn add(&mut self, line: Map<String, Value>) {
+        let words = line.get("command").and_then(|words| serde_json::from_value(words.clone()).ok());
+        let Some(words) = words else { return };
+        match line.get("ok") == Some(&Value::Bool(true)) {
+            true => drop(self.0.insert(words, line)),
+            false => drop(self.0.remove(&words)),
+        }
     }
 
     /// Returns what was printed of a job that was done.

@@ -24,9 +24,9 @@ use restow_content::Store;
 use restow_content::metadata::DEFAULT_NAMESPACE;
 use restow_content::metadata::Sharing;
 use restow_content::metadata::check_namespace;
-use restow_content::time;
 use restow_convert::Cancel;
 use restow_oci::Limits;
+use restow_oci::Timestamp;
 use restow_registry::StoreImages;
 
 use crate::args::Format;
@@ -227,7 +227,7 @@ fn show_labels(labels: &Labels) -> String {
 }
 
 fn show_time(time: SystemTime) -> String {
-    time::format(time)
+    Timestamp::from(time).floor().to_string()
 }
 
 #[cfg(test)]

@@ -27,7 +27,6 @@ mod read;
 mod scrub;
 #[cfg(any(test, feature = "testsuite"))]
 pub mod suite;
-pub mod time;
 mod write;
 
 use std::fs::File;

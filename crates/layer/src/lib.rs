@@ -37,7 +37,6 @@ mod recompress;
 mod spool;
 mod tar;
 mod tarsplit;
-mod time;
 pub mod toc;
 mod verify;
 mod workers;
@@ -55,9 +54,9 @@ pub use landmark::{Landmark, NO_PREFETCH as NO_PREFETCH_LANDMARK, PREFETCH as PR
 pub use locate::Hints;
 pub use reader::{File, Reader};
 pub use recompress::{Recompressed, Recompression, recompress};
+pub use restow_oci::Timestamp;
 pub use spool::TocBlob;
 pub use tar::{Header, Kind, TarReader, Time};
-pub use time::Timestamp;
 pub use verify::{Depth, Verified, VerifiedContent, VerifyOptions, verify};
 pub use workers::Workers;
 pub use zstdchunked::{DEFAULT_LEVEL as ZSTD_CHUNKED_DEFAULT_LEVEL, FORMAT_VERSION, ZstdChunked};

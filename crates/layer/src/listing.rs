@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use restow_oci::Limits;
+use restow_oci::Timestamp;
 
 use crate::error::{Error, Result};
 use crate::landmark::{self, Landmark};
 use crate::path::{self, WHITEOUT_PREFIX};
 use crate::tar::{Header, Kind, Time};
-use crate::time::Timestamp;
 use crate::toc::{Entry, EntryKind, TAR_NAME};
 
 /// A tar header as a table of contents lists it.

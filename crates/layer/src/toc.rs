@@ -16,6 +16,7 @@ mod write;
 use std::collections::BTreeMap;
 
 use restow_oci::Digest;
+use restow_oci::Timestamp;
 
 pub use self::index::{Node, Toc};
 pub use self::parse::Parser;
@@ -24,7 +25,6 @@ pub use self::plan::Chunk;
 pub(crate) use self::plan::Plan;
 pub use self::write::Dialect;
 pub(crate) use self::write::{Writer, write_string};
-use crate::time::Timestamp;
 
 /// The name of the table inside the tar archive that carries it in eStargz.
 pub const TAR_NAME: &str = "stargz.index.json";

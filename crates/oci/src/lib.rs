@@ -26,6 +26,7 @@ mod manifest;
 mod matcher;
 mod media_type;
 mod platform;
+mod timestamp;
 
 pub use config::Config;
 pub use descriptor::Descriptor;
@@ -42,3 +43,5 @@ pub use media_type::Compression;
 pub use media_type::Kind;
 pub use media_type::MediaType;
 pub use platform::Platform;
+pub use timestamp::InvalidTimestamp;
+pub use timestamp::Timestamp;

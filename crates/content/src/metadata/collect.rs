@@ -30,7 +30,6 @@ use super::database::BlobRow;
 use super::database::Failure;
 use super::images;
 use super::leases;
-use super::leases::EXPIRE;
 use crate::Blob as _;
 use crate::Error;
 use crate::Info;
@@ -41,7 +40,6 @@ use crate::Result;
 use crate::now;
 use crate::read::read;
 use crate::read::read_some;
-use crate::time;
 
 pub(super) const ROOT: &str = "containerd.io/gc.root";
 const FLAT: &str = "containerd.io/gc.flat";
@@ -284,9 +282,7 @@ impl State {
             images: HashSet::new(),
             expired: Expired::default(),
         };
-        let expired = |labels: &Labels| {
-            labels.get(EXPIRE).and_then(|text| time::parse(text)).is_some_and(|time| time <= now)
-        };
+        let expired = |labels: &Labels| leases::expires(labels).is_some_and(|time| time < now);
         let mut statement = connection
             .prepare("SELECT name, target, labels, created, updated FROM image WHERE namespace = ?1")?;
         for image in statement.query_map([namespace], |row| images::image(row, limits))? {

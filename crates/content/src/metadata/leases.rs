@@ -6,6 +6,7 @@ use std::time::Duration;
 use std::time::SystemTime;
 
 use restow_oci::Digest;
+use restow_oci::Timestamp;
 use rusqlite::Connection;
 use rusqlite::Row;
 use rusqlite::params;
@@ -21,10 +22,14 @@ use crate::Result;
 use crate::filter::label;
 use crate::labels;
 use crate::now;
-use crate::time;
 
 /// When a lease or an image ends.
 pub(super) const EXPIRE: &str = "containerd.io/gc.expire";
+
+/// Returns when what has these labels ends by itself.
+pub(super) fn expires(labels: &Labels) -> Option<SystemTime> {
+    labels.get(EXPIRE)?.parse::<Timestamp>().ok().map(SystemTime::from)
+}
 
 /// Keeps blobs until it is deleted or expires, which its label `containerd.io/gc.expire` says in RFC 3339. With the
 /// label `containerd.io/gc.flat` it keeps them alone, and not what they refer to.
@@ -42,7 +47,7 @@ pub struct Lease {
 impl Lease {
     /// Returns when the lease ends by itself. A label that is no time says nothing, as in containerd.
     pub fn expires(&self) -> Option<SystemTime> {
-        time::parse(self.labels.get(EXPIRE)?)
+        expires(&self.labels)
     }
 }
 
@@ -61,7 +66,7 @@ impl MetadataStore {
     pub fn create_lease(&self, id: &str, expires: Option<SystemTime>, mut labels: Labels) -> Result<Lease> {
         let action = "create a lease";
         if let Some(expires) = expires {
-            labels.insert(EXPIRE.to_owned(), time::format(expires));
+            labels.insert(EXPIRE.to_owned(), Timestamp::from(expires).floor().to_string());
         }
         labels::check(&labels)?;
         let created = now();

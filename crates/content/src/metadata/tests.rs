@@ -262,11 +262,23 @@ fn put_under(store: &MetadataStore, lease: &str) -> Result<Descriptor> {
 fn an_image_may_expire() {
     let (_directory, store) = temporary();
     let (manifest, _) = put_image(&store, "a");
-    let mut of = labels(&[(leases::EXPIRE, "not a time")]);
-    store.set_images(&["a".into()], &manifest, &of).unwrap();
-    assert!(collect(&store).is_empty());
-    of.insert(leases::EXPIRE.into(), "2001-01-01T00:00:00Z".into());
-    store.set_images(&["a".into()], &manifest, &of).unwrap();
+    let mut of = Labels::new();
+    // A time to containerd and nobody else, or to others and not to containerd.
+    for (text, expired) in [
+        ("not a time", false),
+        ("2001-01-01t00:00:00z", false),
+        ("2001-01-01 00:00:00Z", false),
+        ("2001-02-29T00:00:00Z", false),
+        ("2001-01-01T00:00:60Z", false),
+        ("2001-01-01T0:00:00,5+24:00", true),
+        ("2001-01-01T00:00:00Z", true),
+    ] {
+        of.insert(leases::EXPIRE.into(), text.into());
+        store.set_images(&["a".into()], &manifest, &of).unwrap();
+        let told = store.collect(&Collection { dry_run: true, ..Collection::default() }).unwrap();
+        assert_eq!(told.images.len(), usize::from(expired), "{text}");
+        assert_eq!(told.blobs.is_empty(), !expired, "{text}");
+    }
     store.set_images(&["b".into()], &manifest, &of).unwrap();
     let told = store.collect(&Collection { dry_run: true, ..Collection::default() }).unwrap();
     assert_eq!(told.images, ["default/a", "default/b"]);

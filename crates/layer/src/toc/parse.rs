@@ -9,12 +9,11 @@ use std::io::BufRead;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use restow_oci::{Digest, Limits};
+use restow_oci::{Digest, Limits, Timestamp};
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::{Entry, EntryKind};
 use crate::decompress::into_error;
-use crate::time::Timestamp;
 use crate::{Error, Result};
 
 /// Reads a table of contents in order, holding one entry at a time.

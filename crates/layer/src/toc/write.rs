@@ -3,9 +3,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use restow_oci::Digest;
+use restow_oci::Timestamp;
 
 use super::{Entry, EntryKind};
-use crate::time::Timestamp;
 
 /// For whom a table is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

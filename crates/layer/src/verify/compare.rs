@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::io::{self, Read};
 
 use crossbeam_channel::Receiver;
-use restow_oci::{Digest, Limits};
+use restow_oci::{Digest, Limits, Timestamp};
 
 use super::Compared;
 use super::segment::{Run, Runs};
@@ -19,7 +19,6 @@ use crate::locate::{Location, OpenToc, expect_digest};
 use crate::names::Names;
 use crate::tar::{Header, TarReader};
 use crate::tarsplit::Checksum;
-use crate::time::Timestamp;
 use crate::toc::{Entry, EntryKind, TAR_NAME};
 use crate::{Error, Result};
 

@@ -1,7 +1,9 @@
-//! Points in time as tables of contents spell them: RFC 3339, in UTC.
+//! Points in time as documents and labels spell them: RFC 3339, read as Go reads it.
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
+use std::time::SystemTime;
 
 const SECONDS_PER_DAY: i64 = 86_400;
 /// 0000-01-01T00:00:00Z
@@ -37,10 +39,49 @@ impl Timestamp {
         self.nanoseconds
     }
 
+    /// Returns the second that it lies in.
+    pub fn floor(self) -> Self {
+        Self { nanoseconds: 0, ..self }
+    }
+
     /// Rounds to a whole second as Go's `Time.Round` does: a half goes up, before 1970 too.
     pub fn round(self) -> Self {
         let up = self.nanoseconds >= 500_000_000 && self.seconds < LAST;
         Self { seconds: self.seconds + i64::from(up), nanoseconds: 0 }
+    }
+}
+
+impl From<Timestamp> for SystemTime {
+    fn from(time: Timestamp) -> SystemTime {
+        let seconds = Duration::from_secs(time.seconds.unsigned_abs());
+        let whole = match time.seconds < 0 {
+            true => SystemTime::UNIX_EPOCH - seconds,
+            false => SystemTime::UNIX_EPOCH + seconds,
+        };
+        whole + Duration::from_nanos(time.nanoseconds.into())
+    }
+}
+
+/// A time before the year 0 becomes its first moment, one after 9999 its last.
+impl From<SystemTime> for Timestamp {
+    fn from(time: SystemTime) -> Timestamp {
+        let new = |seconds: i128, nanoseconds: u32| {
+            let seconds = i64::try_from(seconds).ok()?;
+            Timestamp::new(seconds, nanoseconds)
+        };
+        match time.duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(after) => new(after.as_secs().into(), after.subsec_nanos())
+                .unwrap_or(Timestamp { seconds: LAST, nanoseconds: 999_999_999 }),
+            Err(before) => {
+                let before = before.duration();
+                let (up, nanoseconds) = match before.subsec_nanos() {
+                    0 => (0, 0),
+                    nanoseconds => (1, 1_000_000_000 - nanoseconds),
+                };
+                new(-i128::from(before.as_secs()) - up, nanoseconds)
+                    .unwrap_or(Timestamp { seconds: FIRST, nanoseconds: 0 })
+            }
+        }
     }
 }
 
@@ -64,6 +105,9 @@ impl fmt::Display for Timestamp {
 #[error("not an RFC 3339 time of the years 0 to 9999")]
 pub struct InvalidTimestamp;
 
+/// Reads what Go's `time.Parse(time.RFC3339, …)` reads, as containerd and the readers of tables of contents do. That is
+/// RFC 3339 with a capital `T` and `Z` and without leap seconds. Beyond it, an hour may have one digit, a fraction may
+/// follow a comma and have more digits than count, and an offset may be as large as 24:60.
 impl FromStr for Timestamp {
     type Err = InvalidTimestamp;
 
@@ -79,14 +123,16 @@ fn parse(mut text: &[u8]) -> Option<Timestamp> {
     literal(&mut text, b'-')?;
     let day = number(&mut text, 2)?;
     literal(&mut text, b'T')?;
-    let (hour, minute) = clock(&mut text)?;
+    let hour = number(&mut text, 2).or_else(|| number(&mut text, 1))?;
+    literal(&mut text, b':')?;
+    let minute = number(&mut text, 2)?;
     literal(&mut text, b':')?;
     let second = number(&mut text, 2)?;
     let nanoseconds = fraction(&mut text)?;
     let offset = offset(text)?;
 
     let days = days_of(year, month, day)?;
-    if second > 59 {
+    if hour > 23 || minute > 59 || second > 59 {
         return None;
     }
     Timestamp::new(days * SECONDS_PER_DAY + hour * 3600 + minute * 60 + second - offset, nanoseconds)
@@ -99,48 +145,37 @@ fn literal(text: &mut &[u8], expected: u8) -> Option<()> {
 
 fn number(text: &mut &[u8], digits: usize) -> Option<i64> {
     let (number, rest) = text.split_at_checked(digits)?;
-    *text = rest;
-    number
+    let value = number
         .iter()
-        .try_fold(0, |value, digit| digit.is_ascii_digit().then(|| value * 10 + i64::from(digit - b'0')))
+        .try_fold(0, |value, digit| digit.is_ascii_digit().then(|| value * 10 + i64::from(digit - b'0')))?;
+    *text = rest;
+    Some(value)
 }
 
-fn clock(text: &mut &[u8]) -> Option<(i64, i64)> {
-    let hour = number(text, 2)?;
-    literal(text, b':')?;
-    let minute = number(text, 2)?;
-    (hour < 24 && minute < 60).then_some((hour, minute))
-}
-
+/// Reads a fraction of any length, of which nine digits count.
 fn fraction(text: &mut &[u8]) -> Option<u32> {
-    if literal(text, b'.').is_none() {
-        return Some(0);
-    }
-    let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    if !(1..=9).contains(&digits) {
+    let Some(rest) = text.strip_prefix(b".").or_else(|| text.strip_prefix(b",")) else { return Some(0) };
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let counted = digits.min(9);
+    if counted == 0 {
         return None;
     }
-    let value = u32::try_from(number(text, digits)?).ok()?;
-    Some(value * 10_u32.pow(9 - digits as u32))
+    let value = u32::try_from(number(&mut &rest[..counted], counted)?).ok()?;
+    *text = &rest[digits..];
+    Some(value * 10_u32.pow(9 - counted as u32))
 }
 
-fn offset(mut text: &[u8]) -> Option<i64> {
-    if text == b"Z" {
-        return Some(0);
-    }
-    let sign = match text.split_first()? {
-        (b'+', rest) => {
-            text = rest;
-            1
-        }
-        (b'-', rest) => {
-            text = rest;
-            -1
-        }
+fn offset(text: &[u8]) -> Option<i64> {
+    let (sign, mut text) = match text.split_first()? {
+        (b'Z', []) => return Some(0),
+        (b'+', rest) => (1, rest),
+        (b'-', rest) => (-1, rest),
         _ => return None,
     };
-    let (hour, minute) = clock(&mut text)?;
-    text.is_empty().then_some(sign * (hour * 3600 + minute * 60))
+    let hour = number(&mut text, 2)?;
+    literal(&mut text, b':')?;
+    let minute = number(&mut text, 2)?;
+    (text.is_empty() && hour <= 24 && minute <= 60).then_some(sign * (hour * 3600 + minute * 60))
 }
 
 /// Counts years from March, so that the leap day is the last of its year, in cycles of 400 years.
@@ -213,9 +248,35 @@ mod tests {
             ("1970-01-01T02:00:00+02:00", 0),
             ("1969-12-31T18:30:00-05:30", 0),
             ("1970-01-01T00:00:00.000000000+00:00", 0),
+            ("1970-01-02T00:00:00+24:00", 0),
+            ("1970-01-01T01:00:00+00:60", 0),
         ] {
             assert_eq!(text.parse(), Ok(time(seconds, 0)), "{text}");
         }
+    }
+
+    #[test]
+    fn what_go_reads_beyond_the_standard_is_read() {
+        for (text, nanoseconds) in [
+            ("1970-01-01T0:00:00Z", 0),
+            ("1970-01-01T00:00:00,5Z", 500_000_000),
+            ("1970-01-01T00:00:00.0000000019Z", 1),
+            ("1970-01-01T00:00:00.99999999999999999999999Z", 999_999_999),
+        ] {
+            assert_eq!(text.parse(), Ok(time(0, nanoseconds)), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_of_the_system_are_kept_within_the_years_that_can_be_spelled() {
+        for stamp in [time(0, 0), time(-1, 999_999_999), time(-2, 0), time(FIRST, 0), time(LAST, 999_999_999)]
+        {
+            assert_eq!(Timestamp::from(SystemTime::from(stamp)), stamp);
+        }
+        let far = Duration::from_secs(1 << 40);
+        assert_eq!(Timestamp::from(SystemTime::UNIX_EPOCH + far), time(LAST, 999_999_999));
+        assert_eq!(Timestamp::from(SystemTime::UNIX_EPOCH - far), time(FIRST, 0));
+        assert_eq!(time(-1, 5).floor(), time(-1, 0));
     }
 
     #[test]
@@ -229,12 +290,19 @@ mod tests {
             "1970-01-01T00:00:00z",
             "1970-01-01T00:00:00Z ",
             "1970-01-01T00:00:00.Z",
-            "1970-01-01T00:00:00,5Z",
-            "1970-01-01T00:00:00.0000000001Z",
             "1970-01-01T24:00:00Z",
             "1970-01-01T00:60:00Z",
             "1970-01-01T00:00:60Z",
-            "1970-01-01T00:00:00+24:00",
+            "1970-01-01T0:0:00Z",
+            "1970-01-01T00:00:0Z",
+            "1970-1-01T00:00:00Z",
+            "1970-01-01t00:00:00Z",
+            "1970-01-01T00:00:00,Z",
+            "1970-01-01T00:00:00.5",
+            "1970-01-01T00:00:00+25:00",
+            "1970-01-01T00:00:00+00:61",
+            "1970-01-01T00:00:00+0000",
+            "1970-01-01T00:00:00\u{e9}",
             "1970-01-01T00:00:00+2:00",
             "1970-01-01T00:00:00+02:00Z",
             "1970-00-01T00:00:00Z",

@@ -31,6 +31,8 @@ use crate::commands::predict;
 use crate::commands::record;
 use crate::commands::sandbox;
 use crate::commands::store;
+use crate::commands::sync;
+use crate::commands::tags;
 use crate::commands::toc_digest;
 use crate::commands::verify;
 use crate::commands::version;
@@ -49,7 +51,7 @@ Exit status:
   0  done
   1  failed; the destination is as it was
   2  the command line is wrong
-  3  some of the work of batch or deploy failed, and the rest is done
+  3  some of the work of batch, sync or deploy failed, and the rest is done
   130  interrupted; the destination is as it was";
 
 /// Rewrites container image layers so that what a container needs first can be fetched first, verified, file by file
@@ -71,6 +73,8 @@ pub(crate) enum Command {
     Convert(Box<convert::Arguments>),
     Copy(copy::Arguments),
     Batch(batch::Arguments),
+    Sync(sync::Arguments),
+    Tags(tags::Arguments),
     Index(index::Arguments),
     Deploy(deploy::Arguments),
     Inspect(inspect::Arguments),

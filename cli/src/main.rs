@@ -12,6 +12,7 @@ mod files;
 mod format;
 mod image;
 mod interrupt;
+mod jobs;
 mod memo;
 mod order;
 mod output;

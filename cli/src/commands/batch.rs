@@ -40,9 +40,10 @@ pub(crate) struct Arguments {
     /// The file of jobs; - is standard input
     #[arg(value_name = "JOBS")]
     file: PathBuf,
-    /// Skip jobs that were done when this was printed, and whose source and destination still are what they were
+    /// Skip jobs that were done when this was printed, and whose destination still is what they made
     ///
-    /// What an earlier run printed, of this file or another one. A job is known by its words.
+    /// What an earlier run printed, of this file or another one. A job is known by its words, whatever its source is
+    /// by now.
     #[arg(long, value_name = "RESULTS")]
     resume: Option<PathBuf>,
     /// Do jobs again whose source, options and destination have not changed

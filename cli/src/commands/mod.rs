@@ -15,6 +15,8 @@ pub(crate) mod predict;
 pub(crate) mod record;
 pub(crate) mod sandbox;
 pub(crate) mod store;
+pub(crate) mod sync;
+pub(crate) mod tags;
 pub(crate) mod toc_digest;
 pub(crate) mod verify;
 pub(crate) mod version;
@@ -32,6 +34,8 @@ pub(crate) fn run(command: Command, cancel: &Cancel) -> anyhow::Result<ExitCode>
         Command::Convert(arguments) => convert::run(&arguments, cancel),
         Command::Copy(arguments) => copy::run(&arguments),
         Command::Batch(arguments) => batch::run(&arguments, cancel),
+        Command::Sync(arguments) => sync::run(&arguments, cancel),
+        Command::Tags(arguments) => tags::run(&arguments),
         Command::Index(arguments) => index::run(&arguments),
         Command::Deploy(arguments) => deploy::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),

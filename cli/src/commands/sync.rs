@@ -18,6 +18,7 @@ use restow_library::Selected;
 use restow_oci::Config;
 use restow_oci::Manifest;
 use restow_oci::Platform;
+use restow_oci::Timestamp;
 use restow_registry::Place;
 use restow_registry::Reading;
 use restow_registry::Reference;
@@ -157,7 +158,9 @@ impl Catalogue for Places {
             let bytes = read(&*source.provider, manifest, limits.manifest_size).ok()?;
             let manifest = Manifest::parse(bytes, limits).ok()?;
             let config = read(&*source.provider, manifest.config(), limits.config_size).ok()?;
-            Config::parse(config, limits).ok()?.created().and_then(restow_content::time::parse)
+            let config = Config::parse(config, limits).ok()?;
+            let created: Timestamp = config.get("created")?.as_str()?.parse().ok()?;
+            Some(SystemTime::from(created))
         };
         Ok(created())
     }

@@ -77,12 +77,16 @@ fn of_registry(error: &registry::Error) -> Cause {
         Error::CredentialHelper { .. } => Cause::Auth,
         Error::Status { status: 405, .. } => Cause::ReadOnly,
         Error::Status { status: 500.., .. } | Error::Connection { .. } => Cause::Network,
-        Error::UnknownAuthority { .. } | Error::InvalidCertificate { .. } | Error::NoTls { .. } => Cause::Config,
+        Error::UnknownAuthority { .. } | Error::InvalidCertificate { .. } | Error::NoTls { .. } => {
+            Cause::Config
+        }
         Error::NoSuchPath { .. } | Error::UnknownTag { .. } | Error::UnknownDigest { .. } => Cause::NotFound,
         Error::Empty { .. } | Error::NotInRegistry { .. } | Error::MissingBlobs { .. } => Cause::NotFound,
         Error::NotALayout { .. } | Error::Archive { .. } | Error::Document { .. } => Cause::Corrupt,
         Error::Protocol { .. } => Cause::Corrupt,
-        Error::TooDeep { .. } | Error::TooMany { .. } | Error::UnsupportedTransport { .. } => Cause::Unsupported,
+        Error::TooDeep { .. } | Error::TooMany { .. } | Error::UnsupportedTransport { .. } => {
+            Cause::Unsupported
+        }
         Error::Configuration { .. } | Error::Ambiguous { .. } | Error::DuplicateTag { .. } => Cause::Config,
         Error::NotEmpty { .. } | Error::Occupied { .. } | Error::Unusable { .. } => Cause::Config,
         _ => Cause::Other,
@@ -102,7 +106,9 @@ fn of_content(error: &content::Error) -> Cause {
 fn of_layer(error: &layer::Error) -> Cause {
     use layer::Error;
     match error {
-        Error::Unlistable { .. } | Error::UnsupportedCompression { .. } | Error::TocSize { .. } => Cause::Unsupported,
+        Error::Unlistable { .. } | Error::UnsupportedCompression { .. } | Error::TocSize { .. } => {
+            Cause::Unsupported
+        }
         Error::Limit { .. } | Error::TarLimit { .. } => Cause::Unsupported,
         Error::Compression { .. } | Error::Tar { .. } | Error::Mismatch { .. } => Cause::Corrupt,
         Error::Footer(_) | Error::Toc(_) | Error::TarSplit(_) | Error::Disagreement { .. } => Cause::Corrupt,
@@ -144,11 +150,8 @@ mod tests {
 
     #[test]
     fn the_innermost_error_that_has_a_cause_decides() {
-        let status = |status| registry::Error::Status {
-            request: "GET x".into(),
-            status,
-            message: String::new(),
-        };
+        let status =
+            |status| registry::Error::Status { request: "GET x".into(), status, message: String::new() };
         let read = |inner: registry::Error| content::Error::Read {
             digest: oci::Digest::sha256(b""),
             offset: 0,

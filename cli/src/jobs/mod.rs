@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use clap::Args;
 use restow_convert::Cancel;
+use restow_convert::Observer as _;
 use restow_library::Journal;
 use restow_library::Only;
 use restow_registry::Place;
@@ -217,7 +218,7 @@ pub(crate) fn plan(drafts: &[Draft], arguments: &RunArguments) -> anyhow::Result
             Ok(state) => line.extend(state.document()),
             Err(error) => {
                 line.insert("action".into(), "fail".into());
-                line.extend(reason(&error));
+                line.extend(reason(&error.into()));
             }
         }
         line
@@ -228,7 +229,10 @@ pub(crate) fn plan(drafts: &[Draft], arguments: &RunArguments) -> anyhow::Result
     let counted = |action: &str| planned.iter().filter(|line| line["action"] == action).count();
     let (run, skip, fail) = (counted("run"), counted("skip"), counted("fail"));
     let progress = Progress::new(&arguments.progress, Voice::default());
-    progress.summary(&format!("{}: {run} to run, {skip} to skip, {fail} that fail", output::count(jobs.len(), "job")));
+    progress.summary(&format!(
+        "{}: {run} to run, {skip} to skip, {fail} that fail",
+        output::count(jobs.len(), "job")
+    ));
     Ok(ended(fail))
 }
 
@@ -376,10 +380,9 @@ impl Run<'_> {
     /// Returns what is said of a job that need not be done.
     fn skip(&self, job: &Job<'_>, progress: &Progress) -> Option<Map<String, Value>> {
         let Draft { words, only, .. } = job.draft;
-        if let Some(mut earlier) = self.earlier.find(words).cloned()
-            && self.states.is_there(&job.work, &earlier)
-        {
+        if let Some(done) = self.earlier.find(words).filter(|done| self.states.is_there(&job.work, done)) {
             progress.summary("done before");
+            let mut earlier = done.line.clone();
             earlier.insert("resumed".into(), true.into());
             for key in ["job", "line", "column", "group", "command"] {
                 earlier.remove(key);

@@ -62,7 +62,16 @@ impl Results {
 
 /// What was done before, by the words of the jobs.
 #[derive(Debug, Default)]
-pub(crate) struct Earlier(BTreeMap<Vec<String>, Map<String, Value>>);
+pub(crate) struct Earlier(BTreeMap<Vec<String>, Done>);
+
+/// A job that was done.
+#[derive(Debug)]
+pub(super) struct Done {
+    /// What was said of it.
+    pub(super) line: Map<String, Value>,
+    /// Whether it counts only while its source is what it was then.
+    pub(super) of_this_source: bool,
+}
 
 impl Earlier {
     /// Reads what a batch has printed.
@@ -82,7 +91,7 @@ impl Earlier {
                 parsed.as_ref().and_then(|line| serde_json::from_value(line.get("command")?.clone()).ok());
             match (parsed, words) {
                 (Some(line), Some(words)) if line.get("ok") == Some(&Value::Bool(true)) => {
-                    done.insert(words, line);
+                    done.insert(words, Done { line, of_this_source: false });
                 }
                 (Some(_), Some(_)) => {}
                 // Its writer was stopped.
@@ -98,13 +107,13 @@ impl Earlier {
         let words = line.get("command").and_then(|words| serde_json::from_value(words.clone()).ok());
         let Some(words) = words else { return };
         match line.get("ok") == Some(&Value::Bool(true)) {
-            true => drop(self.0.insert(words, line)),
+            true => drop(self.0.insert(words, Done { line, of_this_source: true })),
             false => drop(self.0.remove(&words)),
         }
     }
 
     /// Returns what was printed of a job that was done.
-    pub(super) fn find(&self, words: &[String]) -> Option<&Map<String, Value>> {
+    pub(super) fn find(&self, words: &[String]) -> Option<&Done> {
         self.0.get(words)
     }
 }
@@ -122,7 +131,7 @@ mod tests {
         let earlier = Earlier::parse(text).unwrap();
         let find = |words: &[&str]| {
             let words: Vec<_> = words.iter().map(|&word| word.to_owned()).collect();
-            earlier.find(&words).map(|line| line["digest"].clone())
+            earlier.find(&words).map(|done| done.line["digest"].clone())
         };
         assert_eq!(find(&["copy", "a", "b"]), Some("d".into()));
         assert_eq!(find(&["copy", "a", "c"]), None);

@@ -16,6 +16,7 @@ use crate::access::access;
 use crate::commands::version;
 use crate::jobs::Work;
 use crate::jobs::archive;
+use crate::jobs::results::Done;
 use crate::workshop::Workshop;
 
 /// Bytes of notes that are kept.
@@ -31,7 +32,7 @@ pub(super) enum State {
     /// Its destination does not exist.
     Missing,
     /// Its source has changed since then, or is not known to be the same.
-    Changed(Option<Digest>),
+    Changed(Option<String>),
     /// Source, options and destination are what they were. The destination has this digest.
     Unchanged(Digest),
     /// It is done in any case.
@@ -41,8 +42,8 @@ pub(super) enum State {
 /// What is known of a job that was done.
 #[derive(Serialize, Deserialize)]
 struct Note {
-    source: Digest,
-    destination: Digest,
+    source: String,
+    destination: String,
 }
 
 /// Who knows the state of jobs.
@@ -71,7 +72,10 @@ impl States {
         }
         let source = access().digest(work.source())?;
         Ok(match note {
-            Some(note) if Some(&note.source) == source.as_ref() && note.destination == there => {
+            Some(note)
+                if source.is_some_and(|source| source.as_str() == note.source)
+                    && note.destination == there.as_str() =>
+            {
                 State::Unchanged(there)
             }
             note => State::Changed(note.map(|note| note.source)),
@@ -97,12 +101,12 @@ impl States {
         Ok(found)
     }
 
-    /// Tells whether what a line of an earlier run says of a job still holds.
-    pub(super) fn is_there(&self, work: &Work<'_>, earlier: &Map<String, Value>) -> bool {
-        let said = |key: &str| earlier.get(key).and_then(Value::as_str);
-        let same = |digest: Option<Digest>, key| digest.is_some_and(|digest| Some(digest.as_str()) == said(key));
-        // Lines of versions before this one do not say what the source was.
-        let source = said("sourceDigest").is_none() || same(self.source(work), "sourceDigest");
+    /// Tells whether what was said of a job that was done still holds.
+    pub(super) fn is_there(&self, work: &Work<'_>, done: &Done) -> bool {
+        let said = |key: &str| done.line.get(key).and_then(Value::as_str);
+        let same =
+            |digest: Option<Digest>, key| digest.is_some_and(|digest| Some(digest.as_str()) == said(key));
+        let source = !done.of_this_source || same(self.source(work), "sourceDigest");
         source && self.destination(work).is_ok_and(|digest| same(digest, "digest"))
     }
 
@@ -113,9 +117,11 @@ impl States {
 
     /// Notes that a job was done.
     pub(super) fn note(&self, work: &Work<'_>, words: &[String], source: &Digest, done: &Map<String, Value>) {
-        let digest = done.get("digest").and_then(Value::as_str).and_then(|text| Digest::parse(text).ok());
-        let (Some(notes), Some(destination), Some(key)) = (&self.notes, digest, key(work, words)) else { return };
-        let note = Note { source: source.clone(), destination };
+        let digest = done.get("digest").and_then(Value::as_str);
+        let (Some(notes), Some(destination), Some(key)) = (&self.notes, digest, key(work, words)) else {
+            return;
+        };
+        let note = Note { source: source.to_string(), destination: destination.to_owned() };
         if let Ok(bytes) = serde_json::to_vec(&note) {
             notes.remember(SUBJECT, &key, &bytes);
         }
@@ -134,7 +140,7 @@ impl State {
         let mut fields = Map::new();
         fields.insert("action".into(), action.into());
         fields.insert("reason".into(), reason.into());
-        fields.extend(since.map(|digest| ("changedSince".to_owned(), json!(digest.as_str()))));
+        fields.extend(since.map(|digest| ("changedSince".to_owned(), json!(digest))));
         fields
     }
 }
@@ -146,7 +152,13 @@ fn key(work: &Work<'_>, words: &[String]) -> Option<String> {
     if words.iter().any(|word| ["--copy-referrers", "--referrers", "--repair"].contains(&word.as_str())) {
         return None;
     }
-    let mut key = json!([version::formats(), analyze::predict::VERSION, words, work.source().to_string(), work.destination().names()]);
+    let mut key = json!([
+        version::formats(),
+        analyze::predict::VERSION,
+        words,
+        work.source().to_string(),
+        work.destination().names()
+    ]);
     for value in words.iter().map(|word| word.split_once('=').map_or(word.as_str(), |(_, value)| value)) {
         let path = Path::new(value);
         let Ok(found) = path.metadata() else { continue };

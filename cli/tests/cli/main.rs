@@ -39,6 +39,8 @@ mod files;
 mod readers;
 /// Registries and archives: `restow copy`, `index`, `deploy`, and conversions from and to them.
 mod registry;
+/// `restow sync`, `restow tags`, and what is remembered of jobs.
+mod sync;
 /// Tables of contents that are in another image than the layers they are about.
 mod tables;
 

@@ -23,7 +23,7 @@ help:
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 build: ## builds target/release/restow
-	cargo build --release --package restow $(LOCKED)
+	cargo build --release --package restow-cli $(LOCKED)
 
 demo: build ## converts the image in testdata/layouts/busybox, shows the result and verifies it
 	rm -rf target/demo
@@ -38,13 +38,13 @@ test: ## runs every test, the documentation's code and the examples (installs a 
 	cargo test --workspace --doc $(LOCKED)
 	cargo test --manifest-path fuzz/Cargo.toml --target-dir target --lib --no-default-features $(LOCKED)
 	@for example in $(EXAMPLES); do \
-	    crate=$${example#crates/}; name=$$(basename $$example .rs); \
-	    (set -x; cargo run --quiet $(LOCKED) --package restow-$${crate%%/*} --example $$name); done
+	    crate=$${example#crates/}; name=$$(basename $$example .rs); package=restow-$${crate%%/*}; \
+	    (set -x; cargo run --quiet $(LOCKED) --package $${package/restow-restow/restow} --example $$name); done
 
 lint: fuzz-check ## checks format, clippy, documentation, dependencies' licences and sources, scripts, and words that may not appear
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets $(LOCKED) -- --deny warnings
-	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --exclude restow --no-deps $(LOCKED)
+	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --exclude restow-cli --no-deps $(LOCKED)
 	@# Unoptimised: it is built in a quarter of the time and runs for a second.
 	@cargo deny --version >/dev/null 2>&1 || .ci/tools || cargo install --quiet --debug --locked cargo-deny@0.20.2
 	cargo deny --log-level error check licenses bans sources

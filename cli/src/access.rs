@@ -4,7 +4,6 @@ use std::env;
 use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -12,19 +11,18 @@ use clap::Args;
 use restow_oci::Limits;
 use restow_registry::Access;
 use restow_registry::Destination;
-use restow_registry::Observer;
 use restow_registry::Place;
 use restow_registry::Reading;
 use restow_registry::Reference;
 use restow_registry::Settings;
 use restow_registry::Source;
 use restow_registry::StoreImages;
+use restow_registry::Writing;
 use restow_registry::client::Credentials;
 use restow_registry::client::Hosts;
 use restow_registry::client::Proxies;
 
 use crate::args::parse_size;
-use crate::memo;
 use crate::output;
 use crate::reference;
 
@@ -82,14 +80,12 @@ pub(crate) fn open_source(reference: &Reference) -> restow_registry::Result<Sour
     access().open_source(reference, Reading::Again)
 }
 
-/// Opens the place of a destination, and makes it where there is nothing. `source` is where most blobs come from;
-/// `observer` hears of what is sent to a registry.
+/// Opens the place of a destination, and makes it where there is nothing.
 pub(crate) fn open_destination(
     place: &Place,
-    source: Option<&Source>,
-    observer: Option<Arc<dyn Observer>>,
+    writing: Writing<'_>,
 ) -> restow_registry::Result<Box<dyn Destination>> {
-    let Place::Store(Some(root)) = place else { return access().open_destination(place, source, observer) };
+    let Place::Store(Some(root)) = place else { return access().open_destination(place, writing) };
     let images = StoreImages::create(root, access().limits())?;
     if let Some(rebuilt) = images.rebuilt() {
         reference::warn_of_loss(root, rebuilt);
@@ -173,7 +169,6 @@ impl RegistryArguments {
             requests_per_minute: self.requests_per_minute.map(NonZeroU32::get),
             idle_timeout,
             chunk_size: self.upload_chunk_size,
-            careful_hosts: memo::default_directory().map(|caches| caches.join("careful-registries")),
             ..Settings::default()
         })
     }

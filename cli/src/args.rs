@@ -12,11 +12,17 @@ use clap::Subcommand;
 use clap::ValueEnum;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
+use restow::toc_image::Tables;
 use restow_convert::Platforms;
+use restow_oci::Limits;
 use restow_oci::Platform;
+use restow_registry::Existing;
+use restow_registry::Reference;
+use restow_registry::Source;
 use restow_registry::Transfer;
 
 use crate::access::RegistryArguments;
+use crate::access::access;
 use crate::commands::batch;
 use crate::commands::cat;
 use crate::commands::completions;
@@ -36,6 +42,7 @@ use crate::commands::tags;
 use crate::commands::toc_digest;
 use crate::commands::verify;
 use crate::commands::version;
+use crate::reference;
 
 const REFERENCES: &str = "\
 References:
@@ -192,6 +199,11 @@ pub(crate) struct PlatformArguments {
 }
 
 impl PlatformArguments {
+    /// Tells whether the images were chosen, or only one of them taken because nobody said which.
+    pub(crate) fn said(&self) -> bool {
+        self.all_platforms || !self.platform.is_empty()
+    }
+
     pub(crate) fn choice(&self) -> Platforms {
         match self.platform.as_slice() {
             _ if self.all_platforms => Platforms::All,
@@ -231,6 +243,31 @@ pub(crate) enum Format {
     Json,
 }
 
+/// Where the tables of layers are that have none of their own.
+#[derive(Debug, Args)]
+pub(crate) struct TocArguments {
+    /// The image that holds the tables of contents of the eStargz layers without one [default: TAG-esgztoc beside REF,
+    /// or what refers to REF]
+    #[arg(long, value_name = "REF")]
+    toc_image: Option<String>,
+}
+
+impl TocArguments {
+    /// Gets ready to look for the tables of an image. The one that was asked for by name must be there.
+    pub(crate) fn open<'a>(
+        &self,
+        reference: &'a Reference,
+        source: &'a Source,
+        limits: &'a Limits,
+    ) -> anyhow::Result<Tables<'a>> {
+        let beside = Tables::beside(access(), reference, source, limits);
+        match &self.toc_image {
+            Some(text) => Ok(beside.named(&reference::parse(text)?)?),
+            None => Ok(beside),
+        }
+    }
+}
+
 /// How many threads work.
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct JobsArguments {
@@ -266,6 +303,22 @@ pub(crate) struct LinkArguments {
 impl LinkArguments {
     pub(crate) fn how(self) -> Transfer {
         if self.link { Transfer::Link } else { Transfer::Copy }
+    }
+}
+
+/// What becomes of an image that a registry has already.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct RepairArguments {
+    /// Look for all parts of the image in the registry, though DST means it already, and send those that are lost
+    ///
+    /// Without it, a name that means the image is left. Other places are looked through in any case.
+    #[arg(long)]
+    repair: bool,
+}
+
+impl RepairArguments {
+    pub(crate) fn existing(self) -> Existing {
+        if self.repair { Existing::Repair } else { Existing::Trust }
     }
 }
 

@@ -9,6 +9,12 @@ use std::time::Instant;
 use anyhow::Context as _;
 use clap::Args;
 use clap::ValueEnum;
+use restow::image::Image;
+use restow::referrers;
+use restow::toc_image::Tables;
+use restow::trees::Gathering;
+use restow::trees::Repeated;
+use restow::trees::Trees;
 use restow_content::Overlay;
 use restow_content::Provider;
 use restow_convert as convert;
@@ -21,6 +27,7 @@ use restow_convert::Observer as _;
 use restow_convert::Recompress;
 use restow_convert::Seekable;
 use restow_convert::Selected;
+use restow_convert::Selection;
 use restow_convert::write_toc_image;
 use restow_layer::Depth;
 use restow_layer::EncodeOptions;
@@ -31,16 +38,18 @@ use restow_oci::Limits;
 use restow_registry::Destination as Place;
 use restow_registry::Reference;
 use restow_registry::Source;
+use restow_registry::Writing;
 use serde_json::Value;
 
+use crate::access::access;
 use crate::access::open_source;
 use crate::args::Format;
 use crate::args::PlatformArguments;
 use crate::args::ProgressArguments;
+use crate::args::RepairArguments;
 use crate::destination::Destination;
-use crate::failure;
+use crate::failure::Usage;
 use crate::format::FormatArguments;
-use crate::image::Image;
 use crate::order::Order;
 use crate::order::Plan;
 use crate::order::Planner;
@@ -49,12 +58,8 @@ use crate::progress::Progress;
 use crate::progress::Voice;
 use crate::readers::ReadersArguments;
 use crate::reference;
-use crate::referrers;
 use crate::report::Summary;
-use crate::toc_image::Tables;
-use crate::trees::Gathering;
-use crate::trees::Repeated;
-use crate::trees::Trees;
+use crate::report::platforms;
 use crate::workshop::WorkArguments;
 use crate::workshop::Workshop;
 use crate::workshop::give_up;
@@ -114,6 +119,9 @@ pub(crate) struct ConversionArguments {
     /// Make Docker images OCI; those with layers that Docker's media types cannot describe become so anyway
     #[arg(long)]
     oci: bool,
+
+    #[command(flatten)]
+    repair: RepairArguments,
 
     #[command(flatten, next_help_heading = "Work")]
     work: WorkArguments,
@@ -232,13 +240,16 @@ impl Checked<'_> {
 
         let memo = workshop.memo(&destination.place);
         let run = Run { job, limits: &limits, progress, reference, source: &source, workshop, memo, cancel };
-        let images = run.select()?;
+        let Selection { images, others, .. } = run.select()?;
+        self.check_place(&source, &others)?;
         let subjects = || std::iter::once(&source.root).chain(images.iter().map(|image| &image.descriptor));
         let referrers = match job.arguments.copy_referrers {
-            true => referrers::find(reference, subjects())?,
+            true => referrers::find(access(), reference, subjects())?,
             false => Vec::new(),
         };
-        let place = workshop.open(&destination.place, &source, Some(progress.uploads()))?;
+        let existing = job.arguments.repair.existing();
+        let writing = Writing { source: Some(&source), observer: Some(progress.uploads()), existing };
+        let place = workshop.open(&destination.place, writing)?;
         let names = Names { image: &destination.tags, tables: toc_tags.as_deref(), referrers: &referrers };
         let converted = run.convert_into(&**place, &images, &names);
         let Converted { conversion, tables, first, misses, notices } = match converted {
@@ -255,13 +266,17 @@ impl Checked<'_> {
         if job.arguments.copy_referrers {
             progress.step(&format!("copied {}", output::count(referrers.len(), "referrer")));
         } else if conversion.root.digest != source.root.digest {
-            referrers::warn(reference, subjects(), progress);
+            for warning in referrers::warnings(access(), reference, subjects()) {
+                progress.warning(&warning.text);
+            }
         }
         let outcome = Summary {
             source: &source,
             destination,
             images: &images,
             conversion: &conversion,
+            // Where nobody chose, nobody may expect it.
+            unasked: !job.arguments.platforms.said(),
             tables: tables.as_ref().zip(toc_tags.as_deref()),
             first: &first,
             misses: &misses,
@@ -270,6 +285,22 @@ impl Checked<'_> {
         };
         outcome.tell(progress);
         Ok(outcome.document())
+    }
+
+    /// Refuses to put what is left of an index in its own place, unless that was asked for.
+    fn check_place(&self, source: &Source, left_out: &[Selected]) -> anyhow::Result<()> {
+        let arguments = self.job.arguments;
+        let asked = arguments.platforms.said() || arguments.keep_other_platforms;
+        if asked || left_out.is_empty() || !self.destination.replaces(&self.reference, &source.root) {
+            return Ok(());
+        }
+        Err(Usage(format!(
+            "{} would lose the images for other platforms ({}): --all-platforms converts them, too, \
+             --keep-other-platforms keeps them, --platform says that they may go",
+            source.name,
+            platforms(left_out),
+        ))
+        .into())
     }
 }
 
@@ -307,12 +338,10 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn select(&self) -> anyhow::Result<Vec<Selected>> {
+    fn select(&self) -> anyhow::Result<Selection> {
         let Source { provider, root, name, .. } = self.source;
         let platforms = self.job.arguments.platforms.choice();
-        let selection =
-            convert::select(&**provider, root, &platforms, self.limits).with_context(|| name.clone())?;
-        Ok(selection.images)
+        convert::select(&**provider, root, &platforms, self.limits).with_context(|| name.clone())
     }
 
     /// Converts the source and publishes the result.
@@ -401,12 +430,12 @@ impl Run<'_> {
         if !self.job.arguments.reuse || !format.external_toc() {
             return found;
         }
-        let tables = Tables::beside(self.reference, self.source, self.limits);
+        let tables = Tables::beside(access(), self.reference, self.source, self.limits);
         for image in images {
             match tables.all(&image.descriptor.digest) {
                 Ok(tables) => found.extend(tables),
                 Err(error) => {
-                    let error = failure::describe(&error);
+                    let error = restow::describe(&error);
                     self.progress.warning(&format!("no layer is kept for its table of contents: {error}"));
                 }
             }

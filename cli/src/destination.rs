@@ -1,7 +1,10 @@
 //! Where the new image goes.
 
 use std::io;
+use std::path::Path;
 
+use restow_oci::Descriptor;
+use restow_oci::annotations::REF_NAME;
 use restow_registry::Place;
 use restow_registry::Reference;
 use restow_registry::Selector;
@@ -70,6 +73,20 @@ impl Destination {
         Ok(Self { place, tags: seen })
     }
 
+    /// Tells whether the new image takes the place of the one that `source` names, of which `root` is the root.
+    pub(crate) fn replaces(&self, source: &Reference, root: &Descriptor) -> bool {
+        if key(&self.place) != key(&source.place) {
+            return false;
+        }
+        let name = match (&source.place, &source.selector) {
+            (Place::Archive(_) | Place::DockerArchive(_), _) => return true,
+            (_, Selector::Tag(tag)) => Some(tag.as_str()),
+            (Place::Registry(_), Selector::Only) => Some("latest"),
+            (_, Selector::Only | Selector::Digest(_)) => root.annotations.get(REF_NAME).map(String::as_str),
+        };
+        name.map_or(self.tags.is_empty(), |name| self.tags.iter().any(|tag| tag == name))
+    }
+
     /// Refuses a place that holds images and nothing about them.
     pub(crate) fn must_hold_referrers(&self) -> anyhow::Result<()> {
         match self.place {
@@ -107,6 +124,20 @@ impl Destination {
     /// Returns the same in words.
     pub(crate) fn names(&self) -> Vec<String> {
         self.references().iter().map(ToString::to_string).collect()
+    }
+}
+
+/// Returns the same for the same place, however it is written.
+pub(crate) fn key(place: &Place) -> String {
+    let path = |kind: &str, path: &Path| {
+        let absolute = std::path::absolute(path);
+        format!("{kind}:{}", absolute.as_deref().unwrap_or(path).display())
+    };
+    match place {
+        Place::Layout(layout) => path("layout", layout),
+        Place::Archive(file) | Place::DockerArchive(file) => path("archive", file),
+        Place::Registry(repository) => format!("registry:{repository}"),
+        Place::Store(_) => "store".into(),
     }
 }
 

@@ -26,14 +26,7 @@ impl StdError for Usage {}
 
 /// Returns the error and what caused it in one line.
 pub(crate) fn describe(error: &anyhow::Error) -> String {
-    let mut words = Vec::new();
-    for cause in error.chain().map(ToString::to_string) {
-        // Some wrappers repeat what they wrap.
-        if words.last() != Some(&cause) {
-            words.push(cause);
-        }
-    }
-    words.join(": ").replace('\n', " ")
+    restow::describe(error.as_ref())
 }
 
 /// Returns what the user can do about it.
@@ -50,28 +43,19 @@ pub(crate) fn is_usage(error: &anyhow::Error) -> bool {
             Some(InvalidName { .. } | InvalidTag { .. } | NoPath { .. } | UnsupportedTransport { .. })
         )
     };
-    causes(error.as_ref()).any(|cause| cause.is::<Usage>() || reference(cause))
+    let options =
+        |cause: &(dyn StdError + 'static)| matches!(cause.downcast_ref(), Some(restow::Error::Options(_)));
+    causes(error.as_ref()).any(|cause| cause.is::<Usage>() || options(cause) || reference(cause))
 }
 
-/// Says whether a reference means nothing, as far as the registry lets anyone know: many refuse what is not
-/// there as they refuse what is secret.
-pub(crate) fn means_nothing(error: &registry::Error) -> bool {
-    use registry::Error::{NoSuchPath, Unauthorized, UnknownDigest, UnknownTag};
-    match error {
-        NoSuchPath { .. } | Unauthorized { .. } | UnknownDigest { .. } | UnknownTag { .. } => true,
-        error => error.is_not_found(),
-    }
-}
-
-/// Yields the error and what caused it, looking into `io::Error`s, which hide what they carry.
+/// Yields the error and what caused it, looking into the errors that hide what they carry.
 pub(crate) fn causes<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |&error| {
-        match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(carried) => Some(carried),
-            None => error.source(),
-        }
+        let engine = error.downcast_ref().and_then(restow::Error::carried);
+        let carried = engine.or_else(|| Some(error.downcast_ref::<io::Error>()?.get_ref()? as _));
+        carried.or_else(|| error.source())
     })
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::ArgGroup;
 use clap::Args;
 use clap::ValueEnum;
+use restow::toc_image;
 use restow_layer as layer;
 use restow_layer::Codec;
 use restow_layer::DEFAULT_CHUNK_SIZE;
@@ -15,7 +16,6 @@ use restow_layer::ZstdChunked;
 
 use crate::args::parse_size;
 use crate::failure::Usage;
-use crate::toc_image;
 
 /// The flags of all seekable formats. The group `seekable` says which one is meant; a command that can do without may
 /// leave it as it is, one that cannot makes it required.

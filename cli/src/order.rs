@@ -3,6 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use restow::image::Image;
+use restow::memo::Slots;
+use restow::prediction::Predictor;
+use restow::recorder::Recorder;
+use restow::trees::Trees;
+use restow::workload::Container;
 use restow_analyze as analyze;
 use restow_analyze::Access;
 use restow_analyze::Tree;
@@ -20,13 +26,9 @@ use serde::Serialize;
 
 use crate::args::parse_size;
 use crate::failure::Usage;
-use crate::image::Image;
-use crate::memo::Slots;
 use crate::output;
-use crate::prediction::Predictor;
 use crate::progress::Progress;
-use crate::recorder::Recorder;
-use crate::trees::Trees;
+use crate::workload;
 use crate::workload::WorkloadArguments;
 
 /// Bytes of a file that may be fetched for nothing.
@@ -78,7 +80,7 @@ pub(crate) enum Order {
     /// What the image's command will read first, told from the image alone, but for files of which more is not read.
     Predicted { most_unread: u64 },
     /// A run of the image, after what the user said.
-    Run { wishes: Wishes, workload: Box<WorkloadArguments>, record_out: Option<PathBuf> },
+    Run { wishes: Wishes, container: Box<Container>, record_out: Option<PathBuf> },
 }
 
 impl Default for Order {
@@ -122,7 +124,7 @@ impl OrderArguments {
         Ok(if self.run {
             Order::Run {
                 wishes,
-                workload: Box::new(self.workload.clone()),
+                container: Box::new(self.workload.container()?),
                 record_out: self.record_out.clone(),
             }
         } else if self.prefetch_list.is_none() && self.record_in.is_none() {
@@ -181,8 +183,8 @@ impl Planner<'_> {
                 plan.notices.extend(notices);
                 Ok(plan)
             }
-            Order::Run { wishes, workload, record_out } => {
-                let (record, notices) = self.run(images, workload)?;
+            Order::Run { wishes, container, record_out } => {
+                let (record, notices) = self.run(images, container)?;
                 if let Some(path) = record_out {
                     publish::write(path, record::write(&record).as_bytes())?;
                 }
@@ -201,20 +203,17 @@ impl Planner<'_> {
             self.progress.step(&format!("predicting what {digest} reads first"));
             predictor.record(image)
         };
-        images.iter().map(predict).collect()
+        Ok(images.iter().map(predict).collect::<restow::Result<_>>()?)
     }
 
     /// Runs the images' workloads and returns what they read, and what the user should know.
     ///
     /// Of several images, those that the host cannot run are passed over; a single one was meant.
-    fn run(
-        &self,
-        images: &[Image],
-        workload: &WorkloadArguments,
-    ) -> anyhow::Result<(Vec<Access>, Vec<String>)> {
+    fn run(&self, images: &[Image], container: &Container) -> anyhow::Result<(Vec<Access>, Vec<String>)> {
         let Trees { provider, limits, threads, cancel, .. } = self.trees;
         let recorder = Recorder {
-            arguments: workload,
+            container,
+            helper: &workload::helper()?,
             provider,
             limits,
             threads: threads.get(),
@@ -231,7 +230,9 @@ impl Planner<'_> {
                 continue;
             }
             self.progress.step(&format!("running {digest}"));
-            accesses.extend(recorder.record(&image.descriptor)?.accesses);
+            let recording = recorder.record(&image.descriptor)?;
+            workload::tell(&recording);
+            accesses.extend(recording.accesses);
         }
         Ok((accesses, notices))
     }

@@ -4,6 +4,7 @@ use std::io;
 use std::io::Write as _;
 use std::time::Duration;
 
+use restow::Warning;
 use restow_oci::Digest;
 
 /// Writes text and a line break to stdout. A reader that has left (`restow inspect … | head`) is no error.
@@ -17,6 +18,13 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
 /// Writes a line to stderr. If that fails there is nowhere left to say so.
 pub(crate) fn tell(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Tells of what went otherwise than one might expect.
+pub(crate) fn warn(warnings: &[Warning]) {
+    for warning in warnings {
+        tell(&format!("warning: {warning}"));
+    }
 }
 
 /// Writes a document to stdout as JSON that people can read too.

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use restow_content::metadata::Rebuilt;
 use restow_registry::Reference;
 
-use crate::memo;
+use crate::directories;
 use crate::output;
 
 /// What `--root` says. It is one for all references of a run, so that it need not go through every command.
@@ -15,13 +15,18 @@ static ROOT: OnceLock<Option<PathBuf>> = OnceLock::new();
 
 /// Remembers what `--root` says, or else the default, `restow/store` below `$XDG_DATA_HOME` or `~/.local/share`.
 pub(crate) fn set_root(root: Option<PathBuf>) {
-    let default = || Some(memo::user_directory("XDG_DATA_HOME", ".local/share")?.join("restow/store"));
+    let default = || Some(directories::user("XDG_DATA_HOME", ".local/share")?.join("restow/store"));
     ROOT.get_or_init(|| root.or_else(default));
 }
 
 /// Returns where the store is.
 pub(crate) fn root() -> Option<&'static Path> {
     ROOT.get()?.as_deref()
+}
+
+/// Returns below which directory unpacked images are kept: one that was named for such things, or that of the store.
+pub(crate) fn roots(cache_dir: Option<&Path>) -> Option<PathBuf> {
+    cache_dir.or(root()).map(Path::to_owned)
 }
 
 /// Parses a reference.

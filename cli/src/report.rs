@@ -22,6 +22,8 @@ use crate::progress::Progress;
 
 /// How many missing paths are named in words; the document has them all.
 const NAMED_MISSES: usize = 5;
+/// How many of the platforms that are left out.
+const NAMED_PLATFORMS: usize = 12;
 
 /// A conversion that is done.
 pub(crate) struct Summary<'a> {
@@ -29,6 +31,8 @@ pub(crate) struct Summary<'a> {
     pub(crate) destination: &'a Destination,
     pub(crate) images: &'a [Selected],
     pub(crate) conversion: &'a Conversion,
+    /// Whether the images for other platforms are left out without a word of the user.
+    pub(crate) unasked: bool,
     /// The image of the tables of contents and its tags, if there is one.
     pub(crate) tables: Option<(&'a Descriptor, &'a [String])>,
     /// Manifest, layer and path of what comes first, a few of each image.
@@ -53,6 +57,7 @@ impl Summary<'_> {
             let wishes = output::count(misses.len(), "path");
             progress.warning(&format!("{wishes} to put first not found: {}{rest}", named.join(", ")));
         }
+        self.tell_left_out(progress);
         for image in self.images {
             let manifest = &image.descriptor.digest;
             let layers = self.conversion.layers.iter().filter(|layer| layer.manifest == *manifest);
@@ -78,6 +83,20 @@ impl Summary<'_> {
             output::size(after),
             output::seconds(self.elapsed),
         ));
+    }
+
+    fn tell_left_out(&self, progress: &Progress) {
+        let left_out = &self.conversion.left_out;
+        if left_out.is_empty() {
+            return;
+        }
+        let left_out = format!("the new image leaves out {}", platforms(left_out));
+        if self.unasked {
+            let remedy = "--all-platforms converts them, too, --keep-other-platforms keeps them as they are";
+            progress.warning(&format!("{left_out}: {remedy}"));
+        } else {
+            progress.summary(&left_out);
+        }
     }
 
     /// Tells whether an image has OCI's media types in place of Docker's.
@@ -109,6 +128,7 @@ impl Summary<'_> {
             "destination": { "references": self.destination.names(), "root": root_document(root) },
             "tocImage": self.tables.map(|(root, tags)| json!({ "root": root_document(root), "tags": tags })),
             "images": images.collect::<Vec<_>>(),
+            "leftOut": left_out_document(&self.conversion.left_out),
             "layers": self.conversion.layers.iter().map(layer_document).collect::<Vec<_>>(),
             "missing": misses.map(|(manifest, path)| json!({ "manifest": manifest, "path": path })).collect::<Vec<_>>(),
             "notices": self.notices,
@@ -175,6 +195,26 @@ impl First<'_> {
             "paths": self.paths.iter().map(path).collect::<Vec<_>>(),
         })
     }
+}
+
+/// Names the platforms of images.
+pub(crate) fn platforms(images: &[Selected]) -> String {
+    let unknown = || "an unknown platform".to_owned();
+    let name = |image: &Selected| image.platform.as_ref().map_or_else(unknown, ToString::to_string);
+    let mut named: Vec<_> = images.iter().take(NAMED_PLATFORMS).map(name).collect();
+    if images.len() > NAMED_PLATFORMS {
+        named.push(format!("{} more", images.len() - NAMED_PLATFORMS));
+    }
+    named.join(", ")
+}
+
+/// Returns the images that an index had and the result has not.
+pub(crate) fn left_out_document(images: &[Selected]) -> Value {
+    let image = |image: &Selected| {
+        let platform = image.platform.as_ref().map(ToString::to_string);
+        json!({ "manifest": image.descriptor.digest.as_str(), "platform": platform })
+    };
+    images.iter().map(image).collect()
 }
 
 /// Returns in a few words what became of a layer.

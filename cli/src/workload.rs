@@ -1,40 +1,38 @@
 //! What the flags, which are ctr-remote's, and a file of workloads say about running an image.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::IsTerminal as _;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use restow::recorder::Recording;
+use restow::workload::Container;
+use restow::workload::DEFAULT_PERIOD;
+use restow::workload::Network;
+use restow::workload::Resolver;
+use restow::workload::Until;
+use restow::workload::Workload;
 use restow_analyze::sandbox::Mount;
-use restow_analyze::sandbox::Network;
 use serde::Deserialize;
 
 use crate::failure::Usage;
+use crate::interrupt;
+use crate::output;
 
 /// The longest file of settings that is read.
 const MAX_FILE: u64 = 1 << 20;
-/// Seconds to watch.
-const DEFAULT_PERIOD: i64 = 10;
+const DEFAULT_SECONDS: i64 = DEFAULT_PERIOD.as_secs().cast_signed();
 const DEFAULT_RUNTIME: &str = "runc";
 /// Where networks and their plugins are, as in ctr-remote.
 const CNI_CONFIGURATIONS: &str = "/etc/cni/net.d";
 const CNI_PLUGINS: &str = "/opt/cni/bin";
-/// Who is asked for names if nobody is named, as in ctr-remote.
-const DEFAULT_NAMESERVER: &str = "8.8.8.8";
 /// What all devices of a vendor are called (Container Device Interface).
 const GPUS: &str = "nvidia.com/gpu";
-/// What a container knows of hosts, as in ctr-remote and Docker.
-const HOSTS: &str = "\
-127.0.0.1\tlocalhost
-::1\tlocalhost ip6-localhost ip6-loopback
-fe00::0\tip6-localnet
-ff00::0\tip6-mcastprefix
-ff02::1\tip6-allnodes
-ff02::2\tip6-allrouters
-";
-
 /// How the workload is run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Workload")]
@@ -46,7 +44,7 @@ pub(crate) struct WorkloadArguments {
     #[arg(short = 'i', id = "input")]
     pub(crate) input: bool,
     /// How many seconds to watch the container; 0 or less means the default
-    #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_PERIOD, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_SECONDS, allow_negative_numbers = true)]
     period: i64,
     /// Stop watching as soon as the container writes a line that holds this to its standard output
     #[arg(long, value_name = "TEXT")]
@@ -118,42 +116,39 @@ pub(crate) struct WorkloadArguments {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Workloads {
-    workload: Vec<Workload>,
+    workload: Vec<Own>,
 }
 
-/// One workload: what differs from the image and the flags.
-#[derive(Debug, Default, Deserialize)]
+/// A workload of the file: what differs from the image and the flags.
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Workload {
-    pub(crate) name: String,
-    pub(crate) args: Option<Vec<String>>,
-    pub(crate) entrypoint: Option<Vec<String>>,
+struct Own {
+    name: String,
+    args: Option<Vec<String>>,
+    entrypoint: Option<Vec<String>>,
     #[serde(default)]
-    pub(crate) env: Vec<String>,
-    pub(crate) cwd: Option<String>,
-    pub(crate) user: Option<String>,
+    env: Vec<String>,
+    cwd: Option<String>,
+    user: Option<String>,
     period: Option<i64>,
-    pub(crate) wait: Option<String>,
-    pub(crate) weight: Option<f64>,
+    wait: Option<String>,
+    weight: Option<f64>,
 }
 
-impl Workload {
-    /// Returns how many milliseconds to watch it, by what the flags say or itself.
-    pub(crate) fn milliseconds(&self, arguments: &WorkloadArguments) -> u64 {
-        let seconds = self.period.unwrap_or(arguments.period);
-        let seconds = if seconds > 0 { seconds } else { DEFAULT_PERIOD };
-        seconds.unsigned_abs().saturating_mul(1000)
-    }
+/// Returns how long so many seconds are; 0 or less are the default.
+fn period(seconds: i64) -> Duration {
+    let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0);
+    seconds.map_or(DEFAULT_PERIOD, Duration::from_secs)
 }
 
 impl WorkloadArguments {
     /// Says whether any of these flags was given.
     pub(crate) fn given(&self) -> bool {
-        *self != Self { period: DEFAULT_PERIOD, runtime: DEFAULT_RUNTIME.into(), ..Self::default() }
+        *self != Self { period: DEFAULT_SECONDS, runtime: DEFAULT_RUNTIME.into(), ..Self::default() }
     }
 
     /// Returns the workloads, the heaviest first.
-    pub(crate) fn workloads(&self) -> anyhow::Result<Vec<Workload>> {
+    fn workloads(&self) -> anyhow::Result<Vec<Workload>> {
         let words = |text: &Option<String>, flag: &str| -> anyhow::Result<Option<Vec<String>>> {
             let parse = |text: &String| serde_json::from_str(text);
             let parsed = text.as_ref().map(parse).transpose();
@@ -175,11 +170,10 @@ impl WorkloadArguments {
                 args: words(&self.args, "--args")?,
                 entrypoint: words(&self.entrypoint, "--entrypoint")?,
                 env: env.clone(),
-                cwd: self.cwd.clone(),
+                directory: self.cwd.clone(),
                 user: self.user.clone(),
-                period: None,
-                wait: self.wait_on_line.clone(),
-                weight: None,
+                period: period(self.period),
+                line: self.wait_on_line.clone(),
             })
         };
         let Some(path) = &self.workload else { return Ok(vec![base("workload".into())?]) };
@@ -188,85 +182,97 @@ impl WorkloadArguments {
         if parsed.workload.is_empty() {
             return Err(Usage(format!("{}: there is no workload in it", path.display())).into());
         }
-        let mut workloads = Vec::new();
-        for own in parsed.workload {
+        let mut own = parsed.workload;
+        let weight = |own: &Own| own.weight.unwrap_or(1.0);
+        own.sort_by(|a, b| weight(b).total_cmp(&weight(a)));
+        let merge = |own: Own| -> anyhow::Result<Workload> {
             let base = base(own.name)?;
-            workloads.push(Workload {
+            Ok(Workload {
                 name: base.name,
                 args: own.args.or(base.args),
                 entrypoint: own.entrypoint.or(base.entrypoint),
                 env: [base.env, own.env].concat(),
-                cwd: own.cwd.or(base.cwd),
+                directory: own.cwd.or(base.directory),
                 user: own.user.or(base.user),
-                period: own.period,
-                wait: own.wait.or(base.wait),
-                weight: own.weight,
-            });
-        }
-        let weight = |workload: &Workload| workload.weight.unwrap_or(1.0);
-        workloads.sort_by(|a, b| weight(b).total_cmp(&weight(a)));
-        Ok(workloads)
+                period: own.period.map_or(base.period, period),
+                line: own.wait.or(base.line),
+            })
+        };
+        own.into_iter().map(merge).collect()
     }
 
-    /// Returns the content of resolv.conf; `of_host` is the host's.
-    pub(crate) fn resolver(&self, of_host: &str) -> String {
-        let given = [&self.dns_nameservers, &self.dns_search_domains, &self.dns_options];
-        if self.net_host && given.iter().all(|values| values.is_empty()) {
-            return of_host.to_owned();
-        }
-        let default = [DEFAULT_NAMESERVER.to_owned()];
-        let servers = if self.dns_nameservers.is_empty() { &default[..] } else { &self.dns_nameservers };
-        let mut text: String = servers.iter().map(|address| format!("nameserver {address}\n")).collect();
-        for (word, values) in [("search", &self.dns_search_domains), ("options", &self.dns_options)] {
-            if !values.is_empty() {
-                text.push_str(&format!("{word} {}\n", values.join(" ")));
-            }
-        }
-        text
+    /// Returns how containers are run.
+    pub(crate) fn container(&self) -> anyhow::Result<Container> {
+        self.check_terminal()?;
+        let mut container = Container::default();
+        container.workloads = self.workloads()?;
+        container.terminal = self.terminal;
+        container.input = self.input;
+        container.until = self.wait_on_signal.then(|| -> Until {
+            Arc::new(|| {
+                let wait = interrupt::Wait::begin();
+                Box::new(move || wait.is_over())
+            })
+        });
+        container.resolver = Resolver {
+            servers: self.dns_nameservers.clone(),
+            search: self.dns_search_domains.clone(),
+            options: self.dns_options.clone(),
+        };
+        container.hosts = self.hosts()?;
+        container.mounts = self.mount.iter().map(|text| parse_mount(text)).collect::<anyhow::Result<_>>()?;
+        container.network = self.network();
+        container.devices = self.gpus.iter().map(|gpu| format!("{GPUS}={gpu}")).collect();
+        container.runtime.clone_from(&self.runtime);
+        Ok(container)
     }
 
-    /// Returns the content of the file of hosts; `of_host` is the host's.
-    pub(crate) fn hosts(&self, of_host: &str) -> anyhow::Result<String> {
-        let mut text = if self.net_host { of_host } else { HOSTS }.to_owned();
-        if !text.is_empty() && !text.ends_with('\n') {
-            text.push('\n');
-        }
-        for line in &self.add_hosts {
-            let wrong = || Usage(format!("--add-hosts {line}: expected HOST:ADDRESS"));
-            let (host, address) = line.split_once(':').ok_or_else(wrong)?;
-            text.push_str(&format!("{address}\t{host}\n"));
-        }
-        Ok(text)
+    fn hosts(&self) -> Result<Vec<(String, String)>, Usage> {
+        let split = |line: &String| match line.split_once(':') {
+            Some((host, address)) => Ok((host.to_owned(), address.to_owned())),
+            None => Err(Usage(format!("--add-hosts {line}: expected HOST:ADDRESS"))),
+        };
+        self.add_hosts.iter().map(split).collect()
     }
 
-    /// Returns what else the container mounts.
-    pub(crate) fn mounts(&self) -> anyhow::Result<Vec<Mount>> {
-        self.mount.iter().map(|text| parse_mount(text)).collect()
-    }
-
-    /// Returns the network to attach the container to, if it is to be attached to one.
-    pub(crate) fn network(&self) -> anyhow::Result<Option<Network>> {
-        if !self.cni {
-            return Ok(None);
-        }
+    fn network(&self) -> Network {
         let directory =
             |given: &Option<PathBuf>, default: &str| given.clone().unwrap_or_else(|| default.into());
-        let configurations = directory(&self.cni_plugin_conf_dir, CNI_CONFIGURATIONS);
-        Ok(Some(Network::load(&configurations, &directory(&self.cni_plugin_dir, CNI_PLUGINS))?))
-    }
-
-    /// Returns the names of the devices that the container gets.
-    pub(crate) fn devices(&self) -> Vec<String> {
-        self.gpus.iter().map(|gpu| format!("{GPUS}={gpu}")).collect()
+        match self.cni {
+            _ if self.net_host => Network::Host,
+            true => Network::Cni {
+                configurations: directory(&self.cni_plugin_conf_dir, CNI_CONFIGURATIONS),
+                plugins: directory(&self.cni_plugin_dir, CNI_PLUGINS),
+            },
+            false => Network::None,
+        }
     }
 
     /// Refuses a terminal where there is none.
-    pub(crate) fn check_terminal(&self) -> Result<(), Usage> {
+    fn check_terminal(&self) -> Result<(), Usage> {
         if self.terminal && !std::io::stdin().is_terminal() {
             return Err(Usage("--terminal: the standard input is no terminal".into()));
         }
         Ok(())
     }
+}
+
+/// Tells how the containers of a recording ended, and what went otherwise than asked.
+pub(crate) fn tell(recording: &Recording) {
+    for warning in &recording.warnings {
+        output::tell(&format!("notice: {warning}"));
+    }
+    for (name, code) in &recording.exits {
+        if let Some(code) = code {
+            output::tell(&format!("{name}: the container's program ended with {code}"));
+        }
+    }
+}
+
+/// Returns the command line by which this program becomes a part of a sandbox.
+pub(crate) fn helper() -> anyhow::Result<Vec<OsString>> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    Ok(vec![program.into(), "sandbox".into()])
 }
 
 fn parse_gpu(text: &str) -> Result<String, String> {
@@ -351,51 +357,32 @@ mod tests {
     }
 
     #[test]
-    fn the_resolver_is_told_what_the_flags_say_or_the_host() {
-        for (words, expected) in [
-            (&[][..], "nameserver 8.8.8.8\n"),
-            (&["--net-host"], "nameserver 10.0.0.1"),
-            (&["--net-host", "--dns-options", "debug"], "nameserver 8.8.8.8\noptions debug\n"),
-            (
-                &["--dns-nameservers", "1.1.1.1,::1", "--dns-search-domains", "a.test,b.test"],
-                "nameserver 1.1.1.1\nnameserver ::1\nsearch a.test b.test\n",
-            ),
-            (&["--dns-options", "ndots:2,rotate"], "nameserver 8.8.8.8\noptions ndots:2 rotate\n"),
-        ] {
-            assert_eq!(arguments(words).resolver("nameserver 10.0.0.1"), expected, "{words:?}");
-        }
-    }
-
-    #[test]
-    fn hosts_are_the_usual_ones_or_the_host_s_and_those_of_the_flags() {
-        let added = ["--add-hosts", "db:10.0.0.2,six:fe80::1"];
-        let lines = "10.0.0.2\tdb\nfe80::1\tsix\n";
-        for (words, expected) in [
-            (&[][..], HOSTS.to_owned()),
-            (&added, format!("{HOSTS}{lines}")),
-            (&["--net-host"], "127.0.0.1 me\n".into()),
-            (&["--net-host", added[0], added[1]], format!("127.0.0.1 me\n{lines}")),
-        ] {
-            assert_eq!(arguments(words).hosts("127.0.0.1 me").unwrap(), expected, "{words:?}");
-        }
-        assert!(arguments(&["--add-hosts", "db"]).hosts("").is_err());
+    fn the_network_is_none_or_the_hosts_and_names_are_as_the_flags_say() {
+        let container = |words: &[&str]| arguments(words).container().unwrap();
+        assert_eq!(container(&[]).network, Network::None);
+        assert_eq!(container(&["--net-host"]).network, Network::Host);
+        let cni = container(&["--cni", "--cni-plugin-dir", "/plugins"]).network;
+        let expected = Network::Cni { configurations: CNI_CONFIGURATIONS.into(), plugins: "/plugins".into() };
+        assert_eq!(cni, expected);
+        let named = container(&["--dns-nameservers", "1.1.1.1,::1", "--dns-search-domains", "a.test,b.test"]);
+        let expected = "nameserver 1.1.1.1\nnameserver ::1\nsearch a.test b.test\n";
+        assert_eq!(named.resolver("nameserver 10.0.0.1"), expected);
+        let hosts = container(&["--add-hosts", "db:10.0.0.2,six:fe80::1"]).hosts("");
+        assert!(hosts.ends_with("10.0.0.2\tdb\nfe80::1\tsix\n"), "{hosts}");
+        assert!(arguments(&["--add-hosts", "db"]).container().is_err());
     }
 
     #[test]
     fn a_period_that_is_none_is_the_default() {
-        for (period, own, expected) in [
-            ("3", None, 3000),
-            ("0", None, 10_000),
-            ("-1", None, 10_000),
-            ("3", Some(5), 5000),
-            ("3", Some(0), 10_000),
-        ] {
-            let workload = Workload { period: own, ..Workload::default() };
-            assert_eq!(
-                workload.milliseconds(&arguments(&["--period", period])),
-                expected,
-                "{period} {own:?}"
-            );
+        for (given, own, expected) in
+            [("3", None, 3), ("0", None, 10), ("-1", None, 10), ("3", Some(5), 5), ("3", Some(0), 10)]
+        {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            let own = own.map(|seconds| format!("period = {seconds}\n")).unwrap_or_default();
+            fs::write(file.path(), format!("[[workload]]\nname = \"a\"\n{own}")).unwrap();
+            let words = ["--period", given, "--workload", file.path().to_str().unwrap()];
+            let found = arguments(&words).workloads().unwrap();
+            assert_eq!(found[0].period, Duration::from_secs(expected), "{given} {own:?}");
         }
     }
 
@@ -416,7 +403,7 @@ mod tests {
             (found[0].args.clone().unwrap(), found[1].args.clone().unwrap()),
             (vec!["b".to_owned()], vec!["a".to_owned()])
         );
-        assert_eq!((found[0].wait.as_deref(), found[1].env.join(" ")), (Some("up"), "A=1".into()));
+        assert_eq!((found[0].line.as_deref(), found[1].env.join(" ")), (Some("up"), "A=1".into()));
         for wrong in ["[[workload]]\nnames = 1\n", "workload = []\n", ""] {
             fs::write(file.path(), wrong).unwrap();
             assert!(arguments.workloads().is_err(), "{wrong}");

@@ -8,6 +8,7 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
 use clap::Args;
+use restow::memo::FileMemo;
 use restow_content as content;
 use restow_content::Blob;
 use restow_content::Provider;
@@ -18,15 +19,14 @@ use restow_layer::Workers;
 use restow_oci::Descriptor;
 use restow_registry as registry;
 use restow_registry::Destination;
-use restow_registry::Observer;
+use restow_registry::Existing;
 use restow_registry::Place;
-use restow_registry::Source;
+use restow_registry::Writing;
 
 use crate::access::open_destination;
 use crate::args::JobsArguments;
-use crate::memo;
-use crate::memo::FileMemo;
-use crate::roots;
+use crate::directories;
+use crate::reference;
 
 /// What the work takes, whatever is done.
 #[derive(Debug, Args)]
@@ -67,6 +67,8 @@ pub(crate) struct Workshop {
     pub(crate) roots: Option<PathBuf>,
     memo: Arc<dyn Memo>,
     batch: Option<Batch>,
+    /// What becomes of images that are where they go, whatever a job says.
+    pub(crate) existing: Existing,
 }
 
 /// What several jobs share beside.
@@ -87,9 +89,9 @@ impl Workshop {
     /// Returns one for a single image.
     pub(crate) fn new(arguments: &WorkArguments) -> anyhow::Result<Self> {
         let threads = arguments.jobs.count();
-        let cache = arguments.cache_dir.clone().or_else(memo::default_directory);
+        let cache = arguments.cache_dir.clone().or_else(directories::cache);
         let cache = cache.filter(|_| !arguments.no_cache);
-        let roots = roots::place(arguments.cache_dir.as_deref()).filter(|_| !arguments.no_cache);
+        let roots = reference::roots(arguments.cache_dir.as_deref()).filter(|_| !arguments.no_cache);
         let memo: Arc<dyn Memo> = match &cache {
             Some(directory) => Arc::new(FileMemo::new(directory)),
             None => Arc::new(NoMemo),
@@ -102,32 +104,35 @@ impl Workshop {
             roots,
             memo,
             batch: None,
+            existing: Existing::default(),
         })
     }
 
     /// Returns one for many images, `images` of them at a time. No more layers are worked on together than for one.
-    pub(crate) fn for_batch(arguments: &WorkArguments, images: NonZeroUsize) -> anyhow::Result<Self> {
+    pub(crate) fn for_batch(
+        arguments: &WorkArguments,
+        images: NonZeroUsize,
+        existing: Existing,
+    ) -> anyhow::Result<Self> {
         let alone = Self::new(arguments)?;
         let layers = alone.layers.get().div_ceil(images.get());
         let memo = Arc::new(RunMemo::before(alone.memo.clone()));
         Ok(Self {
             layers: NonZeroUsize::new(layers).unwrap_or(NonZeroUsize::MIN),
             batch: Some(Batch { memo, places: Mutex::default() }),
+            existing,
             ..alone
         })
     }
 
-    /// Opens the place of a destination, and makes it where there is nothing. `source` is where most blobs come from;
-    /// `observer` hears of what is sent to a registry.
+    /// Opens the place of a destination, and makes it where there is nothing.
     ///
     /// Jobs that write to one layout or store do so through one, so that none takes away what another has begun.
-    pub(crate) fn open(
-        &self,
-        place: &Place,
-        source: &Source,
-        observer: Option<Arc<dyn Observer>>,
-    ) -> registry::Result<Opened> {
-        let open = || Ok(Arc::new(open_destination(place, Some(source), observer)?));
+    pub(crate) fn open(&self, place: &Place, mut writing: Writing<'_>) -> registry::Result<Opened> {
+        if self.existing == Existing::Repair {
+            writing.existing = Existing::Repair;
+        }
+        let open = || Ok(Arc::new(open_destination(place, writing)?));
         let Some(batch) = self.batch.as_ref().filter(|_| stays(place)) else { return open() };
         let mut places = batch.places();
         if let Some((_, opened)) = places.iter().find(|(known, _)| known == place) {

@@ -99,7 +99,7 @@ fn prediction(path: &str, command: &[&str], content: &[u8]) -> (Tree, Prediction
     let env = vec!["PATH=/usr/bin:/bin".into(), "LANG=C.UTF-8".into()];
     let launch = Launch { args, env, directory: "/app".into() };
     let tree = reading.tree_with_notes(&[layer]).expect("a sound layer is read");
-    let prediction = restow_analyze::predict(&tree, &launch);
+    let prediction = restow_analyze::predict(&tree, &launch, &Default::default());
     (tree, prediction)
 }
 

@@ -5,15 +5,16 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
+use restow::files::Files;
+use restow::image::Image;
 use restow_oci::Limits;
 use restow_oci::Platform;
 
 use crate::access::open_source;
 use crate::args::JobsArguments;
-use crate::files::Files;
-use crate::image::Image;
+use crate::args::TocArguments;
+use crate::output;
 use crate::reference;
-use crate::toc_image::TocArguments;
 
 /// Print a file of an image, without unpacking it
 ///
@@ -44,8 +45,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let image = Image::one(&source, arguments.platform.as_slice(), &limits)?;
     let copy = || {
         let files = Files::read(&*source.provider, &image, &tables, &limits, arguments.jobs.count())?;
+        output::warn(&files.warnings);
         let file = files.find(&arguments.path)?;
-        files.copy(&file, &mut io::stdout().lock())
+        Ok(files.copy(&file, &mut io::stdout().lock())?)
     };
     match copy() {
         // A reader that has left (`restow cat … | head`) is no error.
@@ -55,5 +57,6 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    let broken = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+    matches!(error.downcast_ref(), Some(restow::Error::Io(error)) if broken(error))
 }

@@ -6,15 +6,20 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use clap::Args;
+use restow::referrers;
 use restow_convert as convert;
 use restow_convert::Platforms;
+use restow_convert::Selected;
+use restow_convert::Selection;
 use restow_oci::Descriptor;
 use restow_oci::Kind;
+use restow_oci::Platform;
 use restow_registry::Place;
 use restow_registry::Reading;
 use restow_registry::Reference;
 use restow_registry::Source;
 use restow_registry::Watched;
+use restow_registry::Writing;
 use serde_json::Value;
 use serde_json::json;
 
@@ -22,15 +27,15 @@ use crate::access::access;
 use crate::access::open_destination;
 use crate::args::Format;
 use crate::args::LinkArguments;
-use crate::args::PlatformArguments;
 use crate::args::ProgressArguments;
+use crate::args::RepairArguments;
 use crate::conversion::ImageArguments;
 use crate::destination::Destination;
 use crate::failure::Usage;
 use crate::output;
 use crate::progress::Voice;
 use crate::reference;
-use crate::referrers;
+use crate::report;
 use crate::transfer::Transfer;
 use crate::workshop::Opened;
 use crate::workshop::give_up;
@@ -38,11 +43,12 @@ use crate::workshop::give_up;
 const EXAMPLES: &str = "\
 Examples:
   restow copy docker://debian:12 oci:debian:12
-  restow copy --all-platforms docker://debian:12 docker://localhost:5000/debian:12
+  restow copy --platform linux/arm64 docker://debian:12 docker://localhost:5000/debian:12-arm64
   restow copy oci:app:v1 docker-archive:- | docker load";
 
 /// Copy an image from one place to another, every byte and every digest as it is
 ///
+/// Of an index, all images are copied, unless --platform says which. A docker archive holds one: the host's is taken then.
 /// Only what the destination lacks is sent. The digest of the image goes to stdout, everything else to stderr.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -50,10 +56,12 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     images: ImageArguments,
     #[command(flatten)]
-    platforms: PlatformArguments,
+    platforms: CopyPlatforms,
     /// Copy what refers to the image or to one that its index names, too: signatures, attestations and the like
     #[arg(long)]
     referrers: bool,
+    #[command(flatten)]
+    repair: RepairArguments,
     #[command(flatten)]
     link: LinkArguments,
     #[command(flatten)]
@@ -61,6 +69,27 @@ pub(crate) struct Arguments {
     /// What stdout holds: the digest of the image, or a document about it
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     format: Format,
+}
+
+/// Which images of an index are copied.
+#[derive(Debug, Args)]
+struct CopyPlatforms {
+    /// Copy the image for this platform alone, for instance linux/arm64/v8
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = Platform::parse)]
+    platform: Option<Platform>,
+    /// Copy the images for all platforms, wherever they go; a docker archive takes none of several
+    #[arg(long, conflicts_with = "platform")]
+    all_platforms: bool,
+}
+
+impl CopyPlatforms {
+    fn choice(&self, place: &Place) -> Platforms {
+        match (&self.platform, place) {
+            (Some(platform), _) => Platforms::Only(vec![platform.clone()]),
+            (None, Place::DockerArchive(_)) if !self.all_platforms => Platforms::Prefer(Platform::host()),
+            (None, _) => Platforms::All,
+        }
+    }
 }
 
 impl Arguments {
@@ -78,8 +107,8 @@ impl Arguments {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let checked = arguments.check()?;
     let transfer = Transfer::new(&arguments.progress, Voice::default());
-    let open = |place: &Place, source: &Source| Ok(Arc::new(open_destination(place, Some(source), None)?));
-    let document = checked.perform(open, transfer)?;
+    let document =
+        checked.perform(|place, writing| Ok(Arc::new(open_destination(place, writing)?)), transfer)?;
     checked.destination.print(arguments.format, &document)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -95,19 +124,31 @@ impl Checked<'_> {
     /// Copies the image to a place that `open` opens, tells what became of it, and returns that as a document, too.
     pub(crate) fn perform(
         &self,
-        open: impl FnOnce(&Place, &Source) -> restow_registry::Result<Opened>,
+        open: impl FnOnce(&Place, Writing<'_>) -> restow_registry::Result<Opened>,
         transfer: Transfer,
     ) -> anyhow::Result<Value> {
         let started = Instant::now();
         let Self { arguments, reference, destination } = self;
         let source = access().open_source(reference, Reading::Once)?;
-        let root = choose(&source, &arguments.platforms)?;
-        let place = open(&destination.place, &source)?;
+        let (root, left_out) = choose(&source, &arguments.platforms.choice(&destination.place))?;
+        if arguments.platforms.platform.is_none()
+            && !left_out.is_empty()
+            && destination.replaces(reference, &source.root)
+        {
+            let left_out = report::platforms(&left_out);
+            let problem = format!("{} would lose {left_out}; --platform says that they may go", source.name);
+            return Err(Usage(problem).into());
+        }
+        let existing = arguments.repair.existing();
+        let writing = Writing { source: Some(&source), existing, ..Writing::default() };
+        let place = open(&destination.place, writing)?;
 
         let transfer = Arc::new(transfer);
         let watched = Watched::new(&*source.provider, transfer.clone());
         let copied = match arguments.referrers {
-            true => referrers::find(reference, [&root].into_iter().chain(&images_of(&source, &root)?))?,
+            true => {
+                referrers::find(access(), reference, [&root].into_iter().chain(&images_of(&source, &root)?))?
+            }
             false => Vec::new(),
         };
         let unnamed: &[String] = &[];
@@ -130,6 +171,13 @@ impl Checked<'_> {
             format!(" with {}", output::count(copied.len(), "referrer"))
         };
         let elapsed = output::seconds(started.elapsed());
+        if !left_out.is_empty() {
+            let told = format!("{} leaves out {}", references.join(", "), report::platforms(&left_out));
+            match arguments.platforms.platform {
+                Some(_) => transfer.line(&told),
+                None => transfer.warning(&format!("{told}: a docker archive holds one image")),
+            }
+        }
         transfer.line(&format!("{} -> {}{with} in {elapsed}", source.name, references.join(", ")));
         Ok(json!({
             "source": source.name,
@@ -137,6 +185,7 @@ impl Checked<'_> {
             "mediaType": root.media_type.as_str(),
             "digest": root.digest.as_str(),
             "size": root.size,
+            "leftOut": report::left_out_document(&left_out),
             "referrers": copied.iter().map(|referrer| referrer.digest.as_str()).collect::<Vec<_>>(),
             "notices": notices.iter().map(ToString::to_string).collect::<Vec<_>>(),
         }))
@@ -153,20 +202,15 @@ fn images_of(source: &Source, root: &Descriptor) -> anyhow::Result<Vec<Descripto
     Ok(images.into_iter().map(|image| image.descriptor).collect())
 }
 
-/// Returns what is to be copied: all there is, or the image of one platform.
-fn choose(source: &Source, platforms: &PlatformArguments) -> anyhow::Result<Descriptor> {
-    let choice = platforms.choice();
-    if matches!(choice, Platforms::All) || source.root.media_type.kind() != Kind::Index {
-        return Ok(source.root.clone());
+/// Returns what is to be copied, all there is or the image of one platform, and the images that are not.
+fn choose(source: &Source, platforms: &Platforms) -> anyhow::Result<(Descriptor, Vec<Selected>)> {
+    if matches!(platforms, Platforms::All) || source.root.media_type.kind() != Kind::Index {
+        return Ok((source.root.clone(), Vec::new()));
     }
-    if platforms.platform.len() > 1 {
-        let problem = "an index of some platforms has another digest: copy one platform or --all-platforms";
-        return Err(Usage(problem.into()).into());
-    }
-    let selection = convert::select(&*source.provider, &source.root, &choice, access().limits());
-    let images = selection.with_context(|| source.name.clone())?.images;
+    let selection = convert::select(&*source.provider, &source.root, platforms, access().limits());
+    let Selection { images, others, .. } = selection.with_context(|| source.name.clone())?;
     match images.as_slice() {
-        [image] => Ok(image.descriptor.clone()),
+        [image] => Ok((image.descriptor.clone(), others)),
         [] => anyhow::bail!("{} leads to no image; --all-platforms copies the index as it is", source.name),
         images => anyhow::bail!("{}: {} images match, choose one by its digest", source.name, images.len()),
     }

@@ -7,15 +7,16 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
+use restow::parallel;
 use restow_registry::Name;
 use restow_registry::deploy::Deployment;
 use restow_registry::deploy::Input;
 use restow_registry::deploy::rounds;
 
 use crate::access::access;
+use crate::args::RepairArguments;
 use crate::failure;
 use crate::output;
-use crate::parallel;
 
 /// Push manifests and blobs as lines of JSON say, and nothing else
 ///
@@ -29,8 +30,10 @@ pub(crate) struct Arguments {
     #[arg(value_name = "FILE", default_value = "-")]
     input: PathBuf,
     /// Push nothing; print the inputs, and of those only the refs, that are not in place
-    #[arg(long)]
+    #[arg(long, conflicts_with = "repair")]
     dry_run: bool,
+    #[command(flatten)]
+    repair: RepairArguments,
     /// How many inputs are worked on side by side
     #[arg(long, value_name = "N", default_value = "4")]
     jobs: NonZeroUsize,
@@ -59,7 +62,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             if arguments.dry_run {
                 return deployment.pending(client);
             }
-            let digest = Some(deployment.run(client)?);
+            let digest = Some(deployment.run(client, arguments.repair.existing())?);
             let named = deployment.names().iter().cloned();
             Ok(named.map(|name| Name { digest: digest.clone(), ..name }).collect())
         });

@@ -9,6 +9,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 use clap::Subcommand;
+use restow::parallel;
+use restow::toc_image;
 use restow_oci::Platform;
 use restow_registry::Error;
 use restow_registry::Name;
@@ -24,7 +26,6 @@ use serde_json::Value;
 use crate::access::access;
 use crate::failure;
 use crate::output;
-use crate::parallel;
 use crate::reference;
 
 /// How many references are looked at together before their results are written.
@@ -134,7 +135,7 @@ impl Batch {
     fn index(&self, text: &str) -> anyhow::Result<Value> {
         let reference = parse_reference(text)?;
         let source = match access().open_source(&reference, Reading::Once) {
-            Err(error) if failure::means_nothing(&error) => {
+            Err(error) if toc_image::means_nothing(&error) => {
                 if matches!(error, Error::Unauthorized { .. }) {
                     let error = failure::describe(&anyhow::Error::from(error).context(text.to_owned()));
                     output::tell(&format!("warning: {error}"));

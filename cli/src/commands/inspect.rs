@@ -4,6 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
+use restow::blob::LayerBlob;
+use restow::image::Image;
+use restow::toc_image::Tables;
 use restow_convert::Platforms;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
@@ -17,13 +20,10 @@ use serde_json::json;
 
 use crate::access::open_source;
 use crate::args::Format;
-use crate::image::Image;
+use crate::args::TocArguments;
 use crate::output;
 use crate::output::Table;
 use crate::reference;
-use crate::seekable::LayerBlob;
-use crate::toc_image::Tables;
-use crate::toc_image::TocArguments;
 
 /// Print the images of a reference and their layers
 ///
@@ -183,11 +183,12 @@ fn print_toc(
     limits: &Limits,
 ) -> anyhow::Result<()> {
     let layer = image.layer(source, position)?;
-    let json = LayerBlob::open(&*source.provider, layer).and_then(|blob| {
+    let read = || -> anyhow::Result<Value> {
+        let blob = LayerBlob::open(&*source.provider, layer)?;
         let toc = blob.with_table(&image.descriptor.digest, &layer.digest, elsewhere)?.toc(limits)?;
-        serde_json::from_slice::<Value>(&toc).context("the table of contents is not JSON")
-    });
-    let json = json.with_context(|| format!("{}: layer {position}, {}", source.name, layer.digest))?;
+        serde_json::from_slice(&toc).context("the table of contents is not JSON")
+    };
+    let json = read().with_context(|| format!("{}: layer {position}, {}", source.name, layer.digest))?;
     output::print_json(&json)?;
     Ok(())
 }

@@ -4,6 +4,10 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
+use restow::files::File;
+use restow::files::Files;
+use restow::files::Stat;
+use restow::image::Image;
 use restow_layer::Kind;
 use restow_oci::Limits;
 use restow_oci::Platform;
@@ -13,14 +17,10 @@ use serde_json::json;
 use crate::access::open_source;
 use crate::args::Format;
 use crate::args::JobsArguments;
-use crate::files::File;
-use crate::files::Files;
-use crate::files::Stat;
-use crate::image::Image;
+use crate::args::TocArguments;
 use crate::output;
 use crate::output::Table;
 use crate::reference;
-use crate::toc_image::TocArguments;
 
 /// List the files of an image as a container sees them, without unpacking it
 ///
@@ -57,6 +57,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let image = Image::one(&source, arguments.platform.as_slice(), &limits)?;
     let list = || {
         let files = Files::read(&*source.provider, &image, &tables, &limits, arguments.jobs.count())?;
+        output::warn(&files.warnings);
         let found = files.find(&arguments.path)?;
         if found.stat.as_ref().is_none_or(|stat| stat.kind == Kind::Directory) {
             files.list(&found.path, arguments.recursive)

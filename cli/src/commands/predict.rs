@@ -3,6 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use restow::image::Image;
+use restow::prediction::Predictor;
+use restow::trees::Trees;
 use restow_analyze::Predicted;
 use restow_analyze::Prediction;
 use restow_analyze::list;
@@ -18,13 +21,10 @@ use crate::args::Format;
 use crate::args::JobsArguments;
 use crate::args::PlatformArguments;
 use crate::args::parse_size;
-use crate::image::Image;
 use crate::order::DEFAULT_MAX_UNREAD;
 use crate::output;
 use crate::output::Table;
-use crate::prediction::Predictor;
 use crate::reference;
-use crate::trees::Trees;
 
 const EXAMPLES: &str = "\
 Examples:

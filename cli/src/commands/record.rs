@@ -4,6 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use restow::recorder::Recorder;
+use restow::recorder::Recording;
+use restow::recorder::total;
 use restow_analyze::record;
 use restow_content::publish;
 use restow_convert as convert;
@@ -18,11 +21,8 @@ use crate::args::PlatformArguments;
 use crate::failure::Usage;
 use crate::output;
 use crate::output::Table;
-use crate::recorder::Recorder;
-use crate::recorder::Recording;
-use crate::recorder::total;
 use crate::reference;
-use crate::roots;
+use crate::workload;
 use crate::workload::WorkloadArguments;
 
 const EXAMPLES: &str = "\
@@ -75,9 +75,10 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<Exit
         anyhow::ensure!(!images.is_empty(), "{} is no image and leads to none", source.name);
         return Err(Usage(format!("{} images are meant, choose one with --platform", images.len())).into());
     };
-    let keep = roots::place(arguments.cache_dir.as_deref()).filter(|_| !arguments.no_cache);
+    let keep = reference::roots(arguments.cache_dir.as_deref()).filter(|_| !arguments.no_cache);
     let recorder = Recorder {
-        arguments: &arguments.workload,
+        container: &arguments.workload.container()?,
+        helper: &workload::helper()?,
         provider: &*source.provider,
         limits: &limits,
         threads: arguments.jobs.count().get(),
@@ -85,6 +86,7 @@ pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<Exit
         keep,
     };
     let recording = recorder.record(&image.descriptor)?;
+    workload::tell(&recording);
     publish::write(&arguments.out, record::write(&recording.accesses).as_bytes())?;
     match arguments.format {
         Format::Text => output::print(&told(&recording))?,

@@ -3,13 +3,14 @@
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::fd::OwnedFd;
+use std::process::Command;
 use std::process::ExitCode;
 
 use clap::Args;
 use clap::ValueEnum;
 use restow_analyze::sandbox;
 
-use crate::recorder;
+use crate::workload::helper;
 
 /// Be a part of a sandbox
 #[derive(Debug, Args)]
@@ -29,11 +30,11 @@ enum Role {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     match arguments.role {
         Role::Outer => {
-            let code = sandbox::outer(recorder::helper("inner")?, caller()?)?;
+            let code = sandbox::outer(command("inner")?, caller()?)?;
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
         }
         Role::Inner => {
-            sandbox::inner(caller()?, recorder::helper("serve")?)?;
+            sandbox::inner(caller()?, command("serve")?)?;
             Ok(ExitCode::SUCCESS)
         }
         Role::Serve => {
@@ -41,6 +42,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Returns the command that starts this program as another part.
+fn command(role: &str) -> anyhow::Result<Command> {
+    let helper = helper()?;
+    let mut command = Command::new(&helper[0]);
+    command.args(&helper[1..]).arg(role);
+    Ok(command)
 }
 
 /// Returns the socket that leads to who makes the sandbox; it speaks both ways.

@@ -4,6 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
+use restow::blob::LayerBlob;
+use restow::image::Image;
+use restow::toc_image::Tables;
 use restow_layer::Depth;
 use restow_layer::VerifyOptions;
 use restow_layer::Workers;
@@ -16,12 +19,9 @@ use restow_oci::Platform;
 use restow_registry::Source;
 
 use crate::access::open_source;
-use crate::image::Image;
+use crate::args::TocArguments;
 use crate::output;
 use crate::reference;
-use crate::seekable::LayerBlob;
-use crate::toc_image::Tables;
-use crate::toc_image::TocArguments;
 
 /// Print the digest of a layer's table of contents, or of the tables of all layers
 ///

@@ -5,6 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
+use restow::blob::LayerBlob;
+use restow::parallel;
+use restow::toc_image::Tables;
 use restow_content::VerifiedReader;
 use restow_convert as convert;
 use restow_convert::Platforms;
@@ -26,18 +29,14 @@ use serde_json::json;
 use crate::access::open_source;
 use crate::args::Format;
 use crate::args::JobsArguments;
+use crate::args::TocArguments;
 use crate::failure;
-use crate::files::is_absent;
 use crate::output;
 use crate::output::Table;
-use crate::parallel;
 use crate::readership;
 use crate::readership::ImageReadership;
 use crate::readership::Readership;
 use crate::reference;
-use crate::seekable::LayerBlob;
-use crate::toc_image::Tables;
-use crate::toc_image::TocArguments;
 
 /// Read an image back in full and say what of it holds
 ///
@@ -166,9 +165,8 @@ impl Walk<'_> {
         let limits = self.verifier.limits;
         match descriptor.media_type.kind() {
             Kind::Index => {
-                let index = self
-                    .verifier
-                    .document(descriptor, limits.manifest_size, |bytes| Index::parse(bytes, limits));
+                let read = |bytes| Index::parse_as(bytes, &descriptor.media_type, limits);
+                let index = self.verifier.document(descriptor, limits.manifest_size, read);
                 let index = self.keep("index", descriptor, index);
                 for entry in index.iter().flat_map(Index::manifests) {
                     if depth < limits.index_depth && self.seen.len() < limits.nodes {
@@ -185,7 +183,7 @@ impl Walk<'_> {
             Kind::Manifest
                 if self.chosen.as_ref().is_none_or(|chosen| chosen.contains(&descriptor.digest)) =>
             {
-                let read = |bytes| Manifest::parse(bytes, limits);
+                let read = |bytes| Manifest::parse_as(bytes, &descriptor.media_type, limits);
                 let manifest = self.verifier.document(descriptor, limits.manifest_size, read);
                 if let Some(manifest) = self.keep("manifest", descriptor, manifest) {
                     self.image(descriptor, &manifest);
@@ -341,6 +339,11 @@ impl Verifier<'_> {
         }
         Ok(compressed.finish()?)
     }
+}
+
+/// Tells whether the error is that a blob is not there.
+fn is_absent(error: &anyhow::Error) -> bool {
+    error.downcast_ref().is_some_and(restow::Error::is_not_found)
 }
 
 /// Gathers what was found of the layers of each image.

@@ -150,8 +150,12 @@ mod tests {
 
     #[test]
     fn the_innermost_error_that_has_a_cause_decides() {
-        let status =
-            |status| registry::Error::Status { request: "GET x".into(), status, message: String::new() };
+        let status = |status| registry::Error::Status {
+            request: "GET x".into(),
+            status,
+            codes: Vec::new(),
+            message: String::new(),
+        };
         let read = |inner: registry::Error| content::Error::Read {
             digest: oci::Digest::sha256(b""),
             offset: 0,

@@ -1,7 +1,6 @@
 //! Jobs whose result would depend on which of them is done first.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use restow_registry::Place;
 use restow_registry::Reference;
@@ -9,6 +8,7 @@ use restow_registry::Selector;
 
 use super::Job;
 use super::archive;
+use crate::destination::key;
 
 /// Finds a job in whose way another one is: what comes of the two would depend on which is first.
 pub(super) fn find<'a>(jobs: &'a [Job<'a>]) -> Option<(&'a Job<'a>, String)> {
@@ -47,20 +47,6 @@ pub(super) fn find<'a>(jobs: &'a [Job<'a>]) -> Option<(&'a Job<'a>, String)> {
             format!("{} writes what is read here; do one in a batch after the other", other.place());
         Some((job, problem))
     })
-}
-
-/// Returns the same for the same place, however it is written.
-fn key(place: &Place) -> String {
-    let path = |kind: &str, path: &Path| {
-        let absolute = std::path::absolute(path);
-        format!("{kind}:{}", absolute.as_deref().unwrap_or(path).display())
-    };
-    match place {
-        Place::Layout(layout) => path("layout", layout),
-        Place::Archive(file) | Place::DockerArchive(file) => path("archive", file),
-        Place::Registry(repository) => format!("registry:{repository}"),
-        Place::Store(_) => "store".into(),
-    }
 }
 
 #[cfg(test)]

@@ -15,10 +15,12 @@ use std::time::Duration;
 use std::time::Instant;
 
 use clap::Args;
+use restow::parallel;
 use restow_convert::Cancel;
 use restow_convert::Observer as _;
 use restow_library::Journal;
 use restow_library::Only;
+use restow_registry::Existing;
 use restow_registry::Place;
 use restow_registry::Reference;
 use serde_json::Map;
@@ -27,13 +29,13 @@ use serde_json::json;
 
 use crate::args;
 use crate::args::ProgressArguments;
+use crate::args::RepairArguments;
 use crate::commands::copy;
 use crate::conversion;
 use crate::destination::Destination;
 use crate::failure;
 use crate::failure::Usage;
 use crate::output;
-use crate::parallel;
 use crate::progress::Progress;
 use crate::progress::Voice;
 use crate::transfer::Transfer;
@@ -71,6 +73,8 @@ pub(crate) struct RunArguments {
     /// what they were then.
     #[arg(long, value_name = "FILE")]
     journal: Option<PathBuf>,
+    #[command(flatten)]
+    repair: RepairArguments,
     #[command(flatten, next_help_heading = "Work")]
     work: WorkArguments,
     #[command(flatten, next_help_heading = "Output")]
@@ -207,7 +211,7 @@ fn check(drafts: &[Draft]) -> anyhow::Result<Vec<Job<'_>>> {
 /// Tells what would be done, and does nothing.
 pub(crate) fn plan(drafts: &[Draft], arguments: &RunArguments) -> anyhow::Result<ExitCode> {
     let jobs = check(drafts)?;
-    let workshop = Workshop::for_batch(&arguments.work, arguments.images)?;
+    let workshop = Workshop::for_batch(&arguments.work, arguments.images, arguments.repair.existing())?;
     let states = States::new(&workshop);
     let planned = parallel::map(&jobs, arguments.images, |job| {
         let state = states.of(&job.work, &job.draft.words, job.draft.only);
@@ -249,7 +253,7 @@ pub(crate) fn run(
         Some(path) => Some(Journal::open(path, |line| earlier.add(line))?),
         None => None,
     };
-    let workshop = Workshop::for_batch(&arguments.work, arguments.images)?;
+    let workshop = Workshop::for_batch(&arguments.work, arguments.images, arguments.repair.existing())?;
     let states = States::new(&workshop);
     let voice = Voice::default();
     let failed = OnceLock::new();
@@ -379,6 +383,10 @@ impl Run<'_> {
 
     /// Returns what is said of a job that need not be done.
     fn skip(&self, job: &Job<'_>, progress: &Progress) -> Option<Map<String, Value>> {
+        // Then only a look at all parts tells whether there is something to do.
+        if self.arguments.repair.existing() == Existing::Repair {
+            return None;
+        }
         let Draft { words, only, .. } = job.draft;
         if let Some(done) = self.earlier.find(words).filter(|done| self.states.is_there(&job.work, done)) {
             progress.summary("done before");
@@ -425,7 +433,7 @@ impl Run<'_> {
             Work::Convert(checked) => checked.perform(self.workshop, progress, &self.cancel.child())?,
             Work::Copy(checked) => {
                 let transfer = Transfer::new(&self.arguments.progress, self.voice.of_job(job.number));
-                checked.perform(|place, source| self.workshop.open(place, source, None), transfer)?
+                checked.perform(|place, writing| self.workshop.open(place, writing), transfer)?
             }
         };
         let Value::Object(mut document) = document else { return Ok(Map::new()) };

@@ -450,6 +450,9 @@ fn platforms_are_chosen_kept_or_dropped() {
         let document = bench.json(&format!("optimize src oci:{layout} --zstdchunked --format json {flags}"));
         assert_eq!(entries(&bench, layout), expected, "{flags}");
         assert_eq!(document["images"].as_array().unwrap().len(), images, "{flags}");
+        let left_out = document["leftOut"].as_array().unwrap();
+        assert_eq!(left_out.len(), 2 - expected, "{flags}");
+        assert!(left_out.iter().all(|image| image["platform"] == "linux/amd64"), "{flags}: {left_out:?}");
     }
     let run = bench.run("optimize src oci:none --zstdchunked --platform linux/s390x");
     assert_eq!(run.code, Some(1));
@@ -457,6 +460,53 @@ fn platforms_are_chosen_kept_or_dropped() {
                     hint: name one of these with --platform, or take --all-platforms\n";
     assert_eq!(run.stderr, expected);
     assert!(!bench.path("none").exists());
+}
+
+#[test]
+fn an_index_loses_images_with_a_warning_and_in_its_own_place_only_when_told_so() {
+    let host = restow_oci::Platform::host().to_string();
+    let image = |platform: &str| ImageBuilder::new().platform(platform).layer(base()).build();
+    let index = IndexBuilder::new().image(&image(&host)).image(&image("linux/s390x")).build();
+    let line = |places: &str, flags: &str| format!("optimize {places} --zstdchunked --no-optimize {flags}");
+    let bench = Bench::with(&index);
+    let told = "the new image leaves out linux/s390x";
+    let run = bench.ok(&line("oci:src:v1 oci:out:v1", ""));
+    let remedy = ": --all-platforms converts them, too, --keep-other-platforms keeps them as they are\n";
+    assert!(run.stderr.contains(&format!("warning: {told}{remedy}")), "{}", run.stderr);
+    let run = bench.ok(&line("oci:src:v1 oci:out:v1", &format!("--platform {host}")));
+    assert!(run.stderr.contains(&format!("{told}\n")) && !run.stderr.contains("warning: "), "{}", run.stderr);
+
+    let before = bench.index("src");
+    for places in ["oci:src:v1 oci:src:v1", "src ./src:v1", "oci:src:v1 oci:src:v2 --tag v1"] {
+        let run = bench.run(&line(places, ""));
+        assert_eq!(run.code, Some(2), "{places}: {run:?}");
+        let expected =
+            "would lose the images for other platforms (linux/s390x): --all-platforms converts them";
+        assert!(run.stderr.contains(expected), "{places}: {}", run.stderr);
+        assert_eq!(bench.index("src"), before, "{places}");
+    }
+    bench.ok(&line("oci:src:v1 oci:src:other", ""));
+    for flags in ["--keep-other-platforms".to_owned(), "--all-platforms".into(), format!("--platform {host}")]
+    {
+        let bench = Bench::with(&index);
+        bench.ok(&line("oci:src:v1 oci:src:v1", &flags));
+        bench.ok("verify oci:src:v1");
+    }
+}
+
+#[test]
+fn a_descriptor_and_a_document_that_contradict_each_other_are_told_of_by_every_command() {
+    let docker = serde_json::json!({"mediaType": "application/vnd.docker.distribution.manifest.v2+json"});
+    let bench = Bench::with(&IndexBuilder::new().image_with(&image(), docker).build());
+    let problem = "expected manifest of media type application/vnd.docker.distribution.manifest.v2+json, \
+                   found application/vnd.oci.image.manifest.v1+json";
+    for line in
+        ["inspect src", "ls src", "cat src etc/passwd", "verify src", "predict src", "convert src out --zstd"]
+    {
+        let run = bench.run(line);
+        assert_eq!(run.code, Some(1), "{line}: {run:?}");
+        assert!(run.stdout.contains(problem) || run.stderr.contains(problem), "{line}: {run:?}");
+    }
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn an_image_goes_round_through_every_kind_of_place_with_its_digest() {
         ("x.tar:v1".to_owned(), "oci:back:v1".to_owned()),
         (format!("docker://{host}/c@{}", index.root.digest), "oci:back:v2".to_owned()),
     ] {
-        let run = bench.ok(&format!("copy --all-platforms {source} {destination}"));
+        let run = bench.ok(&format!("copy {source} {destination}"));
         assert_eq!(run.stdout, digest, "{source} {destination}");
     }
     assert_eq!(registry.manifest("c", "v2").as_deref(), Some(index.root_bytes()));
@@ -47,11 +47,22 @@ fn one_platform_is_copied_as_its_own_image() {
     let bench = Bench::with(&index());
     let run = bench.ok("copy --platform linux/arm64 oci:src:v1 oci:out:v1");
     assert_eq!(bench.index("out")["manifests"][0]["digest"], run.stdout.trim());
+    let told = "oci:out:v1 leaves out linux/amd64\n";
+    assert!(run.stderr.contains(told) && !run.stderr.contains("warning: "), "{}", run.stderr);
+    let document = bench.json("copy --platform linux/arm64 oci:src:v1 oci:out:v1 --format json");
+    let left_out = json!([{"manifest": image().root.digest.as_str(), "platform": "linux/amd64"}]);
+    assert_eq!(document["leftOut"], left_out);
     let run = bench.run("copy --platform linux/arm64,linux/amd64 oci:src:v1 oci:out:v1");
     assert_eq!(run.code, Some(2), "{run:?}");
     let saved = bench.ok("copy --platform linux/arm64 oci:src:v1 docker-archive:saved.tar:example.org/a:v1");
     assert_eq!(saved.stdout, run_digest(&bench));
     bench.ok("verify docker-archive:saved.tar:example.org/a:v1");
+    // A docker archive holds one image, so there is a choice to make. The host may be of either platform.
+    let all = bench.run("copy --all-platforms oci:src:v1 docker-archive:all.tar:example.org/a:v1");
+    assert_eq!(all.code, Some(1), "{all:?}");
+    let prefer = bench.ok("copy oci:src:v1 docker-archive:host.tar:example.org/a:v1").stderr;
+    let told = "warning: docker-archive:host.tar:example.org/a:v1 leaves out linux/";
+    assert!(prefer.contains(told) && prefer.contains(": a docker archive holds one image\n"), "{prefer}");
 }
 
 fn run_digest(bench: &Bench) -> String {

@@ -16,6 +16,7 @@ use restow_layer::path::base;
 use restow_layer::path::clean;
 use restow_layer::path::parent;
 use restow_layer::path::removed;
+use restow_oci::PredictionLimits;
 
 use crate::Entry;
 use crate::Kind;
@@ -184,7 +185,7 @@ impl Layer {
     }
 
     /// Returns the entry of what is read at the clean path: of a hard link, of what it repeats.
-    fn index_of_file(&self, path: &str) -> Option<u32> {
+    pub(crate) fn index_of_file(&self, path: &str) -> Option<u32> {
         let index = self.index_of(path)?;
         match &self.entries[index as usize].kind {
             // What has the name when the link is made; a later entry of that name is another file.
@@ -198,15 +199,15 @@ impl Layer {
         self.index_of_file(path).map(|index| &self.entries[index as usize])
     }
 
-    /// Returns what is written down about the file at the clean path, or about the one it is a hard link to. A note that is
-    /// not written yet is, if `keep` agrees to its size; the file is read into `scratch`.
+    /// Returns what is written down about the file of an [index](Self::index_of_file). A note that is not written yet is, if
+    /// `keep` agrees to its size; the file is read into `scratch`.
     pub(crate) fn note(
         &self,
-        path: &str,
+        index: u32,
         scratch: &mut Buffer,
+        limits: &PredictionLimits,
         keep: impl FnOnce(usize) -> bool,
     ) -> Option<&str> {
-        let index = self.index_of_file(path)?;
         match &self.notes {
             Notes::Written(notes) => notes.get(&index).map(|note| &**note),
             Notes::OnDemand { files, positions, written, .. } => {
@@ -216,7 +217,7 @@ impl Layer {
                     let mut content = files.open(positions[index] as usize);
                     // What cannot be read will be told when the layer is put together.
                     scratch.truncate(0);
-                    let note = passing::note(path, *size, &mut content, scratch).ok()?;
+                    let note = passing::note(path, *size, &mut content, scratch, limits).ok()?;
                     note.filter(|note| keep(note.len()))
                 };
                 let note = written.get(index)?.get_or_init(|| write().unwrap_or_default());
@@ -227,18 +228,29 @@ impl Layer {
 
     /// Yields the names this layer has right below the directory, some more than once. What a whiteout stands in is there,
     /// too.
-    pub(crate) fn names(&self, directory: &str) -> impl Iterator<Item = &str> {
+    pub(crate) fn names<'a>(&'a self, directory: &str) -> impl Iterator<Item = &'a str> {
         let prefix = if directory.is_empty() { String::new() } else { format!("{directory}/") };
-        let path = |index: &u32| &*self.entries[*index as usize].path;
-        let start = self.by_path.partition_point(|index| path(index) < prefix.as_str());
-        let below = self.by_path[start..].iter().map(path);
-        let deleted =
-            within(&self.deleted, &prefix).filter_map(|path| path.split_once('/')).map(|(name, _)| name);
-        let opaque = within(&self.opaque, &prefix).filter_map(|path| path.split('/').next());
-        let mut implied: BTreeSet<&str> = deleted.chain(opaque).collect();
+        let deleted = children(&self.deleted, &prefix).filter(|(_, deeper)| *deeper);
+        let mut implied: BTreeSet<&str> =
+            deleted.chain(children(&self.opaque, &prefix)).map(|(name, _)| name).collect();
         implied.retain(|name| !self.deleted.contains(join(directory, name).as_str()));
-        let inside = below.map_while(move |path| path.strip_prefix(prefix.as_str()));
-        inside.filter_map(|path| path.split('/').next()).chain(implied).filter(|name| !name.is_empty())
+        self.entries_in(prefix).chain(implied).filter(|name| !name.is_empty())
+    }
+
+    /// Yields the first part of what follows the prefix, without going through all that is below a name.
+    fn entries_in<'a>(&'a self, prefix: String) -> impl Iterator<Item = &'a str> {
+        let path = |index: &u32| &*self.entries[*index as usize].path;
+        let mut at = self.by_path.partition_point(|index| path(index) < prefix.as_str());
+        std::iter::from_fn(move || {
+            let inside = path(self.by_path.get(at)?).strip_prefix(prefix.as_str())?;
+            let (name, deeper) = first(inside);
+            at += 1;
+            if deeper {
+                let end = behind(&prefix, name);
+                at += self.by_path[at..].partition_point(|index| path(index) < end.as_str());
+            }
+            Some(name)
+        })
     }
 
     /// Says whether the layer has something below the path, if only a whiteout, so that a directory stands there.
@@ -268,13 +280,48 @@ impl Layer {
 
     /// Says whether this layer takes the path away from the layers below.
     pub(crate) fn hides(&self, path: &str) -> bool {
-        self.deleted.contains(path)
-            || ancestors(path).any(|directory| {
-                self.deleted.contains(directory)
-                    || self.opaque.contains(directory)
-                    || self.get(directory).is_some_and(|entry| entry.kind != Kind::Directory)
-            })
+        self.deletes(path) || parent(path).is_some_and(|directory| self.closes(directory))
     }
+
+    /// Says whether a whiteout of this layer names the path itself.
+    pub(crate) fn deletes(&self, path: &str) -> bool {
+        self.deleted.contains(path)
+    }
+
+    /// Says whether nothing that the layers below have in the directory is seen.
+    pub(crate) fn closes(&self, directory: &str) -> bool {
+        std::iter::once(directory).chain(ancestors(directory)).any(|directory| {
+            self.deleted.contains(directory)
+                || self.opaque.contains(directory)
+                || self.get(directory).is_some_and(|entry| entry.kind != Kind::Directory)
+        })
+    }
+}
+
+/// Returns the first part of a path, and whether there is more.
+fn first(path: &str) -> (&str, bool) {
+    path.split_once('/').map_or((path, false), |(name, _)| (name, true))
+}
+
+/// Returns what sorts right behind all that is below a name: `0` follows `/`.
+fn behind(prefix: &str, name: &str) -> String {
+    format!("{prefix}{name}0")
+}
+
+/// Yields the first part of what follows the prefix in the paths that start with it, and whether there is more. What is
+/// below a name is not gone through.
+fn children<'a>(paths: &'a BTreeSet<Box<str>>, prefix: &str) -> impl Iterator<Item = (&'a str, bool)> {
+    let prefix = prefix.to_owned();
+    let mut from = Bound::Included(prefix.clone());
+    std::iter::from_fn(move || {
+        let path = paths.range::<str, _>((from.as_ref().map(String::as_str), Bound::Unbounded)).next()?;
+        let (name, deeper) = first(path.strip_prefix(prefix.as_str())?);
+        from = match deeper {
+            true => Bound::Included(behind(&prefix, name)),
+            false => Bound::Excluded(path.to_string()),
+        };
+        Some((name, deeper))
+    })
 }
 
 /// Yields what follows the prefix in the paths that start with it.

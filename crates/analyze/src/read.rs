@@ -24,8 +24,7 @@ use crate::Tree;
 use crate::layer::entry;
 use crate::predict::passing;
 
-/// Bytes of notes that are kept of an image, and at least of each layer.
-const NOTES: u64 = 48 << 20;
+/// Bytes of notes that are kept of each layer at least, unless there are very many.
 const NOTES_AT_LEAST: u64 = 64 << 10;
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -69,7 +68,7 @@ impl Reading<'_> {
     /// Reads the names of all layers and, of the files that predictions ask about, what [`predict`](crate::predict())
     /// needs to know.
     ///
-    /// A note is made while the file passes by, so this too is one reading. At most 48 MiB are written down; a layer's
+    /// A note is made while the file passes by, so this too is one reading. How much is written down is limited; a layer's
     /// share of it depends on its size alone, so that the outcome is the same on any number of threads.
     pub fn tree_with_notes(&self, layers: &[Descriptor]) -> Result<Tree> {
         self.read(layers, true, None)
@@ -77,12 +76,10 @@ impl Reading<'_> {
 
     fn read(&self, layers: &[Descriptor], noting: bool, diff_ids: Option<&[Digest]>) -> Result<Tree> {
         let total = layers.iter().map(|layer| layer.size).fold(1, u64::saturating_add);
-        let room = |layer: &Descriptor| match noting {
-            true => {
-                Some(NOTES_AT_LEAST + (u128::from(NOTES) * u128::from(layer.size) / u128::from(total)) as u64)
-            }
-            false => None,
-        };
+        let notes = self.limits.prediction.notes;
+        let at_least = NOTES_AT_LEAST.min(notes / layers.len().max(1) as u64);
+        let share = |size: u64| (u128::from(notes) * u128::from(size) / u128::from(total)) as u64;
+        let room = |layer: &Descriptor| noting.then(|| at_least + share(layer.size));
         let next = AtomicUsize::new(0);
         let listed: Mutex<Vec<Option<Result<Layer>>>> = Mutex::new(layers.iter().map(|_| None).collect());
         std::thread::scope(|scope| {
@@ -154,7 +151,9 @@ impl Reading<'_> {
             raw.truncate(0);
             if let Some(entry) = entry(&header) {
                 let note = match (&entry.kind, room) {
-                    (Kind::File { size }, Some(_)) => passing::note(&entry.path, *size, &mut tar, &mut raw)?,
+                    (Kind::File { size }, Some(_)) => {
+                        passing::note(&entry.path, *size, &mut tar, &mut raw, &self.limits.prediction)?
+                    }
                     _ => None,
                 };
                 let path = entry.path.len();

@@ -4,23 +4,22 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
 use restow_layer::Buffer;
 use restow_layer::path::clean;
 use restow_layer::path::parent;
+use restow_oci::PredictionLimits;
 
 use crate::Layer;
+use crate::path::depth;
 use crate::path::join;
 
 /// As many links as Linux follows before it calls them a loop.
 const MAX_LINKS: usize = 40;
 /// As many components as are walked for one path, those of link targets included.
 const MAX_STEPS: usize = 4096;
-
-/// Bytes of notes that are written on demand and kept.
-const NOTES: usize = 48 << 20;
 
 /// What a name in a layer stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +63,8 @@ struct Walk {
     end: Option<String>,
     /// Whether what the path names itself is a link.
     leaf_is_link: bool,
+    /// How many parts of paths were looked up.
+    parts: usize,
 }
 
 /// The names of the layers of one manifest, bottom layer first.
@@ -71,7 +72,7 @@ struct Walk {
 pub struct Tree {
     layers: Vec<Arc<Layer>>,
     /// Bytes of notes that were written on demand, those that were not kept among them.
-    noted: AtomicUsize,
+    noted: AtomicU64,
     /// What a file is read into while its note is written, kept so that the memory is not taken anew for each.
     scratch: Mutex<Buffer>,
 }
@@ -103,7 +104,7 @@ impl Tree {
     /// A link that leads nowhere is returned alone; a path with nothing there gives `None`. `..` and
     /// absolute targets stay inside the image.
     pub fn follow(&self, path: &str) -> Option<Vec<(usize, String)>> {
-        let Walk { mut touched, end, leaf_is_link } = self.walk(path);
+        let Walk { mut touched, end, leaf_is_link, .. } = self.walk(path, usize::MAX);
         match end.and_then(|end| Some((self.resolve(&end)?, end))) {
             Some(end) => touched.push(end),
             None if leaf_is_link => {}
@@ -113,28 +114,30 @@ impl Tree {
     }
 
     /// Returns the links that are crossed on the way to the clean path and the path that they lead to, whether or not anything
-    /// is there.
-    pub(crate) fn way(&self, path: &str) -> (Vec<(usize, String)>, Option<String>) {
-        let Walk { touched, end, .. } = self.walk(path);
-        (touched, end)
+    /// is there; and how many parts of paths were looked up for that, `most` of which end it.
+    pub(crate) fn way(&self, path: &str, most: usize) -> (Vec<(usize, String)>, Option<String>, usize) {
+        let Walk { touched, end, parts, .. } = self.walk(path, most);
+        (touched, end, parts)
     }
 
-    fn walk(&self, path: &str) -> Walk {
+    fn walk(&self, path: &str, most: usize) -> Walk {
         let mut touched = Vec::new();
-        let mut leaf_is_link = false;
+        let (mut leaf_is_link, mut parts) = (false, 0_usize);
         let mut here = String::new();
         let mut pending: Vec<&str> = path.rsplit('/').collect();
         let mut steps = 0;
         while let Some(component) = pending.pop() {
             steps += 1;
-            if touched.len() == MAX_LINKS || steps > MAX_STEPS {
-                return Walk { touched, end: None, leaf_is_link };
+            if touched.len() == MAX_LINKS || steps > MAX_STEPS || parts > most {
+                return Walk { touched, end: None, leaf_is_link, parts };
             }
             match component {
                 "" | "." => {}
                 ".." => here = parent(&here).unwrap_or_default().to_owned(),
                 name => {
                     let next = join(&here, name);
+                    // Each directory above it is looked up, too.
+                    parts = parts.saturating_add(depth(&next));
                     if let Some((position, Entry { kind: Kind::Symlink(target), .. })) = self.find(&next) {
                         leaf_is_link |= pending.is_empty();
                         touched.push((position, next));
@@ -148,12 +151,12 @@ impl Tree {
                 }
             }
         }
-        Walk { touched, end: Some(here), leaf_is_link }
+        Walk { touched, end: Some(here), leaf_is_link, parts }
     }
 
     /// Says whether the clean path leads to something, be it a directory that no layer has an entry for.
     pub(crate) fn is_there(&self, path: &str) -> bool {
-        let Walk { end, leaf_is_link, .. } = self.walk(path);
+        let Walk { end, leaf_is_link, .. } = self.walk(path, usize::MAX);
         leaf_is_link || end.is_some_and(|end| self.resolve(&end).is_some() || self.is_implied(&end))
     }
 
@@ -183,16 +186,30 @@ impl Tree {
     /// Returns the names a container sees in the directory at the clean path, sorted. A directory that no tar mentions is
     /// there if something in it is.
     pub fn names(&self, directory: &str) -> BTreeSet<&str> {
+        self.names_within(directory, usize::MAX).unwrap_or_default()
+    }
+
+    /// Returns the same, or nothing if there are more names than that in the layers.
+    pub(crate) fn names_within(&self, directory: &str, most: usize) -> Option<BTreeSet<&str>> {
         let mut names = BTreeSet::new();
-        for (position, layer) in self.layers.iter().enumerate() {
+        let mut count = 0;
+        for (position, layer) in self.layers.iter().enumerate().rev() {
             let above = &self.layers[position + 1..];
-            let is_seen = |name: &&str| {
+            for name in layer.names(directory) {
+                count += 1;
+                if count > most {
+                    return None;
+                }
                 let path = join(directory, name);
-                above.iter().all(|layer| !layer.hides(&path))
-            };
-            names.extend(layer.names(directory).filter(is_seen));
+                if above.iter().all(|layer| !layer.deletes(&path)) {
+                    names.insert(name);
+                }
+            }
+            if layer.closes(directory) {
+                break;
+            }
         }
-        names
+        Some(names)
     }
 
     /// Returns the directories that no layer has an entry for and that whiteouts stand in. Nothing else need be left of
@@ -203,17 +220,35 @@ impl Tree {
         marked.into_iter().filter(|path| self.is_implied(path)).collect()
     }
 
-    /// Returns what was written down about the file at the clean path, or about the one it is a hard link to.
-    pub(crate) fn note(&self, path: &str) -> Option<&str> {
+    /// Returns the file that is read at the clean path, or of the one it is a hard link to: its layer, its place in it, its size.
+    pub(crate) fn file(&self, path: &str) -> Option<(usize, u32, u64)> {
         let (position, _) = self.find(path)?;
-        let keep = |size| self.noted.fetch_add(size, Ordering::Relaxed).saturating_add(size) <= NOTES;
+        let index = self.layers[position].index_of_file(path)?;
+        match self.layers[position].entries()[index as usize].kind {
+            Kind::File { size } => Some((position, index, size)),
+            _ => None,
+        }
+    }
+
+    /// Returns what is written down about such a file.
+    pub(crate) fn note(&self, position: usize, index: u32, limits: &PredictionLimits) -> Option<&str> {
+        let keep = |size: usize| {
+            let size = size as u64;
+            self.noted.fetch_add(size, Ordering::Relaxed).saturating_add(size) <= limits.notes
+        };
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        self.layers[position].note(path, &mut scratch, keep)
+        self.layers.get(position)?.note(index, &mut scratch, limits, keep)
     }
 
     /// Tells whether there was more to note than there was room for.
-    pub(crate) fn lost_notes(&self) -> bool {
-        self.noted.load(Ordering::Relaxed) > NOTES || self.layers.iter().any(|layer| layer.lost_notes())
+    pub(crate) fn lost_notes(&self, limits: &PredictionLimits) -> bool {
+        self.noted.load(Ordering::Relaxed) > limits.notes
+            || self.layers.iter().any(|layer| layer.lost_notes())
+    }
+
+    /// Returns how many layers there are.
+    pub(crate) fn height(&self) -> usize {
+        self.layers.len()
     }
 
     /// Yields what a container sees, with the providing layer: bottom layer first, then in tar order.

@@ -227,7 +227,7 @@ impl Order<'_> {
     /// Adds what the glob matches, or a miss. Links that its directory is reached through come along, as those of a path do.
     fn add_glob(&mut self, glob: &Glob) {
         let directory = glob.directory();
-        let (links, real) = self.tree.way(directory);
+        let (links, real, _) = self.tree.way(directory, usize::MAX);
         let matches = |path: &str| match &real {
             Some(real) if !links.is_empty() => {
                 let below = match real.as_str() {

@@ -23,14 +23,14 @@
 
 mod collect;
 pub(crate) mod database;
+mod holder;
 mod images;
 mod ingest;
 mod leases;
+mod lock;
 mod rebuild;
 
 use std::fs::File;
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -54,8 +54,6 @@ use crate::LocalStore;
 use crate::Manager;
 use crate::Provider;
 use crate::Result;
-use crate::error::failed;
-use crate::file;
 use crate::labels;
 use crate::local::LocalIngest;
 use crate::now;
@@ -69,6 +67,7 @@ use self::database::Database;
 pub use self::images::Image;
 pub use self::leases::Held;
 pub use self::leases::Lease;
+pub use self::lock::Writer;
 pub use self::rebuild::Rebuilt;
 
 /// A namespace's view of a store with a database. Clones share the database.
@@ -99,7 +98,6 @@ pub enum Sharing {
 pub const DEFAULT_NAMESPACE: &str = "default";
 
 const DATABASE: &str = "metadata.db";
-const LOCK: &str = "lock";
 const SHAREABLE: &str = "containerd.io/namespace.shareable";
 
 /// The most blobs that are looked up at a time.
@@ -163,12 +161,12 @@ impl MetadataStore {
 
     /// Waits until nobody removes blobs, and lets nobody start to while the result lives.
     fn lock_shared(&self) -> Result<File> {
-        lock(&self.blobs, File::lock_shared)
+        lock::shared(self.root())
     }
 
     /// Waits until nobody removes blobs or makes some visible, and lets nobody start to while the result lives.
     fn lock_alone(&self) -> Result<File> {
-        lock(&self.blobs, File::lock)
+        lock::alone(self.root())
     }
 
     fn row(&self, digest: &Digest) -> Result<BlobRow> {
@@ -274,19 +272,6 @@ fn refuse_others(root: &Path) -> Result<()> {
         return refuse("an OCI layout");
     }
     Ok(())
-}
-
-fn lock(blobs: &LocalStore, lock: impl Fn(&File) -> std::io::Result<()>) -> Result<File> {
-    let path = blobs.root().join(LOCK);
-    let mut options = OpenOptions::new();
-    let file =
-        file::open_with(options.read(true).write(true).create(true).truncate(false).mode(0o644), &path)?;
-    while let Err(error) = lock(&file) {
-        if error.kind() != std::io::ErrorKind::Interrupted {
-            return Err(failed("lock", &path)(error));
-        }
-    }
-    Ok(file)
 }
 
 impl Provider for MetadataStore {

@@ -21,13 +21,17 @@ use crate::Options;
 use crate::Partial;
 use crate::Readers;
 use crate::Result;
+use crate::Selected;
+use crate::attestation::follow_subjects;
 use crate::image;
 use crate::image::Image;
+use crate::image::forgot_subject;
 use crate::index::Fate;
 use crate::index::Form;
 use crate::index::Forms;
 use crate::index::edit;
 use crate::index::retarget;
+use crate::mentions::Renamed;
 use crate::schedule;
 use crate::schedule::Done;
 use crate::schedule::NewBlob;
@@ -41,6 +45,8 @@ pub struct Conversion {
     pub root: Descriptor,
     /// The images chosen, in order.
     pub images: Vec<ImageReport>,
+    /// The images that the root led to and no longer does, since they were not chosen.
+    pub left_out: Vec<Selected>,
     /// All layers of the images chosen, in order.
     pub layers: Vec<LayerReport>,
     /// What the observer was warned about, in order.
@@ -103,8 +109,13 @@ pub fn convert(
             report.warn(Some(format!("manifest {artifact} is about {subject}, which is now {new}")));
         }
     }
+    follow_subjects(store, &survey.indexes, &mut fates, &options.limits)?;
+    let mut renamed = renamed(&fates);
     for (descriptor, index) in survey.indexes {
-        let fate = rewrite_index(store, &descriptor, index, &fates, options, &mut report)?;
+        let fate = rewrite_index(store, &descriptor, index, &fates, &renamed, options, &mut report)?;
+        if let Fate::Edited(new) = &fate {
+            renamed.add(&descriptor.digest, &new.digest);
+        }
         fates.insert(descriptor.digest, fate);
     }
     let root = match fates.get(&root.digest) {
@@ -115,7 +126,23 @@ pub fn convert(
             _ => gather(store, root, &fates)?,
         },
     };
-    Ok(Conversion { root, images: reports, layers: report.layers, warnings: report.warnings })
+    let left_out = if options.keep_other_platforms { Vec::new() } else { selection.others };
+    Ok(Conversion { root, images: reports, left_out, layers: report.layers, warnings: report.warnings })
+}
+
+/// Returns the manifests that others take the place of.
+fn renamed(fates: &BTreeMap<Digest, Fate>) -> Renamed {
+    let mut renamed = Renamed::default();
+    for (old, fate) in fates {
+        match fate {
+            Fate::Edited(new) => renamed.add(old, &new.digest),
+            Fate::Converted(forms) => {
+                forms.successor().into_iter().for_each(|form| renamed.add(old, &form.descriptor.digest));
+            }
+            Fate::Kept | Fate::Dropped => {}
+        }
+    }
+    renamed
 }
 
 /// What there is to tell in the end, told as it comes.
@@ -249,7 +276,7 @@ fn rewrite_image(
         let new = image.rewrite(store, blobs, reader, options)?;
         changed |= new.changed;
         if layers.is_none() {
-            report.warn(new.subject.map(|subject| forgot_subject(source, &subject)));
+            new.warnings.into_iter().for_each(|warning| report.warn(Some(warning)));
             layers = Some(image.layers().to_vec());
         }
         // Where no layer speaks to its readers, the forms are one; and the source may be the form that is asked for.
@@ -277,7 +304,8 @@ fn gather(store: &dyn Store, root: &Descriptor, fates: &BTreeMap<Digest, Fate>) 
         entry.platform = forms.platform.clone();
     }
     let mut index = Index::new(vec![entry]);
-    edit(&mut index, fates, MediaTypes::Keep).map_err(|source| Error::malformed(root, source))?;
+    edit(&mut index, fates, &Renamed::default(), MediaTypes::Keep)
+        .map_err(|source| Error::malformed(root, source))?;
     let old = Descriptor { media_type: index.media_type().clone(), platform: None, ..root.clone() };
     image::write(store, &old, index.to_bytes())
 }
@@ -323,14 +351,13 @@ fn rewrite_index(
     descriptor: &Descriptor,
     mut index: Index,
     fates: &BTreeMap<Digest, Fate>,
+    renamed: &Renamed,
     options: &Options,
     report: &mut Report<'_>,
 ) -> Result<Fate> {
-    let left_out = edit(&mut index, fates, options.media_types);
-    for form in left_out.map_err(|source| Error::malformed(descriptor, source))? {
-        report.warn(Some(format!(
-            "manifest {form} is left out: it was another form of an image that is converted"
-        )));
+    let warnings = edit(&mut index, fates, renamed, options.media_types);
+    for warning in warnings.map_err(|source| Error::malformed(descriptor, source))? {
+        report.warn(Some(warning));
     }
     if !index.is_changed() {
         return Ok(Fate::Kept);
@@ -345,8 +372,4 @@ fn rewrite_index(
     }
     let old = Descriptor { media_type: index.media_type().clone(), ..descriptor.clone() };
     Ok(Fate::Edited(Box::new(image::write(store, &old, index.to_bytes())?)))
-}
-
-fn forgot_subject(document: &Digest, subject: &Digest) -> String {
-    format!("{document} is about {subject}, which its converted form no longer says")
 }

@@ -1,6 +1,7 @@
 //! One image: its layers to convert, and its manifest and config afterwards.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use restow_content::Store;
 use restow_oci::Compression;
@@ -12,6 +13,8 @@ use restow_oci::Limits;
 use restow_oci::Manifest;
 use restow_oci::MediaType;
 use restow_oci::Platform;
+use restow_oci::annotations::CONTAINERD_UNCOMPRESSED;
+use restow_oci::annotations::SOCI_INDEX_DIGEST;
 use restow_oci::annotations::strip_chunked;
 
 use crate::Error;
@@ -20,6 +23,8 @@ use crate::Options;
 use crate::Partial;
 use crate::Result;
 use crate::index::retarget;
+use crate::mentions::Followed;
+use crate::mentions::Renamed;
 use crate::readers::Reader;
 use crate::schedule::NewBlob;
 use crate::survey::read_config;
@@ -43,8 +48,8 @@ pub(crate) struct Rewritten {
     pub(crate) changed: bool,
     /// Whether there is a zstd layer in it.
     pub(crate) zstd: bool,
-    /// The subject that had to go.
-    pub(crate) subject: Option<Digest>,
+    /// What no longer holds of it.
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Image {
@@ -106,8 +111,11 @@ impl Image {
     /// Returns what the layer at a position is after a conversion to `blob`, to a kind of reader.
     pub(crate) fn replaced(&self, position: usize, blob: &NewBlob, reader: Reader) -> Descriptor {
         let source = &self.layers()[position];
-        let NewBlob { descriptor: blob, partial, .. } = blob;
+        let NewBlob { descriptor: blob, diff_id, partial, .. } = blob;
         let mut layer = retarget(source, blob);
+        if let Some(uncompressed) = layer.annotations.get_mut(CONTAINERD_UNCOMPRESSED) {
+            *uncompressed = diff_id.to_string();
+        }
         if let (Kind::Layer { distributable: false, .. }, Kind::Layer { compression, .. }) =
             (source.media_type.kind(), blob.media_type.kind())
         {
@@ -132,33 +140,91 @@ impl Image {
         reader: Reader,
         options: &Options,
     ) -> Result<Rewritten> {
+        let mut renamed = self.renamed(blobs);
+        let mut warnings = Vec::new();
         self.replace(blobs, reader).map_err(|source| Error::malformed(&self.descriptor, source))?;
+        self.follow_labels(&renamed, &mut warnings);
         if let Some(config) = self.config.as_mut().filter(|config| config.is_changed()) {
             config.forget_docker_image();
             let new = write(store, self.manifest.config(), config.to_bytes())?;
+            renamed.add(&self.manifest.config().digest, &new.digest);
             self.manifest.set_config(&new);
         }
+        self.follow_annotations(&renamed, &mut warnings)
+            .map_err(|source| Error::malformed(&self.descriptor, source))?;
         if let Some(media_type) = self.language(options.media_types)? {
             self.speak(media_type).map_err(|source| Error::malformed(&self.descriptor, source))?;
         }
         let zstd = self.layers().iter().any(is_zstd);
         if !self.manifest.is_changed() {
-            return Ok(Rewritten {
-                descriptor: self.descriptor.clone(),
-                changed: false,
-                zstd,
-                subject: None,
-            });
+            let descriptor = self.descriptor.clone();
+            return Ok(Rewritten { descriptor, changed: false, zstd, warnings });
         }
-        let subject = self.manifest.subject().map(|subject| subject.digest.clone());
-        let subject = subject.filter(|_| !options.keep_subject);
-        if subject.is_some() {
+        warnings.extend(self.forget_soci_index());
+        if let Some(subject) = self.manifest.subject().filter(|_| !options.keep_subject) {
             // What was said of the manifest with its old digest is not said of the new one.
+            warnings.push(forgot_subject(&self.descriptor.digest, &subject.digest));
             self.manifest.remove_subject();
         }
         let old = Descriptor { media_type: self.manifest.media_type().clone(), ..self.descriptor.clone() };
         let descriptor = write(store, &old, self.manifest.to_bytes())?;
-        Ok(Rewritten { descriptor, changed: true, zstd, subject })
+        Ok(Rewritten { descriptor, changed: true, zstd, warnings })
+    }
+
+    /// Returns the digests that other ones take the place of.
+    fn renamed(&self, blobs: &[(usize, NewBlob)]) -> Renamed {
+        let new: BTreeMap<_, _> = blobs.iter().map(|(position, blob)| (*position, blob)).collect();
+        let diff_ids = self.diff_ids().iter().enumerate();
+        let diff_ids =
+            diff_ids.map(|(position, old)| (old, new.get(&position).map_or(old, |blob| &blob.diff_id)));
+        let layers = self.layers().iter().map(|layer| &layer.digest).enumerate();
+        let layers = layers
+            .map(|(position, old)| (old, new.get(&position).map_or(old, |blob| &blob.descriptor.digest)));
+        Renamed::new(diff_ids, layers)
+    }
+
+    fn follow_labels(&mut self, renamed: &Renamed, warnings: &mut Vec<String>) {
+        let manifest = &self.descriptor.digest;
+        if let Some(config) = &mut self.config {
+            config.edit_labels(|key, value| {
+                let Followed { text, stale } = renamed.follow(key, value);
+                warnings.extend(stale.map(|stale| format!("label {key} of manifest {manifest} {stale}")));
+                text
+            });
+        }
+    }
+
+    fn follow_annotations(
+        &mut self,
+        renamed: &Renamed,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), restow_oci::Error> {
+        let manifest = format!("manifest {}", self.descriptor.digest);
+        let old = self.manifest.annotations().clone();
+        let mut new = old.clone();
+        renamed.follow_all(&mut new, &manifest, warnings);
+        for (key, value) in new.iter().filter(|(key, value)| old.get(*key) != Some(value)) {
+            self.manifest.set_annotation(key, value);
+        }
+        for (position, mut layer) in self.layers().to_vec().into_iter().enumerate() {
+            let place = format!("layer {position} of {manifest}");
+            renamed.follow_all(&mut layer.annotations, &place, warnings);
+            self.manifest.set_layer(position, &layer)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the annotation that leads to a SOCI index, which is about the old layers. The image's entry loses it, too.
+    fn forget_soci_index(&mut self) -> Vec<String> {
+        let annotations = [self.manifest.annotations(), &self.descriptor.annotations];
+        let found = annotations.into_iter().filter_map(|all| all.get(SOCI_INDEX_DIGEST));
+        let manifest = &self.descriptor.digest;
+        let told = found.collect::<BTreeSet<_>>().into_iter().map(|soci| {
+            format!("manifest {manifest} names SOCI index {soci}, which is about its old layers: make one of the new image")
+        });
+        let told = told.collect();
+        self.manifest.remove_annotation(SOCI_INDEX_DIGEST);
+        told
     }
 
     fn replace(&mut self, blobs: &[(usize, NewBlob)], reader: Reader) -> Result<(), restow_oci::Error> {
@@ -231,6 +297,11 @@ fn is_zstd(layer: &Descriptor) -> bool {
 /// Tells whether a layer is a tar, however compressed.
 fn is_tar(layer: &Descriptor) -> bool {
     matches!(layer.media_type.kind(), Kind::Layer { .. })
+}
+
+/// Says that a document is no longer about another one.
+pub(crate) fn forgot_subject(document: &Digest, subject: &Digest) -> String {
+    format!("{document} is about {subject}, which its converted form no longer says")
 }
 
 /// Stores a document that has changed, and returns its descriptor in place of the old one.

@@ -11,9 +11,12 @@ use restow_oci::Platform;
 use restow_oci::annotations::DOCKER_REFERENCE_DIGEST;
 use restow_oci::annotations::DOCKER_REFERENCE_TYPE;
 use restow_oci::annotations::REF_NAME;
+use restow_oci::annotations::SOCI_INDEX_DIGEST;
+use restow_oci::annotations::SOCI_MANIFEST_DIGEST;
 
 use crate::MediaTypes;
 use crate::Readers;
+use crate::mentions::Renamed;
 use crate::readers::Reader;
 use crate::readers::is_marked;
 use crate::readers::mark;
@@ -77,10 +80,30 @@ impl Forms {
     }
 }
 
-/// Returns what an attestation manifest is about: `None` for another entry, `Some("")` where it does not say.
-pub(crate) fn attested(entry: &Descriptor) -> Option<&str> {
-    let about = || entry.annotations.get(DOCKER_REFERENCE_DIGEST).map_or("", String::as_str);
-    (entry.annotations.get(DOCKER_REFERENCE_TYPE)? == ATTESTATION).then(about)
+/// An entry that is no image but stands beside the one that it is about, which it names in an annotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Companion<'a> {
+    /// An attestation manifest, which may not say what it is about.
+    Attestation(&'a str),
+    /// A SOCI index, of no use to any layers but those that it was made of.
+    Soci(&'a str),
+}
+
+impl Companion<'_> {
+    /// Returns what it is about.
+    pub(crate) fn subject(self) -> Option<Digest> {
+        let (Self::Attestation(subject) | Self::Soci(subject)) = self;
+        Digest::parse(subject).ok()
+    }
+}
+
+/// Tells whether an entry is a companion of an image.
+pub(crate) fn companion(entry: &Descriptor) -> Option<Companion<'_>> {
+    let annotation = |key| entry.annotations.get(key).map(String::as_str);
+    if annotation(DOCKER_REFERENCE_TYPE) == Some(ATTESTATION) {
+        return Some(Companion::Attestation(annotation(DOCKER_REFERENCE_DIGEST).unwrap_or_default()));
+    }
+    annotation(SOCI_MANIFEST_DIGEST).map(Companion::Soci)
 }
 
 /// Points an entry to what its target has become, and forgets what held for the old bytes only.
@@ -91,6 +114,7 @@ pub(crate) fn retarget(entry: &Descriptor, target: &Descriptor) -> Descriptor {
         entry.digest = target.digest.clone();
         entry.data = None;
         entry.urls.clear();
+        entry.annotations.remove(SOCI_INDEX_DIGEST);
     }
     entry.size = target.size;
     entry
@@ -103,7 +127,7 @@ pub(crate) fn sources(entries: &[Descriptor]) -> Vec<Option<usize>> {
     let mut sources = Vec::new();
     for (position, entry) in entries.iter().enumerate() {
         let platform = entry.platform.as_ref().filter(|platform| !platform.is_unknown());
-        let is_image = entry.media_type.kind() == Kind::Manifest && attested(entry).is_none();
+        let is_image = entry.media_type.kind() == Kind::Manifest && companion(entry).is_none();
         sources.push(platform.filter(|_| is_image).and_then(|platform| {
             let key = (platform.normalized(), entry.annotations.get(REF_NAME));
             let first = *first.entry(key).or_insert(position);
@@ -113,23 +137,34 @@ pub(crate) fn sources(entries: &[Descriptor]) -> Vec<Option<usize>> {
     sources
 }
 
-/// Edits the entries of an index by their fates; those without one are kept. Returns the forms of converted images that
-/// were left out because they are forms no more.
+/// Edits the entries of an index by their fates; those without one are kept. Returns what is to be warned of: companions
+/// and other forms of converted images that are left out because they are that no more, and annotations that still name
+/// what is `renamed`.
 ///
 /// Attestations share the fate of the image they are about. One about something that is not under the root stays.
 pub(crate) fn edit(
     index: &mut Index,
     fates: &BTreeMap<Digest, Fate>,
+    renamed: &Renamed,
     media_types: MediaTypes,
-) -> Result<Vec<Digest>, restow_oci::Error> {
+) -> Result<Vec<String>, restow_oci::Error> {
     let old = index.manifests().to_vec();
     let sources = sources(&old);
     let mut added = added(&old, &sources, fates);
-    let mut left_out = Vec::new();
+    let mut warnings = Vec::new();
     let mut entries = Vec::new();
     for (entry, source) in old.iter().zip(&sources) {
         entries.push(match source.map(|source| (source, fates.get(&old[source].digest))) {
-            None => follow(entry, fates),
+            None => {
+                let followed = follow(entry, fates);
+                if followed.is_none() && !is_dropped(entry, fates) {
+                    warnings.push(format!(
+                        "SOCI index {} is left out: it is about the layers before",
+                        entry.digest
+                    ));
+                }
+                followed
+            }
             Some((_, None | Some(Fate::Kept | Fate::Edited(_)))) => Some(entry.clone()),
             Some((_, Some(Fate::Dropped))) => None,
             Some((source, Some(Fate::Converted(_)))) => {
@@ -137,18 +172,24 @@ pub(crate) fn edit(
                 added.retain(|new| new.source != source || new.entry.digest != entry.digest);
                 let stays = added.len() < before;
                 if !stays {
-                    left_out.push(entry.digest.clone());
+                    warnings.push(format!(
+                        "manifest {} is left out: it was another form of an image that is converted",
+                        entry.digest
+                    ));
                 }
                 stays.then(|| entry.clone())
             }
         });
     }
-    for (position, entry) in entries.iter().enumerate() {
+    for (position, entry) in entries.iter_mut().enumerate() {
         if let Some(entry) = entry {
+            let owner = format!("the entry of {}", old[position].digest);
+            renamed.follow_all(&mut entry.annotations, &owner, &mut warnings);
             index.set_manifest(position, entry)?;
         }
     }
     index.retain(|position, _| entries[position].is_some());
+    renamed.follow_all(&mut index.annotations().clone(), &"the index", &mut warnings);
     added.iter().for_each(|new| index.push(&new.entry));
     // A Docker list must not lead to what has become OCI; attestations always are.
     let foreign = index.manifests().iter().any(|entry| !entry.media_type.is_docker());
@@ -160,7 +201,13 @@ pub(crate) fn edit(
         _ if index.is_changed() && foreign => index.set_media_type(&index.media_type().to_oci()),
         _ => {}
     }
-    Ok(left_out)
+    Ok(warnings)
+}
+
+/// Tells whether an entry, or the image that it is about, is among those that were not chosen.
+fn is_dropped(entry: &Descriptor, fates: &BTreeMap<Digest, Fate>) -> bool {
+    let subject = companion(entry).and_then(Companion::subject);
+    matches!(fates.get(subject.as_ref().unwrap_or(&entry.digest)), Some(Fate::Dropped))
 }
 
 /// An entry that joins an index, and the position of the one it is a form of.
@@ -173,7 +220,7 @@ struct Added {
 fn added(entries: &[Descriptor], sources: &[Option<usize>], fates: &BTreeMap<Digest, Fate>) -> Vec<Added> {
     let mut added = Vec::new();
     for (source, entry) in entries.iter().enumerate().filter(|(position, _)| sources[*position].is_none()) {
-        if let (Some(Fate::Converted(forms)), None) = (fates.get(&entry.digest), attested(entry)) {
+        if let (Some(Fate::Converted(forms)), None) = (fates.get(&entry.digest), companion(entry)) {
             let forms = forms.added().iter().map(|form| forms.entry(entry, form)).enumerate();
             added.extend(forms.map(|(form, entry)| (form, Added { source, entry })));
         }
@@ -183,9 +230,9 @@ fn added(entries: &[Descriptor], sources: &[Option<usize>], fates: &BTreeMap<Dig
 }
 
 fn follow(entry: &Descriptor, fates: &BTreeMap<Digest, Fate>) -> Option<Descriptor> {
-    let about = attested(entry).map(|subject| Digest::parse(subject).ok());
-    let fate = match &about {
-        Some(subject) => subject.as_ref().and_then(|subject| fates.get(subject)),
+    let companion = companion(entry);
+    let fate = match companion {
+        Some(companion) => companion.subject().and_then(|subject| fates.get(&subject)),
         None => fates.get(&entry.digest),
     };
     let target = match fate {
@@ -197,10 +244,16 @@ fn follow(entry: &Descriptor, fates: &BTreeMap<Digest, Fate>) -> Option<Descript
             Some(form) => forms.entry(entry, form),
         },
     };
-    if about.is_none() {
-        return Some(target);
+    match companion {
+        None => Some(target),
+        Some(Companion::Soci(_)) => None,
+        Some(Companion::Attestation(_)) => {
+            let mut entry = match fates.get(&entry.digest) {
+                Some(Fate::Edited(statement)) => retarget(entry, statement),
+                _ => entry.clone(),
+            };
+            entry.annotations.insert(DOCKER_REFERENCE_DIGEST.to_owned(), target.digest.to_string());
+            Some(entry)
+        }
     }
-    let mut entry = entry.clone();
-    entry.annotations.insert(DOCKER_REFERENCE_DIGEST.to_owned(), target.digest.to_string());
-    Some(entry)
 }

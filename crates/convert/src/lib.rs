@@ -12,6 +12,7 @@
 //! [`Codec`](restow_layer::Codec), [`Recompress`], which makes ordinary ones, [`Keep`], which makes none, and [`Chain`],
 //! which gives what one converter makes to the next.
 
+mod attestation;
 mod cancel;
 mod chain;
 mod convert;
@@ -20,6 +21,7 @@ mod error;
 mod image;
 mod index;
 mod memo;
+mod mentions;
 mod observer;
 mod options;
 mod ordinary;

@@ -22,16 +22,18 @@ pub enum Platforms {
     Prefer(Platform),
 }
 
-/// The images chosen.
+/// The images chosen, and the others.
 #[derive(Clone, Debug)]
 pub struct Selection {
     /// The images in the order of the index.
     pub images: Vec<Selected>,
+    /// Those that were not chosen.
+    pub others: Vec<Selected>,
     /// What is worth telling about the choice.
     pub notice: Option<String>,
 }
 
-/// An image chosen.
+/// An image that is chosen, or is not.
 #[derive(Clone, Debug)]
 pub struct Selected {
     /// The descriptor of the image's manifest.
@@ -86,13 +88,20 @@ pub(crate) fn choose(candidates: &[Candidate], platforms: &Platforms) -> Result<
             }
         }
     };
-    let images = candidates.iter().zip(chosen).filter(|(_, chosen)| *chosen);
-    let images = images.map(|(candidate, _)| Selected {
-        descriptor: candidate.descriptor.clone(),
-        platform: candidate.platforms.first().cloned(),
-        forms: candidate.forms.clone(),
-    });
-    Ok(Selection { images: images.collect(), notice })
+    let (images, others): (Vec<_>, Vec<_>) = candidates.iter().zip(chosen).partition(|(_, chosen)| *chosen);
+    let selected =
+        |images: Vec<(&Candidate, bool)>| images.into_iter().map(|(image, _)| image.into()).collect();
+    Ok(Selection { images: selected(images), others: selected(others), notice })
+}
+
+impl From<&Candidate> for Selected {
+    fn from(candidate: &Candidate) -> Self {
+        Self {
+            descriptor: candidate.descriptor.clone(),
+            platform: candidate.platforms.first().cloned(),
+            forms: candidate.forms.clone(),
+        }
+    }
 }
 
 /// Marks the candidates that suit equally well and better than the others: an image for this very processor hides

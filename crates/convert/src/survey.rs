@@ -15,7 +15,7 @@ use restow_oci::Platform;
 
 use crate::Error;
 use crate::Result;
-use crate::index::attested;
+use crate::index::companion;
 use crate::index::sources;
 
 /// Everything that selection needs to know of what is under a root. Manifests whose descriptor names a platform are
@@ -66,7 +66,7 @@ impl Survey {
     ) -> Result<()> {
         match descriptor.media_type.kind() {
             Kind::Index => self.walk_index(store, descriptor, limits, depth),
-            Kind::Manifest if attested(descriptor).is_none() => self.add_image(store, descriptor, limits),
+            Kind::Manifest if companion(descriptor).is_none() => self.add_image(store, descriptor, limits),
             _ => Ok(()),
         }
     }
@@ -109,7 +109,10 @@ impl Survey {
             self.images[place].platforms.extend(descriptor.platform.clone());
             return Ok(());
         }
-        let mut platforms: Vec<_> = descriptor.platform.clone().into_iter().collect();
+        // What an artifact is for says as little of what it is as the platform of its image does.
+        let is_artifact = descriptor.artifact_type.as_ref().is_some_and(|known| known.kind() != Kind::Config);
+        let mut platforms: Vec<_> =
+            descriptor.platform.clone().filter(|_| !is_artifact).into_iter().collect();
         if platforms.is_empty() {
             if !self.visited.insert(descriptor.digest.clone()) {
                 return Ok(());

@@ -34,6 +34,24 @@ pub const DOCKER_REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 /// BuildKit: the digest of the manifest that an index entry is about.
 pub const DOCKER_REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
 
+/// containerd and BuildKit: the DiffID of the layer that a descriptor names.
+pub const CONTAINERD_UNCOMPRESSED: &str = "containerd.io/uncompressed";
+
+/// SOCI, on an image's manifest and its entry in an index: the digest of the SOCI index of the image's layers.
+pub const SOCI_INDEX_DIGEST: &str = "com.amazon.soci.index-digest";
+/// SOCI, on a SOCI index's entry in an index: the digest of the manifest whose layers it is about.
+pub const SOCI_MANIFEST_DIGEST: &str = "com.amazon.soci.image-manifest-digest";
+
+/// The labels and annotations that name layers of their own image by DiffIDs, as the whole text or inside JSON: those of
+/// ostree and bootc, then those of Cloud Native Buildpacks for applications, buildpacks, extensions and base images.
+pub const NAMING_DIFF_IDS: [&str; 5] = [
+    "ostree.final-diffid",
+    "io.buildpacks.lifecycle.metadata",
+    "io.buildpacks.buildpack.layers",
+    "io.buildpacks.extension.layers",
+    "io.buildpacks.base.sbom",
+];
+
 /// The annotations that describe the bytes of one chunked layer, and so are false of any other.
 pub const CHUNKED: [&str; 9] = [
     STARGZ_TOC_DIGEST,

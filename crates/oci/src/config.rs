@@ -123,6 +123,21 @@ impl Config {
         Ok(())
     }
 
+    /// Replaces the values of labels for which `edit`, given key and value, returns another one.
+    pub fn edit_labels(&mut self, mut edit: impl FnMut(&str, &str) -> Option<String>) {
+        for section in ["config", "container_config"] {
+            let labels = self.get(section).and_then(|config| config.get("Labels")).and_then(Value::as_object);
+            let edited: Vec<_> = labels
+                .into_iter()
+                .flatten()
+                .filter_map(|(key, value)| Some((key.clone(), edit(key, value.as_str()?)?)))
+                .collect();
+            for (key, value) in edited {
+                self.document.edit()[section]["Labels"][key] = value.into();
+            }
+        }
+    }
+
     /// Removes the image that Docker says this one was built from, as containerd does when layers change.
     pub fn forget_docker_image(&mut self) {
         for key in ["config", "container_config"] {
@@ -248,6 +263,30 @@ mod tests {
         let mut config = parse(text).unwrap();
         config.forget_docker_image();
         assert_eq!(config.into_bytes(), text.as_bytes());
+    }
+
+    #[test]
+    fn labels_are_edited_in_both_places_and_nothing_else_is() {
+        let text = r#"{ "config": {"Labels": {"a":"1", "b":"\u0031"}}, "container_config": {"Labels": {"a":"2","c":3}} }"#;
+        let mut config = parse(text).unwrap();
+        let mut seen = Vec::new();
+        config.edit_labels(|key, value| {
+            seen.push(format!("{key}={value}"));
+            None
+        });
+        assert_eq!(seen, ["a=1", "b=1", "a=2"]);
+        assert_eq!(config.to_bytes(), text.as_bytes());
+        config.edit_labels(|key, value| (key == "a").then(|| format!("{value}0")));
+        let expected = text.replace(r#""1""#, r#""10""#).replace(r#""2""#, r#""20""#).replace(' ', "");
+        assert_eq!(String::from_utf8(config.into_bytes()).unwrap(), expected);
+
+        for text in
+            ["{}", r#"{"config":null}"#, r#"{"config":{"Labels":null}}"#, r#"{"config":{"Labels":[]}}"#]
+        {
+            let mut config = parse(text).unwrap();
+            config.edit_labels(|_, _| Some("x".to_owned()));
+            assert_eq!(config.into_bytes(), text.as_bytes());
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Digests, their grammar and their computation.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -42,6 +43,18 @@ impl Digest {
     /// Parses a digest, or returns the rule that `text` breaks.
     pub(crate) fn checked(text: &str) -> std::result::Result<Digest, &'static str> {
         Ok(Digest { algorithm: check(text)?, text: text.into() })
+    }
+
+    /// Returns where in `text` SHA-256 and SHA-512 digests stand, whatever is around them, in order.
+    pub fn mentions(text: &str) -> impl Iterator<Item = Range<usize>> {
+        let hexadecimal = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        text.match_indices(':').filter_map(move |(colon, _)| {
+            let name = ["sha256", "sha512"].into_iter().find(|name| text[..colon].ends_with(name))?;
+            let length =
+                text.as_bytes()[colon + 1..].iter().take(129).take_while(|byte| hexadecimal(byte)).count();
+            let range = colon - name.len()..colon + 1 + length;
+            Digest::checked(&text[range.clone()]).is_ok().then_some(range)
+        })
     }
 
     /// Returns the SHA-256 digest of `bytes`.
@@ -225,6 +238,20 @@ mod tests {
                 (digest.as_str(), digest.to_string(), format!("{digest:?}").as_str()),
                 (text, text.to_owned(), text)
             );
+        }
+    }
+
+    #[test]
+    fn digests_are_found_in_any_text() {
+        let other = EMPTY_256.replace('e', "1");
+        let text = format!("{{\"a\":\"{EMPTY_256}\",\"b\":[\"x@{EMPTY_512}\"],sha256:é:{other}");
+        let found =
+            |text: &str| Digest::mentions(text).map(|place| text[place].to_owned()).collect::<Vec<_>>();
+        assert_eq!(found(&text), [EMPTY_256, EMPTY_512, &other]);
+        for none in
+            ["", ":", "sha256:", &EMPTY_256[..70], &format!("{EMPTY_256}0"), &EMPTY_256.to_uppercase()]
+        {
+            assert_eq!(found(none), [""; 0], "{none}");
         }
     }
 

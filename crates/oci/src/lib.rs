@@ -37,6 +37,7 @@ pub use error::Error;
 pub use error::Result;
 pub use index::Index;
 pub use limits::Limits;
+pub use limits::PredictionLimits;
 pub use manifest::Manifest;
 pub use matcher::PlatformMatcher;
 pub use media_type::Compression;

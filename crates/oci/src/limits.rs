@@ -1,5 +1,9 @@
 //! How much of anything is accepted.
 
+mod prediction;
+
+pub use self::prediction::PredictionLimits;
+
 /// Every limit of the project, in one place. Each can be raised by whoever makes the value.
 ///
 /// Sizes are in bytes. A limit is the largest value that is still accepted.
@@ -49,6 +53,8 @@ pub struct Limits {
     pub expansion_ratio: u64,
     /// The uncompressed size up to which the ratio does not matter.
     pub expansion_floor: u64,
+    /// What a prediction of the files that a container reads may cost.
+    pub prediction: PredictionLimits,
 }
 
 impl Limits {
@@ -86,6 +92,7 @@ impl Default for Limits {
             expansion_ratio: 2000,
             // A layer of zeros is legitimate and compresses far beyond the ratio.
             expansion_floor: 8 * GIB,
+            prediction: PredictionLimits::default(),
         }
     }
 }

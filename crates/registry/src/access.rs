@@ -17,6 +17,7 @@ use crate::Client;
 use crate::Destination;
 use crate::DockerArchive;
 use crate::Error;
+use crate::Existing;
 use crate::Layout;
 use crate::Name;
 use crate::Observer;
@@ -55,6 +56,18 @@ pub enum Reading {
     Once,
     /// Perhaps more than once: what comes from a registry is kept in a file meanwhile.
     Again,
+}
+
+/// How a place is written to.
+#[derive(Default)]
+#[expect(missing_debug_implementations, reason = "a source has none")]
+pub struct Writing<'a> {
+    /// Where most blobs come from.
+    pub source: Option<&'a Source>,
+    /// Who hears of what is sent to a registry.
+    pub observer: Option<Arc<dyn Observer>>,
+    /// What becomes of tags in a registry that mean the image already. Elsewhere each blob is looked for in any case.
+    pub existing: Existing,
 }
 
 /// What it takes to reach images, whatever kind of place they lie in.
@@ -224,14 +237,8 @@ impl Access {
         Ok(self.input.get_or_init(|| archive))
     }
 
-    /// Opens a place to write to, and makes it where it does not exist. `source` is where most blobs come from;
-    /// `observer` hears of what is sent to a registry.
-    pub fn open_destination(
-        &self,
-        place: &Place,
-        source: Option<&Source>,
-        observer: Option<Arc<dyn Observer>>,
-    ) -> Result<Box<dyn Destination>> {
+    /// Opens a place to write to, and makes it where it does not exist.
+    pub fn open_destination(&self, place: &Place, writing: Writing<'_>) -> Result<Box<dyn Destination>> {
         let limits = self.limits();
         let archive = |path: &Path, form| ArchiveDestination::new(path, form, &self.scratch, limits);
         Ok(match place {
@@ -247,10 +254,11 @@ impl Access {
             Place::Archive(path) => Box::new(archive(path, ArchiveForm::Oci)?),
             Place::DockerArchive(path) => Box::new(archive(path, ArchiveForm::Docker)?),
             Place::Registry(repository) => {
-                let others: Vec<_> =
-                    source.and_then(|source| source.repository.clone()).into_iter().collect();
-                let there = RemoteDestination::new(self.client()?, repository, &others, &self.scratch)?;
-                match observer {
+                let others = writing.source.and_then(|source| source.repository.as_ref());
+                let others = others.map(std::slice::from_ref).unwrap_or_default();
+                let there = RemoteDestination::new(self.client()?, repository, others, &self.scratch)?
+                    .existing(writing.existing);
+                match writing.observer {
                     Some(observer) => Box::new(there.watched(observer)),
                     None => Box::new(there),
                 }

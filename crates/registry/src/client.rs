@@ -13,10 +13,10 @@
 mod auth;
 mod budget;
 mod cache;
-mod careful;
 mod clock;
 mod credentials;
 mod download;
+mod evidence;
 mod hosts;
 mod http;
 mod lists;
@@ -49,12 +49,15 @@ pub use self::upload::Pushed;
 
 pub(crate) use self::cache::OBJECT_SIZE;
 pub(crate) use self::download::Download;
+pub(crate) use self::evidence::Looks;
 pub(crate) use self::hosts::Endpoint;
+pub(crate) use self::manifests::lacks_parts;
 pub(crate) use self::manifests::referrers_tag;
+pub(crate) use self::upload::Look;
 pub(crate) use self::upload::WORTH_A_HEAD;
 
 use self::cache::Cache;
-use self::careful::Careful;
+use self::evidence::Evidence;
 use self::hosts::Purpose;
 use self::http::Http;
 use crate::Error;
@@ -87,9 +90,6 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// The size of the pieces in which blobs are uploaded; whole, if there is none.
     pub chunk_size: Option<u64>,
-    /// A file in which is noted, for later runs, which registries look for the parts of a manifest before they take it:
-    /// the others are asked whether they have them.
-    pub careful_hosts: Option<PathBuf>,
     /// How much is accepted.
     pub limits: Limits,
     /// The time.
@@ -110,7 +110,6 @@ impl Default for Settings {
             connect_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(60),
             chunk_size: None,
-            careful_hosts: None,
             limits: Limits::default(),
             clock: Arc::new(SystemClock::default()),
         }
@@ -130,7 +129,7 @@ pub(crate) struct Core {
     pub(crate) http: Http,
     pub(crate) cache: Cache,
     endpoints: Mutex<KnownEndpoints>,
-    careful: Careful,
+    pub(crate) evidence: Evidence,
 }
 
 /// The servers to ask, as far as they were looked up.
@@ -149,9 +148,12 @@ impl Client {
                 path: "registries".into(),
                 source,
             })?;
-        let careful = Careful::new(settings.careful_hosts.clone());
-        let core =
-            Core { http: Http::new(settings), cache: Cache::default(), endpoints: Mutex::default(), careful };
+        let core = Core {
+            http: Http::new(settings),
+            cache: Cache::default(),
+            endpoints: Mutex::default(),
+            evidence: Evidence::default(),
+        };
         Ok(Client { runtime: Arc::new(runtime), core: Arc::new(core) })
     }
 
@@ -179,16 +181,6 @@ impl Client {
 }
 
 impl Core {
-    /// Takes note that a registry looks for the parts of a manifest before it takes it.
-    pub(crate) fn looks_for_parts(&self, repository: &Repository) {
-        self.careful.insert(repository.host());
-    }
-
-    /// Returns whether a registry is known to look for them.
-    pub(crate) fn is_careful(&self, repository: &Repository) -> bool {
-        self.careful.contains(repository.host())
-    }
-
     fn settings(&self) -> &Settings {
         &self.http.settings
     }

@@ -23,11 +23,13 @@ use serde_json::value::RawValue;
 
 use crate::Client;
 use crate::Error;
+use crate::Existing;
 use crate::Name;
 use crate::Remote;
 use crate::Repository;
 use crate::Result;
 use crate::client::Content;
+use crate::client::Look;
 use crate::graph;
 use crate::parallel;
 use crate::push::Parts;
@@ -174,8 +176,9 @@ impl Deployment {
         document
     }
 
-    /// Does what it says, and returns the digest of what its names mean then.
-    pub fn run(&self, client: &Client) -> Result<Digest> {
+    /// Does what it says, and returns the digest of what its names mean then. `existing` says what becomes of tags that
+    /// mean it already.
+    pub fn run(&self, client: &Client, existing: Existing) -> Result<Digest> {
         let digest = match (&self.what, self.digest()) {
             (_, Some(digest)) => digest.clone(),
             (What::Bytes(bytes, _), None) => Digest::sha256(bytes),
@@ -187,26 +190,28 @@ impl Deployment {
         let (first, others): (Vec<&Name>, Vec<&Name>) =
             self.names.iter().partition(|name| repositories.insert(&name.repository));
         for names in [first, others] {
-            parallel::each(&names, NAMES, |name| self.run_to(client, name))?;
+            parallel::each(&names, NAMES, |name| self.run_to(client, name, existing))?;
         }
         Ok(digest)
     }
 
-    fn run_to(&self, client: &Client, name: &Name) -> Result<()> {
+    fn run_to(&self, client: &Client, name: &Name, existing: Existing) -> Result<()> {
+        let push =
+            |media_type: &MediaType, bytes: &Bytes| self.push(client, name, existing, media_type, bytes);
         match (self.kind, &self.what) {
             (ObjectKind::Manifest, What::Bytes(bytes, media_type)) => {
                 let media_type = media_type.clone().unwrap_or(MediaType::OCI_MANIFEST);
-                self.push(client, name, &media_type, bytes)
+                push(&media_type, bytes)
             }
             (ObjectKind::Manifest, What::Copy(from)) => {
                 let content = manifest(client, from)?;
-                self.push(client, name, &content.descriptor.media_type, &content.bytes)
+                push(&content.descriptor.media_type, &content.bytes)
             }
             (ObjectKind::Blob, What::Bytes(bytes, _)) => {
                 let digest = Digest::sha256(bytes);
                 let blob = Descriptor::new(MediaType::OCI_LAYER, digest, bytes.len() as u64);
                 let open = || Ok(Arc::new(InMemory(bytes.clone())) as Arc<dyn Blob>);
-                client.push_opened(&name.repository, &blob, &open, &[]).map(drop)
+                client.push_opened(&name.repository, &blob, &open, &[], Look::IfLarge).map(drop)
             }
             (ObjectKind::Blob, What::Copy(from)) => {
                 let missing = || Error::NotInRegistry { name: from.to_string() };
@@ -216,10 +221,17 @@ impl Deployment {
         }
     }
 
-    fn push(&self, client: &Client, name: &Name, media_type: &MediaType, bytes: &Bytes) -> Result<()> {
+    fn push(
+        &self,
+        client: &Client,
+        name: &Name,
+        existing: Existing,
+        media_type: &MediaType,
+        bytes: &Bytes,
+    ) -> Result<()> {
         let parts =
             Looked { client, lookup: &self.lookup, target: &name.repository, found: Mutex::default() };
-        Push::new(client, &parts).image(std::slice::from_ref(name), media_type, bytes).map(drop)
+        Push::new(client, &parts, existing).image(std::slice::from_ref(name), media_type, bytes).map(drop)
     }
 
     /// Returns the names that do not mean the thing yet, without changing anything.
@@ -393,7 +405,12 @@ impl Looked<'_> {
 
 impl Parts for Looked<'_> {
     fn open(&self, descriptor: &Descriptor) -> Result<Arc<dyn Blob>> {
-        open_at(self.client, &self.place(&descriptor.digest), descriptor)
+        let place = self.place(&descriptor.digest);
+        // It was looked for there.
+        if place == *self.target {
+            return Err(Error::NotInRegistry { name: place.at(&descriptor.digest).to_string() });
+        }
+        open_at(self.client, &place, descriptor)
     }
 
     fn document(&self, descriptor: &Descriptor, limit: u64) -> Result<Bytes> {

@@ -199,6 +199,8 @@ pub enum Error {
         request: String,
         /// The HTTP status.
         status: u16,
+        /// The registry's own codes for what is wrong, such as `MANIFEST_BLOB_UNKNOWN`.
+        codes: Vec<String>,
         /// What the registry said of it.
         message: String,
     },

@@ -31,6 +31,7 @@ use restow_oci::MediaType;
 use crate::Client;
 use crate::Destination;
 use crate::Error;
+use crate::Existing;
 use crate::Notice;
 use crate::Observer;
 use crate::Remote;
@@ -39,6 +40,7 @@ use crate::Result;
 use crate::Scratch;
 use crate::Transfer;
 use crate::Watched;
+use crate::client::Look;
 use crate::client::WORTH_A_HEAD;
 use crate::client::chain;
 use crate::push::Provided;
@@ -58,6 +60,7 @@ pub struct RemoteDestination {
     client: Client,
     repository: Repository,
     others: Vec<Repository>,
+    existing: Existing,
     held: Remote,
     store: SendingStore,
     scratch: ScratchStore,
@@ -85,10 +88,16 @@ impl RemoteDestination {
             client: client.clone(),
             repository: repository.clone(),
             others: others.to_vec(),
+            existing: Existing::default(),
             held: Remote::new(client, repository),
             store: SendingStore { local: scratch.store.clone(), sending },
             scratch,
         })
+    }
+
+    /// Says what becomes of a tag that means the image already.
+    pub fn existing(self, existing: Existing) -> RemoteDestination {
+        RemoteDestination { existing, ..self }
     }
 
     /// Tells `observer` of each blob that is sent. Nothing has been written yet.
@@ -144,7 +153,7 @@ impl RemoteDestination {
         let watched = observer.map(|observer| Watched::new(&source, observer));
         let provider = watched.as_ref().map_or(&source as &dyn Provider, |watched| watched);
         let parts = Provided { provider, new: &self.store, repositories: &self.others };
-        Push::new(&self.client, &parts).image(&names, &root.media_type, &bytes)
+        Push::new(&self.client, &parts, self.existing).image(&names, &root.media_type, &bytes)
     }
 }
 
@@ -227,7 +236,7 @@ impl SendQueue {
             Some(observer) => Ok(Watched::new(&self.local, observer.clone()).open(blob)?.into()),
             None => Ok(self.local.open(blob)?.into()),
         };
-        self.client.push_opened(&self.repository, blob, &open, &[]).map(drop)
+        self.client.push_opened(&self.repository, blob, &open, &[], Look::IfLarge).map(drop)
     }
 
     /// Fails if something could not be sent.

@@ -174,6 +174,11 @@ impl Registry {
         Digest::sha256(bytes)
     }
 
+    /// Removes a manifest or an index, and the tags that mean it.
+    pub fn remove_manifest(&self, repository: &str, digest: &Digest) {
+        lock(&self.shared.state).remove_manifest(repository, digest.as_str());
+    }
+
     /// Removes a blob.
     pub fn remove_blob(&self, repository: &str, digest: &Digest) {
         lock(&self.shared.state).remove_blob(repository, digest.as_str());
@@ -206,7 +211,24 @@ impl Registry {
 
     /// Takes manifests and indexes whose parts are missing, as the specification allows.
     pub fn look_for_no_parts(&self) {
-        lock(&self.shared.state).careless = true;
+        let mut state = lock(&self.shared.state);
+        (state.takes_any_manifest, state.takes_any_index) = (true, true);
+    }
+
+    /// Takes indexes whose manifests are missing. Of manifests, the blobs have to be there.
+    pub fn look_for_no_manifests(&self) {
+        lock(&self.shared.state).takes_any_index = true;
+    }
+
+    /// Refuses what lacks parts with this status and code, instead of the specification's.
+    pub fn refuse_in_other_words(&self, status: u16, code: &'static str) {
+        lock(&self.shared.state).refusal = Some((status, code));
+    }
+
+    /// Returns the digests that a tag or digest leads to without their being there: blobs, manifests and indexes. What is
+    /// there to be had elsewhere is not among them.
+    pub fn missing(&self, repository: &str, reference: &str) -> Vec<String> {
+        lock(&self.shared.state).missing(repository, reference)
     }
 
     /// Lets `hook` answer requests before the registry does; those for which it has nothing go on.

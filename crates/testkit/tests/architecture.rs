@@ -11,7 +11,7 @@ const ARCHITECTURE: &str = include_str!("../../../ARCHITECTURE.md");
 /// Returns each package of the table, and the packages of this workspace it may depend on.
 fn table() -> BTreeMap<String, BTreeSet<String>> {
     let package = |crate_name: &str| match crate_name {
-        "cli" => "restow".to_owned(),
+        "restow" => "restow".to_owned(),
         name => format!("restow-{name}"),
     };
     let rows = ARCHITECTURE.lines().skip_while(|line| !line.starts_with("| crate |"));

@@ -7,6 +7,7 @@ use restow_oci::Limits;
 use restow_registry::Layout;
 use restow_registry::Place as Where;
 use restow_registry::Selector;
+use restow_registry::Writing;
 
 use super::Place;
 use super::images;
@@ -95,7 +96,7 @@ pub(super) fn export(command: &Export, place: &Place<'_>) -> anyhow::Result<()> 
     let selector = reference::parse(&format!("store:{}", command.name))?.selector;
     let root = images.resolve(&selector)?;
     let source = Overlay::new(images.store(), []);
-    let place = open_destination(&destination.place, None, None)?;
+    let place = open_destination(&destination.place, Writing::default())?;
     let images = [(&root, &*destination.tags)];
     let notices = match place.publish_each(command.link.how(), &source, &images) {
         Ok(notices) => notices,

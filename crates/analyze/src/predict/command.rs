@@ -6,12 +6,11 @@ use restow_layer::path::parent;
 use super::Launch;
 use super::PREDICTORS;
 use super::passing;
+use super::reads::MAX_PATH;
 use super::reads::Reads;
 
 /// Where a program is looked for if nothing says so, as runc does.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// How often a command may lead to another one before it is not followed any more.
-const MAX_DEPTH: usize = 20;
 
 /// Something that is to be started.
 #[derive(Debug, Clone)]
@@ -73,7 +72,8 @@ pub(crate) fn run(reads: &mut Reads<'_>, launch: &Launch) {
     }
     reads.run(Command {
         args: launch.args.clone(),
-        directory: launch.directory.clone(),
+        // No kernel changes to a longer one.
+        directory: Some(&launch.directory).filter(|path| path.len() <= MAX_PATH).cloned().unwrap_or_default(),
         reason: "the image starts it".into(),
         depth: 0,
     });
@@ -95,7 +95,7 @@ pub(crate) fn find(name: &str, directory: &str, reads: &mut Reads<'_>) -> Option
     }
     let path = reads.variable("PATH").unwrap_or(DEFAULT_PATH).to_owned();
     let candidates = path.split(':').filter(|directory| directory.starts_with('/'));
-    candidates.map(|directory| format!("{directory}/{name}")).find(|path| reads.look(path).is_some())
+    reads.first(candidates.map(|directory| format!("{directory}/{name}")))
 }
 
 fn start(command: Command, reads: &mut Reads<'_>) -> Option<()> {
@@ -103,8 +103,8 @@ fn start(command: Command, reads: &mut Reads<'_>) -> Option<()> {
     let (name, rest) = args.split_first()?;
     let path = find(name, &directory, reads)?;
     let file = reads.open(&path, &reason)?;
-    if depth == MAX_DEPTH {
-        reads.notice(format!("{file} is reached through {MAX_DEPTH} commands; what it starts is left out"));
+    if depth == reads.limits().command_depth {
+        reads.notice(format!("{file} is reached through {depth} commands; what it starts is left out"));
         return Some(());
     }
     if let Some(line) = passing::interpreter(reads.whole_note(&file)) {

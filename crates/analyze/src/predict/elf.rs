@@ -1,5 +1,6 @@
 //! ELF programs, their loader and their shared libraries.
 
+use std::collections::HashMap;
 use std::collections::HashSet;
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -7,6 +8,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use restow_layer::path::parent;
+use restow_oci::PredictionLimits;
 
 use super::Predictor;
 use super::command::Program;
@@ -90,7 +92,7 @@ fn needed(file: &str, reads: &mut Reads<'_>) {
     let search = Search::of(file, reads);
     let mut waiting = VecDeque::from([(file.to_owned(), Rc::<[String]>::from([]))]);
     let mut names = HashSet::new();
-    while let Some((file, inherited)) = waiting.pop_front() {
+    while let Some((file, inherited)) = waiting.pop_front().filter(|_| !reads.is_over()) {
         let note = reads.note(&file);
         let paths = |name| -> Vec<String> {
             let origin = format!("/{}", parent(&file).unwrap_or_default());
@@ -98,17 +100,18 @@ fn needed(file: &str, reads: &mut Reads<'_>) {
                 .into_iter()
                 .flat_map(|list| list.split(':'))
                 .map(|path| expand(path, &origin))
+                .take_while(|path| reads.keep(path.len()))
                 .collect()
         };
         let runpath = paths("runpath");
         // RUNPATH speaks for its own file alone and silences RPATH, which speaks for what it loads as well.
         let mut rpath = if runpath.is_empty() { paths("rpath") } else { Vec::new() };
-        rpath.extend(inherited.iter().take(MAX_NEEDED).cloned());
+        rpath.extend(inherited.iter().take_while(|path| reads.keep(path.len())).cloned());
         let rpath: Rc<[String]> = rpath.into();
         let own = if runpath.is_empty() { &*rpath } else { &[] };
         for name in note.lines().filter_map(|line| line.strip_prefix("needed ")) {
             // The loader knows a library by its name once it is loaded.
-            if !names.insert(name) {
+            if !names.insert(name) || !reads.keep(0) {
                 continue;
             }
             let Some(path) = search.find(name, own, &runpath, reads) else { continue };
@@ -123,23 +126,40 @@ fn needed(file: &str, reads: &mut Reads<'_>) {
     }
 }
 
-/// Where the loader looks for a library.
+/// Where the loader looks for libraries in an image.
+pub(crate) struct Places<'a> {
+    preferred: Vec<String>,
+    /// The paths in the loader's cache, by name.
+    cache: HashMap<&'a str, Vec<&'a str>>,
+    defaults: Vec<String>,
+}
+
+impl<'a> Places<'a> {
+    pub(crate) fn of(reads: &mut Reads<'a>) -> Self {
+        let preferred = reads.variable("LD_LIBRARY_PATH").unwrap_or_default();
+        let preferred = reads.split(preferred, |c| matches!(c, ':' | ';'));
+        let listed = reads.look("etc/ld.so.cache").map_or("", |path| reads.note(&path));
+        let mut cache: HashMap<&str, Vec<&str>> = HashMap::new();
+        for (name, path) in listed.lines().filter_map(|line| line.split_once(' ')) {
+            if !reads.keep(0) {
+                break;
+            }
+            cache.entry(name).or_default().push(path);
+        }
+        Self { preferred, cache, defaults: defaults(reads) }
+    }
+}
+
+/// Where the loader looks for a library of one machine.
 struct Search<'a> {
     machine: String,
-    preferred: Vec<String>,
-    cache: &'a str,
-    defaults: Vec<String>,
+    places: Rc<Places<'a>>,
 }
 
 impl<'a> Search<'a> {
     fn of(file: &str, reads: &mut Reads<'a>) -> Self {
-        let preferred = reads.variable("LD_LIBRARY_PATH").unwrap_or_default();
-        Self {
-            machine: field(reads.note(file), "elf").unwrap_or_default().to_owned(),
-            preferred: preferred.split([':', ';']).map(str::to_owned).collect(),
-            cache: reads.look("etc/ld.so.cache").map_or("", |path| reads.note(&path)),
-            defaults: defaults(reads),
-        }
+        let machine = field(reads.note(file), "elf").unwrap_or_default().to_owned();
+        Self { machine, places: reads.loader() }
     }
 
     fn find(
@@ -152,22 +172,19 @@ impl<'a> Search<'a> {
         if name.contains('/') {
             return self.fits(name, reads).then(|| name.to_owned());
         }
-        let mut inside = |directories: &[String]| {
-            let mut paths =
-                directories.iter().filter(|path| path.starts_with('/')).map(|path| format!("{path}/{name}"));
-            paths.find(|path| self.fits(path, reads))
+        let Places { preferred, cache, defaults } = &*self.places;
+        let inside = |directories: &[String], reads: &mut Reads<'_>| {
+            let paths = directories.iter().filter(|path| path.starts_with('/'));
+            reads.first_that(paths.map(|path| format!("{path}/{name}")), |path, reads| self.fits(path, reads))
         };
-        let listed = inside(rpath).or_else(|| inside(&self.preferred)).or_else(|| inside(runpath));
-        listed
+        inside(rpath, reads)
+            .or_else(|| inside(preferred, reads))
+            .or_else(|| inside(runpath, reads))
             .or_else(|| {
-                let cached = self.cache.lines().filter_map(|line| line.split_once(' '));
-                let mut paths = cached.filter(|(cached, _)| *cached == name).map(|(_, path)| path);
-                paths.find(|path| self.fits(path, reads)).map(str::to_owned)
+                let cached = cache.get(name).into_iter().flatten().map(|path| (*path).to_owned());
+                reads.first_that(cached, |path, reads| self.fits(path, reads))
             })
-            .or_else(|| {
-                let mut paths = self.defaults.iter().map(|path| format!("{path}/{name}"));
-                paths.find(|path| self.fits(path, reads))
-            })
+            .or_else(|| inside(defaults, reads))
     }
 
     /// Says whether there is a library for this machine.
@@ -187,7 +204,8 @@ fn defaults(reads: &mut Reads<'_>) -> Vec<String> {
         reads.names("etc").iter().filter(|name| name.starts_with("ld-musl-") && name.ends_with(".path"))
     {
         let listed = reads.look(&format!("etc/{name}")).map_or("", |path| reads.note(&path));
-        paths.extend(listed.split([':', '\n']).map(|path| path.trim().to_owned()));
+        let listed = listed.split([':', '\n']).map(str::trim).take_while(|path| reads.keep(path.len()));
+        paths.extend(listed.map(str::to_owned));
     }
     for directory in ["/lib", "/usr/lib"] {
         let names = reads.names(directory);
@@ -215,8 +233,8 @@ pub(crate) fn is(head: &[u8]) -> bool {
 
 /// Returns the piece of the file that is looked at besides its start, as far as that says where it is: the dynamic section
 /// or, of a program without one, the start of its data.
-pub(crate) fn piece(head: &[u8]) -> Option<Range<u64>> {
-    let layout = Layout::read(&Passing::new("", 0, head))?;
+pub(crate) fn piece(head: &[u8], limits: &PredictionLimits) -> Option<Range<u64>> {
+    let layout = Layout::read(&Passing::new("", 0, head, limits))?;
     layout.dynamic.or(layout.data)
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::io::Read as _;
+use std::rc::Rc;
 
 use flate2::read::DeflateDecoder;
 use restow_layer::path::base;
@@ -42,10 +43,6 @@ const LIBRARIES: [&str; 9] = [
     "libnio",
     "libnet",
 ];
-/// Jars that are followed.
-const MAX_JARS: usize = 5000;
-/// Classes that are followed.
-const MAX_CLASSES: usize = 10_000;
 /// The longest file of arguments.
 const MAX_ARGUMENTS: u64 = 64 << 10;
 /// Options that take the word behind them.
@@ -74,7 +71,7 @@ impl Predictor for Java {
             return Some(manifest(file).map(|text| class_path(&text)).unwrap_or_default());
         }
         if file.path.ends_with(".class") {
-            return Some(classes(file.head()).unwrap_or_default());
+            return Some(classes(file.head(), file.limits.note).unwrap_or_default());
         }
         // Any file may hold arguments; those that do are called so.
         let name = base(file.path);
@@ -114,9 +111,12 @@ impl Predictor for Java {
         }
         let mut directories = Vec::new();
         for path in entries {
+            if reads.is_over() {
+                return;
+            }
             let modules = started.modules.contains(&path);
             let jars = path.strip_suffix("/*").or_else(|| modules.then_some(path.as_str()));
-            match jars.filter(|directory| !reads.names(directory).is_empty()) {
+            match jars.filter(|directory| reads.is_directory(directory)) {
                 Some(directory) => {
                     let names = reads.names(directory);
                     for name in names.iter().filter(|name| name.ends_with(".jar")) {
@@ -135,36 +135,38 @@ impl Predictor for Java {
 
 /// Adds a jar and those that it names.
 fn follow(path: &str, reason: &str, reads: &mut Reads<'_>) {
-    let mut waiting = vec![(path.to_owned(), reason.to_owned())];
+    let mut waiting = vec![(path.to_owned(), Rc::<str>::from(reason))];
     let mut seen = HashSet::new();
-    while let Some((path, reason)) = waiting.pop() {
-        if seen.len() == MAX_JARS || !seen.insert(path.clone()) {
+    while let Some((path, reason)) = waiting.pop().filter(|_| !reads.is_over()) {
+        if seen.len() == reads.limits().sources || !seen.insert(path.clone()) {
             continue;
         }
         let known = reads.look(&path).is_some_and(|file| reads.has(&file));
         let Some(file) = reads.open(&path, reason).filter(|_| !known) else { continue };
         let directory = parent(&file).unwrap_or_default();
-        let listed = reads.note(&file).split_ascii_whitespace().rev();
-        waiting.extend(listed.map(|path| {
-            let path = if path.starts_with('/') { path.to_owned() } else { format!("/{directory}/{path}") };
-            (path, format!("{file} names it"))
-        }));
+        let reason = Rc::<str>::from(format!("{file} names it"));
+        let listed =
+            reads.note(&file).split_ascii_whitespace().rev().map(|path| {
+                if path.starts_with('/') { path.to_owned() } else { format!("/{directory}/{path}") }
+            });
+        let listed = listed.take_while(|path| reads.keep(2 * path.len()));
+        waiting.extend(listed.map(|path| (path, Rc::clone(&reason))));
     }
 }
 
 /// Adds a class that is in one of the directories, and those that it names.
 fn load(main: &str, directories: &[String], reads: &mut Reads<'_>) {
-    let mut waiting = vec![(main.replace('.', "/"), "the class that java starts".to_owned())];
+    let mut waiting = vec![(main.replace('.', "/"), Rc::<str>::from("the class that java starts"))];
     let mut seen = HashSet::new();
-    while let Some((name, reason)) = waiting.pop() {
-        if seen.len() == MAX_CLASSES || !seen.insert(name.clone()) {
+    while let Some((name, reason)) = waiting.pop().filter(|_| !reads.is_over()) {
+        if seen.len() == reads.limits().modules || !seen.insert(name.clone()) {
             continue;
         }
-        let paths = directories.iter().map(|directory| format!("{directory}/{name}.class"));
-        let found = paths.into_iter().find_map(|path| reads.open(&path, &reason));
-        let Some(file) = found else { continue };
-        let named = reads.note(&file).lines().rev();
-        waiting.extend(named.map(|name| (name.to_owned(), format!("{file} names it"))));
+        let found = reads.first(directories.iter().map(|directory| format!("{directory}/{name}.class")));
+        let Some(file) = found.and_then(|path| reads.open(&path, &reason)) else { continue };
+        let reason = Rc::<str>::from(format!("{file} names it"));
+        let named = reads.note(&file).lines().rev().take_while(|name| reads.keep(2 * name.len()));
+        waiting.extend(named.map(|name| (name.to_owned(), Rc::clone(&reason))));
     }
 }
 
@@ -183,13 +185,14 @@ impl Started {
         let mut words = Vec::new();
         // The virtual machine takes the first, its launcher the second before the words of the command.
         for name in ["JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS"] {
-            words.extend(split(reads.variable(name).unwrap_or_default()));
+            words.extend(kept(reads.variable(name).unwrap_or_default(), reads));
         }
         words.extend(program.args.iter().cloned());
         let words: Vec<String> = words.into_iter().flat_map(|word| expand(word, program, reads)).collect();
 
         let list = |list: &str| -> Vec<String> {
-            list.split(':').filter(|path| !path.is_empty()).map(|path| program.absolute(path)).collect()
+            let paths = reads.split(list, |c| c == ':').into_iter().map(|path| program.absolute(&path));
+            paths.take_while(|path| reads.keep(path.len())).collect()
         };
         let mut started = Self::default();
         let mut given = false;
@@ -240,9 +243,15 @@ impl Started {
 fn expand(word: String, program: &Program, reads: &mut Reads<'_>) -> Vec<String> {
     let path = word.strip_prefix('@').filter(|path| !path.starts_with('@'));
     match path.and_then(|path| reads.open(&program.absolute(path), "java reads arguments from it")) {
-        Some(file) => split(reads.note(&file)),
+        Some(file) => kept(reads.note(&file), reads),
         None => vec![word],
     }
+}
+
+/// Returns the words of a text, if there is room for them.
+fn kept(text: &str, reads: &Reads<'_>) -> Vec<String> {
+    // A word may be one letter, and takes many times that.
+    if reads.keep(text.len().saturating_mul(16)) { split(text) } else { Vec::new() }
 }
 
 /// Returns the words of a text; quotes hold them together, `#` begins a comment.
@@ -270,8 +279,9 @@ fn split(text: &str) -> Vec<String> {
     words
 }
 
-/// Returns the names of the classes that a class names, one a line (The Java Virtual Machine Specification, 4.4).
-fn classes(bytes: &[u8]) -> Option<String> {
+/// Returns the names of the classes that a class names, one a line (The Java Virtual Machine Specification, 4.4); not many more
+/// than `most` bytes.
+fn classes(bytes: &[u8], most: usize) -> Option<String> {
     let number = |at: usize| {
         Some(usize::from(u16::from_be_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?)))
     };
@@ -315,7 +325,16 @@ fn classes(bytes: &[u8]) -> Option<String> {
             && !name.contains(['\n', '\0'])
             && !name.contains("..")
     };
-    Some(names.into_iter().filter_map(name).filter(own).map(|name| format!("{name}\n")).collect())
+    let mut note = String::new();
+    // A name may be named again and again.
+    for name in names.into_iter().filter_map(name).filter(own) {
+        if note.len() > most {
+            break;
+        }
+        note.push_str(name);
+        note.push('\n');
+    }
+    Some(note)
 }
 
 /// Returns `META-INF/MANIFEST.MF`, which stands at the start of a jar (ZIP's APPNOTE, 4.3.7).
@@ -380,12 +399,12 @@ mod tests {
             class.extend_from_slice(name.as_bytes());
         }
         class.extend_from_slice(&[7, 0, 3, 7, 0, 4, 12, 0, 3, 0, 4]);
-        assert_eq!(classes(&class).as_deref(), Some("com/Other\n"));
+        assert_eq!(classes(&class, 99).as_deref(), Some("com/Other\n"));
         for length in 0..class.len() {
-            assert_eq!(classes(&class[..length]), None, "{length}");
+            assert_eq!(classes(&class[..length], 99), None, "{length}");
         }
         class[9] = 2;
         class[10] = 99;
-        assert_eq!(classes(&class), None);
+        assert_eq!(classes(&class, 99), None);
     }
 }

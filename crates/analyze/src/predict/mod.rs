@@ -7,11 +7,12 @@
 //! path leaves the image, and each path says why it is there.
 //!
 //! What cannot be followed is left out. A prediction decides an order and no more, so an odd image makes it worse, never
-//! the conversion.
+//! the conversion. All that is found and remembered is paid for out of one budget ([`PredictionLimits`]), by [`Reads`].
 //!
 //! To add a runtime: a `Predictor` in a file of its own and a line in `PREDICTORS`. What changes a prediction changes
 //! [`VERSION`].
 
+mod budget;
 mod command;
 mod elf;
 mod go;
@@ -28,6 +29,7 @@ mod shell;
 mod wrapper;
 
 use restow_oci::Config;
+use restow_oci::PredictionLimits;
 use serde_json::Value;
 
 pub use self::reads::Predicted;
@@ -39,10 +41,6 @@ use crate::Tree;
 
 /// The version of what is predicted: another one may order the same image differently.
 pub const VERSION: u32 = 3;
-
-/// Words and variables of a command that are considered, and the most bytes of each.
-const MAX_WORDS: usize = 4096;
-const MAX_WORD: usize = 128 << 10;
 
 /// What is started in a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,7 +61,7 @@ impl Launch {
         let field = |name: &str| config.get("config").and_then(|config| config.get(name));
         let words = |name: &str| -> Vec<String> {
             let words = field(name).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
-            words.filter(|word| word.len() <= MAX_WORD).take(MAX_WORDS).map(str::to_owned).collect()
+            words.map(str::to_owned).collect()
         };
         Self {
             args: [words("Entrypoint"), words("Cmd")].concat(),
@@ -111,14 +109,16 @@ pub(crate) const PREDICTORS: &[&dyn Predictor] = &[
 ];
 
 /// Predicts what is read first in a container of these layers, which come with notes or with files to look into.
-pub fn predict(tree: &Tree, launch: &Launch) -> Prediction {
-    let mut reads = Reads::new(tree, launch);
+///
+/// One that reaches a limit gives what it has found, with a notice.
+pub fn predict(tree: &Tree, launch: &Launch, limits: &PredictionLimits) -> Prediction {
+    let mut reads = Reads::new(tree, launch, limits);
     // runc looks the user up in them before the program starts, whoever the user is.
     for path in ["etc/passwd", "etc/group"] {
         reads.open(path, "the runtime looks up the user");
     }
     command::run(&mut reads, launch);
-    if tree.lost_notes() {
+    if tree.lost_notes(limits) {
         reads.notice("the image holds more programs and scripts than are remembered".into());
     }
     reads.finish()

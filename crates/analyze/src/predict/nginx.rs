@@ -1,6 +1,8 @@
 //! nginx: its configuration and what that includes and loads.
 
+use std::collections::HashSet;
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use super::Predictor;
 use super::command::Program;
@@ -8,10 +10,6 @@ use super::elf;
 use super::passing::Passing;
 use super::reads::Reads;
 
-/// Bytes of a file of configuration that are considered.
-const MAX_SIZE: u64 = 200 << 10;
-/// Files of configuration that are followed.
-const MAX_FILES: usize = 1000;
 /// Directives whose value is a file that is read at start.
 const FILES: [&str; 9] = [
     "ssl_certificate",
@@ -32,7 +30,8 @@ pub(crate) struct Nginx;
 impl Predictor for Nginx {
     fn note(&self, file: &Passing<'_>) -> Option<String> {
         let concerned = file.path.contains("nginx") && !file.path.starts_with("usr/share/doc/");
-        (concerned && file.size <= MAX_SIZE && !elf::is(file.head())).then(|| directives(&file.text()))
+        (concerned && file.size <= file.limits.script && !elf::is(file.head()))
+            .then(|| directives(&file.text()))
     }
 
     fn predict(&self, program: &Program, reads: &mut Reads<'_>) {
@@ -52,18 +51,24 @@ impl Predictor for Nginx {
         for path in ["/etc/ssl/openssl.cnf", "/usr/lib/ssl/openssl.cnf"] {
             reads.open(path, "the TLS library reads its settings");
         }
-        let mut waiting = VecDeque::from([(main, "nginx reads its configuration".to_owned())]);
+        let mut waiting = VecDeque::from([(main, Rc::<str>::from("nginx reads its configuration"))]);
         let mut followed = 0;
-        while let Some((path, reason)) = waiting.pop_front() {
+        while let Some((path, reason)) = waiting.pop_front().filter(|_| !reads.is_over()) {
             followed += 1;
-            let Some(file) = reads.open(&path, reason).filter(|_| followed <= MAX_FILES) else { continue };
+            let most = reads.limits().configurations;
+            let Some(file) = reads.open(&path, reason).filter(|_| followed <= most) else { continue };
+            let reason = Rc::<str>::from(format!("{file} includes it"));
+            // Once more it would bring nothing new.
+            let mut patterns = HashSet::new();
             let mut included = Vec::new();
             for (name, value) in reads.note(&file).lines().filter_map(|line| line.split_once(' ')) {
                 let path = if value.starts_with('/') { value.to_owned() } else { format!("{root}/{value}") };
                 match name {
-                    "include" => included.extend(
-                        glob(&path, reads).into_iter().map(|path| (path, format!("{file} includes it"))),
-                    ),
+                    "include" if patterns.insert(value) => {
+                        included
+                            .extend(glob(&path, reads).into_iter().map(|path| (path, Rc::clone(&reason))));
+                    }
+                    "include" => {}
                     "load_module" => {
                         let homes = ["/usr/share/nginx", "/usr/lib/nginx", "/etc/nginx", "/usr/local/nginx"];
                         let mut paths = homes.iter().map(|home| format!("{home}/{value}")).chain([path]);
@@ -101,7 +106,7 @@ fn directives(text: &str) -> String {
 /// Returns the paths a pattern stands for; only its last part may hold a `*`.
 pub(super) fn glob(pattern: &str, reads: &mut Reads<'_>) -> Vec<String> {
     let Some((directory, name)) = pattern.rsplit_once('/').filter(|(_, name)| name.contains('*')) else {
-        return vec![pattern.to_owned()];
+        return Vec::from_iter(reads.keep(pattern.len()).then(|| pattern.to_owned()));
     };
     let (before, after) = name.split_once('*').unwrap_or((name, ""));
     let names = reads.names(directory);
@@ -113,5 +118,6 @@ pub(super) fn glob(pattern: &str, reads: &mut Reads<'_>) -> Vec<String> {
         .filter(fits)
         .filter(|name| !name.starts_with('.'))
         .map(|name| format!("{directory}/{name}"))
+        .take_while(|path| reads.keep(path.len()))
         .collect()
 }

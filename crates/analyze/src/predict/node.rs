@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
+use std::rc::Rc;
 
 use restow_layer::path::parent;
 use serde_json::Value;
@@ -12,8 +13,6 @@ use super::elf;
 use super::passing::Passing;
 use super::reads::Reads;
 
-/// Modules that are followed.
-const MAX_MODULES: usize = 10_000;
 /// The longest name of a module.
 const MAX_NAME: usize = 256;
 /// The longest note about one module.
@@ -49,8 +48,8 @@ impl Predictor for Node {
             return;
         }
         let mut entries = Vec::new();
-        let options = reads.variable("NODE_OPTIONS").unwrap_or_default().split_ascii_whitespace();
-        let options: Vec<String> = options.map(str::to_owned).collect();
+        let options = reads.variable("NODE_OPTIONS").unwrap_or_default();
+        let options = reads.split(options, |c| c.is_ascii_whitespace());
         preloaded(&mut options.iter(), &mut entries);
         let mut words = program.args.iter();
         let script = preloaded(&mut words, &mut entries);
@@ -58,9 +57,9 @@ impl Predictor for Node {
         if restow_layer::path::base(script).trim_end_matches(".js") == "npm-cli" || script.ends_with("/npm") {
             start_script(program, words.as_slice(), reads);
         }
-        let shared =
-            reads.variable("NODE_PATH").unwrap_or_default().split(':').filter(|path| !path.is_empty());
-        let shared = shared.chain(SHARED).map(|path| program.absolute(path)).collect();
+        let listed = reads.split(reads.variable("NODE_PATH").unwrap_or_default(), |c| c == ':');
+        let shared = listed.iter().map(String::as_str).chain(SHARED).map(|path| program.absolute(path));
+        let shared = shared.take_while(|path| reads.keep(path.len())).collect();
         let mut modules = Modules { reads, shared, seen: HashSet::new() };
         let from = format!("{}/", program.directory);
         for entry in entries {
@@ -113,9 +112,9 @@ struct Modules<'r, 'a> {
 impl Modules<'_, '_> {
     /// Adds a module and all it needs, depth first, as they are read.
     fn follow(&mut self, name: &str, from: &str, reason: &str) {
-        let mut waiting = vec![(name.to_owned(), from.to_owned(), reason.to_owned())];
-        while let Some((name, from, reason)) = waiting.pop() {
-            if self.seen.len() >= MAX_MODULES {
+        let mut waiting = vec![(name.to_owned(), Rc::<str>::from(from), Rc::<str>::from(reason))];
+        while let Some((name, from, reason)) = waiting.pop().filter(|_| !self.reads.is_over()) {
+            if self.seen.len() >= self.reads.limits().modules {
                 return;
             }
             let Some(path) = self.resolve(&name, &from, &reason) else { continue };
@@ -129,10 +128,11 @@ impl Modules<'_, '_> {
             }
             self.scope(&file);
             if !file.ends_with(".json") {
-                let needs: Vec<_> = self.reads.note(&file).lines().map(str::to_owned).collect();
-                let reason = format!("{file} requires it");
-                waiting
-                    .extend(needs.into_iter().rev().map(|name| (name, format!("/{file}"), reason.clone())));
+                let from = Rc::<str>::from(format!("/{file}"));
+                let reason = Rc::<str>::from(format!("{file} requires it"));
+                let needs =
+                    self.reads.note(&file).lines().rev().take_while(|name| self.reads.keep(name.len()));
+                waiting.extend(needs.map(|name| (name.to_owned(), Rc::clone(&from), Rc::clone(&reason))));
             }
         }
     }
@@ -141,7 +141,7 @@ impl Modules<'_, '_> {
     fn scope(&mut self, file: &str) {
         let mut directory = parent(file);
         while let Some(here) = directory {
-            if self.reads.names(here).contains("package.json") {
+            if self.reads.listing(here).contains("package.json") {
                 self.reads.open(
                     &format!("{here}/package.json"),
                     format_args!("says what kind of module {file} is"),
@@ -179,7 +179,10 @@ impl Modules<'_, '_> {
         }
         candidates.extend(self.shared.iter().map(|directory| format!("{directory}/{package}")));
         for home in candidates {
-            if self.reads.names(&home).is_empty() {
+            if self.reads.is_over() {
+                return None;
+            }
+            if !self.reads.is_directory(&home) {
                 if let Some(file) = self.file(&home, reason).filter(|_| inside.is_empty()) {
                     return Some(file);
                 }
@@ -226,11 +229,8 @@ impl Modules<'_, '_> {
     fn file(&mut self, path: &str, reason: &str) -> Option<String> {
         let path = path.trim_end_matches('/');
         let extensions = ["", ".js", ".json", ".node", ".mjs", ".cjs"];
-        let found = extensions
-            .iter()
-            .map(|extension| format!("{path}{extension}"))
-            .find(|path| self.reads.look(path).is_some());
-        if found.is_some() || self.reads.names(path).is_empty() {
+        let found = self.reads.first(extensions.iter().map(|extension| format!("{path}{extension}")));
+        if found.is_some() || !self.reads.is_directory(path) {
             return found;
         }
         if let Some(manifest) = self.reads.open(&format!("{path}/package.json"), reason) {
@@ -239,15 +239,12 @@ impl Modules<'_, '_> {
             if let Some(main) = main {
                 let main = format!("{path}/{main}");
                 let candidates = [main.clone(), format!("{main}.js"), format!("{main}/index.js")];
-                if let Some(found) = candidates.into_iter().find(|path| self.reads.look(path).is_some()) {
+                if let Some(found) = self.reads.first(candidates) {
                     return Some(found);
                 }
             }
         }
-        ["index.js", "index.json", "index.node"]
-            .iter()
-            .map(|name| format!("{path}/{name}"))
-            .find(|path| self.reads.look(path).is_some())
+        self.reads.first(["index.js", "index.json", "index.node"].map(|name| format!("{path}/{name}")))
     }
 }
 

@@ -6,16 +6,13 @@ use std::ops::Range;
 use restow_layer::Buffer;
 use restow_layer::GatheredFile;
 use restow_layer::TarReader;
+use restow_oci::PredictionLimits;
 
 use super::PREDICTORS;
 use super::elf;
 
-/// Bytes of a text that are looked at.
-const TEXT: u64 = 1 << 20;
-/// Bytes of a program that are looked at from its start; the names of the libraries it needs lie there.
-const PROGRAM: u64 = 16 << 20;
-/// The longest note about one file.
-const NOTE: usize = 256 << 10;
+/// Bytes that are read at once.
+const STEP: u64 = 1 << 20;
 /// The longest first line that names an interpreter; Linux reads 256 bytes.
 const SHEBANG: usize = 256;
 
@@ -26,14 +23,16 @@ pub(crate) struct Passing<'a> {
     pub(crate) path: &'a str,
     /// The size in bytes.
     pub(crate) size: u64,
+    /// What is accepted of it.
+    pub(crate) limits: &'a PredictionLimits,
     head: &'a [u8],
     piece: (u64, &'a [u8]),
 }
 
 impl<'a> Passing<'a> {
     /// A file of which all that is looked at is at its start.
-    pub(crate) fn new(path: &'a str, size: u64, head: &'a [u8]) -> Self {
-        Self { path, size, head, piece: (0, &[]) }
+    pub(crate) fn new(path: &'a str, size: u64, head: &'a [u8], limits: &'a PredictionLimits) -> Self {
+        Self { path, size, limits, head, piece: (0, &[]) }
     }
 
     /// Returns the bytes of the range, if they were seen.
@@ -53,7 +52,7 @@ impl<'a> Passing<'a> {
 
     /// Returns the start of the file as text; what is none reads as if it were.
     pub(crate) fn text(&self) -> std::borrow::Cow<'a, str> {
-        String::from_utf8_lossy(&self.head[..self.head.len().min(TEXT as usize)])
+        String::from_utf8_lossy(&self.head[..self.head.len().min(self.limits.text as usize)])
     }
 
     /// Returns what follows `#!` on the first line.
@@ -79,17 +78,28 @@ pub(crate) trait Content {
     /// Appends at most `most` bytes of what comes next, and as many unless the content ends or it is easier to stop; 0 at
     /// the end.
     fn read(&mut self, bytes: &mut Buffer, most: u64) -> restow_layer::Result<u64>;
+
+    /// Passes over at most `most` bytes, if that takes no reading, and returns how many.
+    fn skip(&mut self, most: u64) -> u64;
 }
 
 impl<R: Read> Content for TarReader<R> {
     fn read(&mut self, bytes: &mut Buffer, most: u64) -> restow_layer::Result<u64> {
         self.read_payload(bytes, most)
     }
+
+    fn skip(&mut self, _: u64) -> u64 {
+        0
+    }
 }
 
 impl Content for GatheredFile<'_> {
     fn read(&mut self, bytes: &mut Buffer, most: u64) -> restow_layer::Result<u64> {
         GatheredFile::read(self, bytes, most)
+    }
+
+    fn skip(&mut self, most: u64) -> u64 {
+        GatheredFile::skip(self, most)
     }
 }
 
@@ -101,30 +111,40 @@ pub(crate) fn note(
     size: u64,
     content: &mut dyn Content,
     raw: &mut Buffer,
+    limits: &PredictionLimits,
 ) -> restow_layer::Result<Option<Box<str>>> {
-    while (raw.len() as u64) < TEXT && content.read(raw, TEXT - raw.len() as u64)? > 0 {}
+    fill(raw, limits.text, content)?;
     let mut start = 0;
     let mut head = raw.len();
     if elf::is(raw.filled()) {
-        while (raw.len() as u64) < PROGRAM && content.read(raw, TEXT)? > 0 {}
+        fill(raw, limits.program, content)?;
         head = raw.len();
-        if let Some(range) = elf::piece(raw.filled()).filter(|range| range.end > head as u64) {
+        if let Some(range) = elf::piece(raw.filled(), limits).filter(|range| range.end > head as u64) {
             start = head as u64;
             while start < range.start {
                 raw.truncate(head);
-                let skipped = content.read(raw, (range.start - start).min(TEXT))?;
+                let skipped = match content.skip(range.start - start) {
+                    0 => content.read(raw, (range.start - start).min(STEP))?,
+                    skipped => skipped,
+                };
                 if skipped == 0 {
                     break;
                 }
                 start += skipped;
             }
             raw.truncate(head);
-            while start + ((raw.len() - head) as u64) < range.end && content.read(raw, TEXT)? > 0 {}
+            fill(raw, (range.end - start).saturating_add(head as u64), content)?;
         }
     }
     let (head, piece) = raw.filled().split_at(head);
-    let file = Passing { path, size, head, piece: (start, piece) };
+    let file = Passing { path, size, limits, head, piece: (start, piece) };
     Ok(write(&file))
+}
+
+/// Reads on until there are `most` bytes, or no more.
+fn fill(raw: &mut Buffer, most: u64, content: &mut dyn Content) -> restow_layer::Result<()> {
+    while (raw.len() as u64) < most && content.read(raw, (most - raw.len() as u64).min(STEP))? > 0 {}
+    Ok(())
 }
 
 /// Returns the note about a file: the line that names its interpreter, if there is one, then a predictor's words.
@@ -135,7 +155,7 @@ pub(crate) fn write(file: &Passing<'_>) -> Option<Box<str>> {
         (None, Some(words)) => words,
         (Some(line), words) => format!("#!{line}\n{}", words.unwrap_or_default()),
     };
-    (note.len() <= NOTE).then(|| note.into())
+    (note.len() <= file.limits.note).then(|| note.into())
 }
 
 /// Returns the interpreter line of a note.

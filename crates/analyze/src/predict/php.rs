@@ -1,6 +1,7 @@
 //! PHP: its settings, extensions, and the scripts' includes.
 
 use std::collections::HashSet;
+use std::rc::Rc;
 
 use restow_layer::path::parent;
 
@@ -11,9 +12,6 @@ use super::elf;
 use super::nginx::glob;
 use super::passing::Passing;
 use super::reads::Reads;
-
-/// The most files that are followed.
-const MAX_FILES: usize = 5000;
 
 /// The PHP interpreter, on the command line or behind FPM.
 #[derive(Debug)]
@@ -57,6 +55,9 @@ impl Predictor for Php {
         let modules = settings(program, reads);
         for (name, reason) in modules.wanted {
             for directory in &modules.directories {
+                if reads.is_over() {
+                    return;
+                }
                 let path = if name.starts_with('/') { name.clone() } else { format!("{directory}/{name}") };
                 if [path.clone(), format!("{path}.so")]
                     .iter()
@@ -74,8 +75,8 @@ impl Predictor for Php {
         };
         let mut waiting = vec![first];
         let mut seen = HashSet::new();
-        while let Some(file) = waiting.pop() {
-            if seen.len() == MAX_FILES || !seen.insert(file.clone()) {
+        while let Some(file) = waiting.pop().filter(|_| !reads.is_over()) {
+            if seen.len() == reads.limits().sources || !seen.insert(file.clone()) {
                 continue;
             }
             let directory = parent(&file).unwrap_or_default().to_owned();
@@ -88,7 +89,8 @@ impl Predictor for Php {
                 } else {
                     path.to_owned()
                 };
-                found.extend(reads.open(&path, format_args!("{file} includes it")));
+                let opened = reads.open(&path, format_args!("{file} includes it"));
+                found.extend(opened.filter(|path| reads.keep(path.len())));
             }
             waiting.extend(found.into_iter().rev());
         }
@@ -133,23 +135,23 @@ fn pools(program: &Program, reads: &mut Reads<'_>) {
     }
     let main = match chosen {
         Some(path) => Some(program.absolute(&path)),
-        None => candidates.into_iter().find(|path| reads.look(path).is_some()),
+        None => reads.first(candidates),
     };
-    let mut waiting: Vec<(String, String)> =
-        main.into_iter().map(|path| (path, "php-fpm reads its settings".to_owned())).collect();
+    let mut waiting: Vec<(String, Rc<str>)> =
+        main.into_iter().map(|path| (path, "php-fpm reads its settings".into())).collect();
     let mut seen = HashSet::new();
-    while let Some((path, reason)) = waiting.pop() {
+    while let Some((path, reason)) = waiting.pop().filter(|_| !reads.is_over()) {
         let Some(file) = reads.open(&path, reason) else { continue };
-        if seen.len() == MAX_FILES || !seen.insert(file.clone()) {
+        if seen.len() == reads.limits().sources || !seen.insert(file.clone()) {
             continue;
         }
+        let reason = Rc::<str>::from(format!("{file} includes it"));
         let mut included = Vec::new();
         for pattern in reads.note(&file).lines().filter_map(|line| line.strip_prefix("include ")) {
             // Paths are relative to where PHP is installed.
             let pattern =
                 if pattern.starts_with('/') { pattern.to_owned() } else { format!("{root}/{pattern}") };
-            included
-                .extend(glob(&pattern, reads).into_iter().map(|path| (path, format!("{file} includes it"))));
+            included.extend(glob(&pattern, reads).into_iter().map(|path| (path, Rc::clone(&reason))));
         }
         waiting.extend(included.into_iter().rev());
     }
@@ -157,7 +159,7 @@ fn pools(program: &Program, reads: &mut Reads<'_>) {
 
 struct Modules {
     /// Names or paths, with the reasons for loading them.
-    wanted: Vec<(String, String)>,
+    wanted: Vec<(String, Rc<str>)>,
     directories: Vec<String>,
 }
 
@@ -172,28 +174,23 @@ fn settings(program: &Program, reads: &mut Reads<'_>) -> Modules {
     let mut modules = Modules { wanted: Vec::new(), directories: Vec::new() };
     for directory in directories {
         let mut files = vec![format!("{directory}/php.ini")];
-        let extra: Vec<String> = reads
-            .names(&format!("{directory}/conf.d"))
-            .iter()
-            .map(|name| format!("{directory}/conf.d/{name}"))
-            .collect();
+        let extra = reads.paths(&format!("{directory}/conf.d"));
         files.extend(extra.into_iter().filter(|name| name.ends_with(".ini")));
         for file in
             files.iter().filter_map(|path| reads.open(path, "php reads its settings")).collect::<Vec<_>>()
         {
-            for line in reads.note(&file).lines() {
+            let reason = Rc::<str>::from(format!("{file} names it"));
+            for line in reads.note(&file).lines().take_while(|line| reads.keep(line.len())) {
                 match line.split_once(' ') {
                     Some(("extension_dir", path)) => modules.directories.push(path.to_owned()),
-                    Some((_, name)) => modules.wanted.push((name.to_owned(), format!("{file} names it"))),
+                    Some((_, name)) => modules.wanted.push((name.to_owned(), Rc::clone(&reason))),
                     None => {}
                 }
             }
         }
     }
     for library in [format!("{root}/lib/php/extensions"), "usr/lib/php".into()] {
-        let names: Vec<String> =
-            reads.names(&library).iter().map(|name| format!("{library}/{name}")).collect();
-        modules.directories.extend(names);
+        modules.directories.extend(reads.paths(&library));
     }
     modules
 }

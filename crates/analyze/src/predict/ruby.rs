@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::collections::HashSet;
+use std::rc::Rc;
 
 use restow_layer::path::base;
 use restow_layer::path::parent;
@@ -28,10 +29,6 @@ const STARTUP: [&str; 8] = [
     "syntax_suggest/core_ext",
     "rbconfig",
 ];
-/// The most files that are followed.
-const MAX_FILES: usize = 5000;
-/// The most gems that are considered.
-const MAX_GEMS: usize = 5000;
 /// Programs that serve what `config.ru` describes, and where they have their settings.
 const RACK: [&str; 7] = ["rackup", "puma", "unicorn", "thin", "falcon", "rails", "passenger"];
 const SETTINGS: [&str; 2] = ["config/puma.rb", "config/unicorn.rb"];
@@ -53,13 +50,14 @@ impl Predictor for Ruby {
         if !program.is(&["ruby"]) {
             return;
         }
-        let options = reads.variable("RUBYOPT").unwrap_or_default().split_ascii_whitespace();
-        let options: Vec<String> = options.map(str::to_owned).collect();
+        let options = reads.variable("RUBYOPT").unwrap_or_default();
+        let options = reads.split(options, |c| c.is_ascii_whitespace());
         let (mut path, mut wanted) = (Vec::new(), STARTUP.map(str::to_owned).to_vec());
         let mut words = options.iter().chain(&program.args);
         let script = words.find(|word| {
             if let Some(listed) = word.strip_prefix("-I") {
-                path.extend(listed.split(':').map(|path| program.absolute(path)));
+                let listed = listed.split(':').map(|path| program.absolute(path));
+                path.extend(listed.take_while(|path| reads.keep(path.len())));
             } else if let Some(name) = word.strip_prefix("-r") {
                 wanted.push(name.to_owned());
             }
@@ -79,7 +77,7 @@ impl Predictor for Ruby {
 struct Interpreter<'r, 'a> {
     reads: &'r mut Reads<'a>,
     /// The directories of the search path in which a name's first part is, in order.
-    path: HashMap<String, Vec<String>>,
+    path: HashMap<String, Vec<Rc<str>>>,
     /// The directory of each gem, by the name of the gem.
     gems: HashMap<String, Vec<String>>,
     /// Where gems are installed.
@@ -92,7 +90,7 @@ struct Interpreter<'r, 'a> {
 /// Something to load, and why.
 struct Wanted {
     kind: Kind,
-    reason: String,
+    reason: Rc<str>,
 }
 
 enum Kind {
@@ -107,7 +105,7 @@ enum Kind {
 }
 
 impl Wanted {
-    fn new(kind: Kind, reason: impl Into<String>) -> Self {
+    fn new(kind: Kind, reason: impl Into<Rc<str>>) -> Self {
         Self { kind, reason: reason.into() }
     }
 }
@@ -123,28 +121,29 @@ impl<'r, 'a> Interpreter<'r, 'a> {
         homes.push(program.absolute("vendor/bundle"));
         // Bundler keeps the gems of each version apart.
         let of_versions: Vec<String> = homes.iter().map(|home| format!("{home}/ruby")).collect();
-        homes.extend(of_versions.iter().flat_map(|home| below(home, reads)));
+        homes.extend(of_versions.iter().flat_map(|home| reads.paths(home)));
         for library in [format!("/{}/lib/ruby", prefix(&program.file)), "/usr/lib/ruby".into()] {
-            for version in below(&library, reads) {
+            for version in reads.paths(&library) {
                 path.push(version.clone());
-                path.extend(below(&version, reads).into_iter().filter(|name| name.contains("-linux")));
+                path.extend(reads.paths(&version).into_iter().filter(|name| name.contains("-linux")));
             }
             for name in ["site_ruby", "vendor_ruby"] {
-                path.extend(below(&format!("{library}/{name}"), reads));
+                path.extend(reads.paths(&format!("{library}/{name}")));
             }
-            homes.extend(below(&format!("{library}/gems"), reads));
+            homes.extend(reads.paths(&format!("{library}/gems")));
         }
         // Debian keeps extensions under the machine's directory.
-        for machine in below("/usr/lib", reads).into_iter().filter(|name| name.contains("-linux-gnu")) {
-            path.extend(below(&format!("{machine}/ruby"), reads));
-            path.extend(below(&format!("{machine}/ruby/vendor_ruby"), reads));
+        for machine in reads.paths("/usr/lib").into_iter().filter(|name| name.contains("-linux-gnu")) {
+            path.extend(reads.paths(&format!("{machine}/ruby")));
+            path.extend(reads.paths(&format!("{machine}/ruby/vendor_ruby")));
         }
-        homes.extend(below("/var/lib/gems", reads));
+        homes.extend(reads.paths("/var/lib/gems"));
         homes.push("/usr/share/rubygems-integration/all".into());
 
         let (asked, chosen) = gemfile(program, reads);
         let mut gems: HashMap<String, Vec<String>> = HashMap::new();
-        for directory in homes.iter().flat_map(|home| below(&format!("{home}/gems"), reads)).take(MAX_GEMS) {
+        let most = reads.limits().sources;
+        for directory in homes.iter().flat_map(|home| reads.paths(&format!("{home}/gems"))).take(most) {
             let Some((name, version)) = gem(base(&directory)) else { continue };
             if chosen.get(name).is_none_or(|chosen| chosen == version) {
                 path.push(format!("{directory}/lib"));
@@ -153,19 +152,22 @@ impl<'r, 'a> Interpreter<'r, 'a> {
         }
         // What a gem has compiled lies apart: by machine, version and gem.
         for home in &homes {
-            for machine in below(&format!("{home}/extensions"), reads) {
-                for version in below(&machine, reads) {
-                    path.extend(below(&version, reads).into_iter().take(MAX_GEMS));
+            for machine in reads.paths(&format!("{home}/extensions")) {
+                for version in reads.paths(&machine) {
+                    path.extend(reads.paths(&version).into_iter().take(most));
                 }
             }
         }
-        let mut first_parts: HashMap<String, Vec<String>> = HashMap::new();
-        for directory in path {
+        let mut first_parts: HashMap<String, Vec<Rc<str>>> = HashMap::new();
+        for directory in path.into_iter().map(Rc::<str>::from) {
             for name in reads.names(&directory).iter() {
+                if !reads.keep(name.len()) {
+                    break;
+                }
                 let name = name.strip_suffix(".rb").or(name.strip_suffix(".so")).unwrap_or(name);
                 let directories = first_parts.entry(name.to_owned()).or_default();
                 if directories.last() != Some(&directory) {
-                    directories.push(directory.clone());
+                    directories.push(Rc::clone(&directory));
                 }
             }
         }
@@ -175,9 +177,8 @@ impl<'r, 'a> Interpreter<'r, 'a> {
     /// Adds the descriptions of the gems that come with Ruby, which RubyGems reads when it is loaded.
     fn specifications(&mut self) {
         for home in self.homes.clone() {
-            for path in
-                below(&format!("{home}/specifications/default"), self.reads).into_iter().take(MAX_GEMS)
-            {
+            let most = self.reads.limits().sources;
+            for path in self.reads.paths(&format!("{home}/specifications/default")).into_iter().take(most) {
                 self.reads.open(&path, "RubyGems reads it at start");
             }
         }
@@ -225,6 +226,9 @@ impl<'r, 'a> Interpreter<'r, 'a> {
 
     /// Returns the path of a program that a gem brings.
     fn program(&mut self, gem: Option<&str>, name: &str) -> Option<String> {
+        if !self.reads.spend(1 + self.gems.len()) {
+            return None;
+        }
         let gems = match gem {
             Some(gem) => self.gems.get(gem).cloned().unwrap_or_default(),
             None => {
@@ -234,21 +238,22 @@ impl<'r, 'a> Interpreter<'r, 'a> {
             }
         };
         let paths = gems.iter().flat_map(|gem| ["exe", "bin"].map(|place| format!("{gem}/{place}/{name}")));
-        paths.into_iter().find(|path| self.reads.look(path).is_some())
+        self.reads.first(paths)
     }
 
     /// Adds what is wanted and what that requires, depth first, as it is read.
     fn follow(&mut self, wanted: impl IntoIterator<Item = Wanted>) {
         let mut waiting: Vec<Wanted> = wanted.into_iter().collect();
         waiting.reverse();
-        while let Some(Wanted { kind, reason }) = waiting.pop() {
+        while let Some(Wanted { kind, reason }) = waiting.pop().filter(|_| !self.reads.is_over()) {
             let found = match kind {
                 Kind::All => {
                     // A gem is required by its name; that of one with a dash may stand for a path.
                     let asked =
                         self.asked.iter().rev().flat_map(|name| [name.replace('-', "/"), name.clone()]);
-                    waiting
-                        .extend(asked.map(|name| Wanted::new(Kind::Name(name), "the Gemfile asks for it")));
+                    let reason = Rc::<str>::from("the Gemfile asks for it");
+                    let asked = asked.take_while(|name| self.reads.keep(name.len()));
+                    waiting.extend(asked.map(|name| Wanted::new(Kind::Name(name), Rc::clone(&reason))));
                     continue;
                 }
                 Kind::Program(gem, name) => self.program(Some(&gem), &name),
@@ -258,19 +263,25 @@ impl<'r, 'a> Interpreter<'r, 'a> {
                     let first = name.split('/').next().unwrap_or_default();
                     let first = first.strip_suffix(".rb").or(first.strip_suffix(".so")).unwrap_or(first);
                     let directories = self.path.get(first).cloned().unwrap_or_default();
-                    directories.iter().find_map(|directory| self.file(&format!("{directory}/{name}")))
+                    match self.reads.spend(directories.len()) {
+                        true => {
+                            directories.iter().find_map(|directory| self.file(&format!("{directory}/{name}")))
+                        }
+                        false => None,
+                    }
                 }
             };
             let Some(path) = found else { continue };
-            if self.seen.len() == MAX_FILES || !self.seen.insert(path.clone()) {
+            if self.seen.len() == self.reads.limits().sources || !self.seen.insert(path.clone()) {
                 continue;
             }
             if path.ends_with(".so") {
                 elf::load(&path, reason, self.reads);
             } else if let Some(file) = self.reads.open(&path, reason) {
                 self.describe(&file);
-                let needs: Vec<_> = needs(self.reads.note(&file), &file).collect();
-                waiting.extend(needs.into_iter().rev());
+                let first = waiting.len();
+                waiting.extend(needs(&file, self.reads));
+                waiting[first..].reverse();
             }
         }
     }
@@ -292,15 +303,16 @@ impl<'r, 'a> Interpreter<'r, 'a> {
 
     /// Returns the path of a script or a library, with its extension.
     fn file(&mut self, path: &str) -> Option<String> {
-        let candidates = ["", ".rb", ".so"].map(|extension| format!("{path}{extension}"));
-        candidates.into_iter().find(|path| self.reads.look(path).is_some())
+        self.reads.first(["", ".rb", ".so"].map(|extension| format!("{path}{extension}")))
     }
 }
 
-/// Returns what a note wants.
-fn needs<'n>(note: &'n str, file: &'n str) -> impl Iterator<Item = Wanted> + 'n {
+/// Returns what the note about a file wants.
+fn needs(file: &str, reads: &Reads<'_>) -> impl Iterator<Item = Wanted> {
     let directory = parent(file).unwrap_or_default();
-    note.lines().filter_map(move |line| {
+    let reason = Rc::<str>::from(format!("{file} requires it"));
+    let lines = reads.note(file).lines().take_while(|line| reads.keep(directory.len() + line.len()));
+    lines.filter_map(move |line| {
         let (word, name) = line.split_once(' ').unwrap_or((line, ""));
         let kind = match word {
             "require" => Kind::Name(name.to_owned()),
@@ -309,7 +321,7 @@ fn needs<'n>(note: &'n str, file: &'n str) -> impl Iterator<Item = Wanted> + 'n 
             "all" => Kind::All,
             _ => return None,
         };
-        Some(Wanted::new(kind, format!("{file} requires it")))
+        Some(Wanted::new(kind, Rc::clone(&reason)))
     })
 }
 
@@ -348,10 +360,13 @@ fn gemfile(program: &Program, reads: &mut Reads<'_>) -> (Vec<String>, HashMap<St
     let named = reads.variable("BUNDLE_GEMFILE").map(|path| program.absolute(path));
     let gemfile = named.unwrap_or_else(|| program.absolute("Gemfile"));
     let mut note = |path: &str| reads.look(path).map_or("", |file| reads.note(&file));
-    let asked =
-        note(&gemfile).lines().filter_map(|line| line.strip_prefix("gem ")).map(str::to_owned).collect();
-    let chosen = note(&format!("{gemfile}.lock"))
+    let (asked, chosen) = (note(&gemfile), note(&format!("{gemfile}.lock")));
+    let kept = |line: &&str| reads.keep(line.len());
+    let asked = asked.lines().filter_map(|line| line.strip_prefix("gem "));
+    let asked = asked.take_while(kept).map(str::to_owned).collect();
+    let chosen = chosen
         .lines()
+        .take_while(kept)
         .filter_map(|line| line.strip_prefix("locked ")?.split_once(' '))
         .map(|(name, version)| (name.to_owned(), version.to_owned()))
         .collect();
@@ -367,13 +382,7 @@ fn gem(directory: &str) -> Option<(&str, &str)> {
 
 /// Returns the paths in a variable.
 fn variable(reads: &Reads<'_>, name: &str) -> Vec<String> {
-    let paths = reads.variable(name).unwrap_or_default().split(':');
-    paths.filter(|path| !path.is_empty()).map(str::to_owned).collect()
-}
-
-/// Returns the paths in a directory, sorted.
-fn below(directory: &str, reads: &mut Reads<'_>) -> Vec<String> {
-    reads.names(directory).iter().map(|name| format!("{directory}/{name}")).collect()
+    reads.split(reads.variable(name).unwrap_or_default(), |c| c == ':')
 }
 
 #[cfg(test)]

@@ -12,16 +12,10 @@ use super::passing::Passing;
 use super::reads::Reads;
 
 const NAMES: [&str; 7] = ["sh", "bash", "dash", "ash", "ksh", "zsh", "mksh"];
-/// Bytes of a script that are considered.
-const MAX_SCRIPT: usize = 200 << 10;
-/// Commands of a script that are considered.
-const MAX_COMMANDS: usize = 2000;
 /// Subshells and functions in one another whose directories are kept apart.
 const MAX_NESTED: usize = 50;
 /// The longest directory that is changed to.
 const MAX_DIRECTORY: usize = 4096;
-/// Scripts that one reads into itself, one behind the other.
-const MAX_SOURCED: usize = 50;
 
 /// What is no program although it stands where one would.
 const BUILTINS: &[&str] = &[
@@ -58,7 +52,7 @@ pub(crate) struct Shell;
 
 impl Predictor for Shell {
     fn note(&self, file: &Passing<'_>) -> Option<String> {
-        if !file.is(&[".sh"], &NAMES) || file.size > MAX_SCRIPT as u64 {
+        if !file.is(&[".sh"], &NAMES) || file.size > file.limits.script {
             return None;
         }
         let text = file.text();
@@ -89,12 +83,15 @@ fn run(text: &str, positional: &[String], program: &Program, reads: &mut Reads<'
     let mut texts = vec![(text.to_owned(), program.directory.clone())];
     let mut here = program.clone();
     let mut sourced = 0;
-    while let Some((text, directory)) = texts.pop() {
+    while let Some((text, directory)) = texts.pop().filter(|(text, _)| reads.spend(text.len())) {
         here.directory = directory;
         // Where the scopes began that are open, and how many more there are.
         let (mut outer, mut deeper) = (Vec::new(), 0_usize);
         let mut commands = 0;
         for step in steps(&text) {
+            if reads.is_over() {
+                return;
+            }
             let words = match step {
                 Step::Enter if outer.len() < MAX_NESTED => {
                     outer.push(here.directory.clone());
@@ -115,19 +112,19 @@ fn run(text: &str, positional: &[String], program: &Program, reads: &mut Reads<'
                 Step::Change(directory) => {
                     // As the shell sees it: `..` goes back to where it came from, through a link or not.
                     let directory = format!("/{}", clean(&here.absolute(&directory)));
-                    if directory.len() <= MAX_DIRECTORY {
+                    if reads.spend(directory.len() / 64) && directory.len() <= MAX_DIRECTORY {
                         here.directory = directory;
                     }
                     continue;
                 }
-                Step::Command(_) if commands == MAX_COMMANDS => break,
+                Step::Command(_) if commands == reads.limits().script_commands => break,
                 Step::Command(words) => words,
             };
             commands += 1;
             match words.split_first() {
                 Some((name, rest)) if name == "." || name == "source" => {
-                    let Some(path) = rest.first().filter(|path| sourced < MAX_SOURCED && path.contains('/'))
-                    else {
+                    let most = reads.limits().sourced;
+                    let Some(path) = rest.first().filter(|path| sourced < most && path.contains('/')) else {
                         continue;
                     };
                     sourced += 1;
@@ -135,7 +132,7 @@ fn run(text: &str, positional: &[String], program: &Program, reads: &mut Reads<'
                         texts.push((reads.note(&file).to_owned(), here.directory.clone()));
                     }
                 }
-                Some((name, rest)) if name == "$@" => {
+                Some((name, rest)) if name == "$@" && reads.spend(positional.len()) => {
                     let arguments = [positional, rest].concat();
                     if arguments.first().is_some_and(|word| !word.starts_with('-')) {
                         reads.run(here.starts(arguments));
@@ -148,8 +145,7 @@ fn run(text: &str, positional: &[String], program: &Program, reads: &mut Reads<'
         // The images of nginx and others run all scripts in such a directory.
         for directory in ["/docker-entrypoint.d", "/docker-entrypoint-initdb.d"] {
             if text.contains(directory) {
-                let names: Vec<String> =
-                    reads.names(directory).iter().map(|name| format!("{directory}/{name}")).collect();
+                let names = reads.paths(directory);
                 names
                     .into_iter()
                     .filter(|name| name.ends_with(".sh"))
@@ -231,6 +227,8 @@ fn change(arguments: &[String]) -> Option<&str> {
 #[derive(Debug, Default)]
 struct Scopes {
     open: Vec<Scope>,
+    /// How many of them are braces. Without one, there is none to look for.
+    braces: usize,
     /// Whether a pair of parentheses has just been opened.
     opened: bool,
     /// Whether a function was named whose body comes next.
@@ -256,10 +254,13 @@ impl Scopes {
             } else {
                 self.open.push(Scope::Group);
             }
+            self.braces += 1;
         }
-        if command.first().is_some_and(|word| word == "}")
+        if self.braces > 0
+            && command.first().is_some_and(|word| word == "}")
             && let Some(at) = self.open.iter().rposition(|scope| *scope != Scope::Subshell)
         {
+            self.braces -= 1;
             let left = self.open.drain(at..).filter(|scope| *scope != Scope::Group);
             steps.extend(left.map(|_| Step::Leave));
         }

@@ -28,8 +28,12 @@ use super::MetadataStore;
 use super::database;
 use super::database::BlobRow;
 use super::database::Failure;
+use super::holder;
 use super::images;
 use super::leases;
+use super::leases::Lease;
+use super::lock;
+use super::lock::Writer;
 use crate::Blob as _;
 use crate::Error;
 use crate::Info;
@@ -84,17 +88,30 @@ pub struct Collected {
 impl MetadataStore {
     /// Removes what nothing refers to, in all namespaces, or tells what that is. Commits wait meanwhile, in all
     /// processes; what they have recorded by then counts.
+    ///
+    /// An expired lease that a program still [holds](MetadataStore::hold) is renewed.
     pub fn collect(&self, collection: &Collection) -> Result<Collected> {
-        let _lock = self.lock_alone()?;
+        self.collect_telling(collection, &mut |_| {})
+    }
+
+    /// Collects as [`collect`](MetadataStore::collect) does. If it has to wait for others, `tell` hears first for whom.
+    pub fn collect_telling(
+        &self,
+        collection: &Collection,
+        tell: &mut dyn FnMut(&[Writer]),
+    ) -> Result<Collected> {
+        let _lock = lock::alone_telling(self.root(), tell)?;
+        let held = holder::held(self.root(), !collection.dry_run)?;
         let now = now();
         let namespaces = self.database.read("list namespaces", namespaces)?;
         let mut collected = Collected::default();
         let mut live = HashSet::new();
         let mut dead = Vec::new();
         let mut expired = Expired::default();
+        let mut renewed = Vec::new();
         for namespace in namespaces {
             let state = self.database.read("read a namespace", |connection| {
-                State::read(connection, &namespace, now, &self.limits)
+                State::read(connection, &namespace, now, &held, &self.limits)
             })?;
             let marked = state.mark(&self.blobs, &self.limits)?;
             for digest in state.blobs.into_keys() {
@@ -106,6 +123,7 @@ impl MetadataStore {
             let of_it = |name| (namespace.clone(), name);
             expired.images.extend(state.expired.images.into_iter().map(of_it));
             expired.leases.extend(state.expired.leases.into_iter().map(of_it));
+            renewed.extend(state.renewed.into_iter().map(|lease| (namespace.clone(), lease)));
         }
         for digest in self.blobs.digests()? {
             match self.blobs.open_blob(&digest) {
@@ -121,6 +139,7 @@ impl MetadataStore {
         if !collection.dry_run {
             // The database first: a file that stays is collected the next time, a row would be a blob.
             self.forget(&dead, &expired)?;
+            self.renew(&renewed)?;
             for (digest, _) in &collected.blobs {
                 self.blobs.remove(digest)?;
             }
@@ -168,6 +187,21 @@ impl MetadataStore {
                 Ok(())
             };
             forget().map_err(self.database.failed(action))
+        })
+    }
+
+    fn renew(&self, leases: &[(String, Lease)]) -> Result<()> {
+        let action = "renew leases";
+        if leases.is_empty() {
+            return Ok(());
+        }
+        self.database.change(action, |transaction| {
+            for (namespace, lease) in leases {
+                let statement = "UPDATE lease SET labels = ?3 WHERE namespace = ?1 AND id = ?2";
+                let values = params![namespace, lease.id, database::to_json(&lease.labels)];
+                transaction.execute(statement, values).map_err(self.database.failed(action))?;
+            }
+            Ok(())
         })
     }
 
@@ -244,6 +278,8 @@ struct State {
     images: HashSet<String>,
     /// The images and leases that end.
     expired: Expired<String>,
+    /// The leases that would, were they not held, with labels that say when they end now.
+    renewed: Vec<Lease>,
 }
 
 /// How to find what a blob refers to.
@@ -274,6 +310,7 @@ impl State {
         connection: &Connection,
         namespace: &str,
         now: SystemTime,
+        held: &HashSet<String>,
         limits: &Limits,
     ) -> Result<State, Failure> {
         let mut state = State {
@@ -281,6 +318,7 @@ impl State {
             roots: Vec::new(),
             images: HashSet::new(),
             expired: Expired::default(),
+            renewed: Vec::new(),
         };
         let expired = |labels: &Labels| leases::expires(labels).is_some_and(|time| time < now);
         let mut statement = connection
@@ -299,12 +337,17 @@ impl State {
             connection.prepare("SELECT id, labels, created FROM lease WHERE namespace = ?1")?;
         let mut kept = HashMap::new();
         for lease in statement.query_map([namespace], leases::lease)? {
-            let lease = lease?;
-            if expired(&lease.labels) {
+            let mut lease = lease?;
+            let ends = expired(&lease.labels);
+            if ends && !held.contains(&lease.id) {
                 state.expired.leases.push(lease.id);
-            } else {
-                let flat = lease.labels.get(FLAT).is_some_and(|value| !value.is_empty());
-                kept.insert(lease.id, if flat { Descent::Flat } else { Descent::Unknown });
+                continue;
+            }
+            let flat = lease.labels.get(FLAT).is_some_and(|value| !value.is_empty());
+            kept.insert(lease.id.clone(), if flat { Descent::Flat } else { Descent::Unknown });
+            if ends {
+                leases::renew(&mut lease, now);
+                state.renewed.push(lease);
             }
         }
         let mut statement =

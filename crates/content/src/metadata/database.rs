@@ -100,7 +100,6 @@ impl Database {
         let open = || {
             let connection = Connection::open(path)?;
             connection.busy_timeout(PATIENCE)?;
-            connection.pragma_update(None, "journal_mode", "WAL")?;
             // What a transaction wrote is on the disk when it ends.
             connection.pragma_update(None, "synchronous", "FULL")?;
             connection.pragma_update(None, "foreign_keys", true)?;
@@ -126,8 +125,12 @@ impl Database {
         }
     }
 
-    /// Makes the tables and what `fill` puts into them, or nothing.
+    /// Makes the tables and what `fill` puts into them, or nothing. No other program may prepare the same database
+    /// meanwhile.
     pub(super) fn prepare(&self, fill: impl FnOnce(&Transaction<'_>) -> Result<()>) -> Result<()> {
+        // With others that open it doing the same at once, SQLite would refuse it to one of them without waiting.
+        let ahead = self.connection().pragma_update(None, "journal_mode", "WAL");
+        ahead.map_err(self.failed("prepare the database"))?;
         self.change("make the tables", |transaction| {
             transaction.execute_batch(TABLES).map_err(self.failed("make the tables"))?;
             fill(transaction)?;
@@ -267,5 +270,27 @@ pub(super) fn nanoseconds(time: SystemTime) -> i64 {
     match time.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(after) => of(after),
         Err(before) => -of(before.duration()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_opens_a_database_that_is_being_made_is_not_turned_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("metadata.db");
+        let maker = Connection::open(&path).unwrap();
+        maker.execute_batch("BEGIN IMMEDIATE; CREATE TABLE blob (digest TEXT)").unwrap();
+        assert!(!Database::open(&path).unwrap().is_ready().unwrap());
+        maker.execute_batch("ROLLBACK").unwrap();
+        let database = Database::open(&path).unwrap();
+        database.prepare(|_| Ok(())).unwrap();
+        let mode: String = database
+            .read("test", |connection| connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)))
+            .unwrap();
+        assert_eq!(mode, "wal");
+        assert!(Database::open(&path).unwrap().is_ready().unwrap());
     }
 }

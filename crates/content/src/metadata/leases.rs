@@ -15,6 +15,7 @@ use super::MetadataStore;
 use super::database;
 use super::database::Failure;
 use super::database::nanoseconds;
+use super::holder::Holder;
 use crate::Error;
 use crate::Filterable;
 use crate::Labels;
@@ -119,15 +120,16 @@ impl MetadataStore {
         MetadataStore { lease: Some(id.into()), ..self.clone() }
     }
 
-    /// Returns the same store under a lease of its own, which ends with the result; after a crash, once
-    /// `lifetime` has passed.
+    /// Returns the same store under a lease of its own, which ends with the result, whatever the clock says meanwhile;
+    /// after a crash, once `lifetime` has passed.
     pub fn hold(&self, lifetime: Duration) -> Result<Held> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let now = now();
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let id = format!("restow-{}-{}-{count}", std::process::id(), nanoseconds(now));
+        let holder = Holder::new(self.root(), &id)?;
         self.create_lease(&id, now.checked_add(lifetime), Labels::new())?;
-        Ok(Held { store: self.under_lease(&id), id })
+        Ok(Held { store: self.under_lease(&id), id, _holder: holder })
     }
 }
 
@@ -136,6 +138,8 @@ impl MetadataStore {
 pub struct Held {
     store: MetadataStore,
     id: String,
+    /// Dropped after the lease is deleted.
+    _holder: Holder,
 }
 
 impl std::ops::Deref for Held {
@@ -155,6 +159,13 @@ impl Drop for Held {
 
 pub(super) fn lease(row: &Row<'_>) -> Result<Lease, Failure> {
     Ok(Lease { id: row.get(0)?, labels: database::labels(row, 1)?, created: database::time(row, 2)? })
+}
+
+/// Lets a lease last from `now` as long as it was to last when it was made.
+pub(super) fn renew(lease: &mut Lease, now: SystemTime) {
+    let lifetime = lease.expires().and_then(|end| end.duration_since(lease.created).ok());
+    let end = now + lifetime.unwrap_or_default();
+    lease.labels.insert(EXPIRE.to_owned(), Timestamp::from(end).floor().to_string());
 }
 
 /// Adds a blob to a lease; false if there is no such lease.

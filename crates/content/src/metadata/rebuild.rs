@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::path::Path;
 
 use restow_oci::Descriptor;
@@ -57,7 +56,7 @@ pub(super) fn open(
         }
     }
     // Whoever comes first makes it, the others wait here.
-    let _lock = lock(blobs, File::lock)?;
+    let _lock = lock::alone(blobs.root())?;
     let checked = attempt(&path).and_then(|(database, ready)| {
         let whole = !suspect() || database.is_whole()?;
         Ok(whole.then_some((database, ready)))

@@ -6,6 +6,7 @@ use crate::suite;
 use crate::write;
 use restow_oci::Index;
 use restow_oci::MediaType;
+use restow_oci::Timestamp;
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Mutex;
@@ -252,6 +253,65 @@ fn a_lease_keeps_until_it_ends() {
     let error = put_under(&store, "no lease").unwrap_err();
     assert!(matches!(error, Error::NoLease { .. }), "{error}");
     assert!(matches!(store.delete_lease("no lease"), Err(Error::NoLease { .. })));
+}
+
+#[test]
+fn a_lease_lives_as_long_as_its_holder_whatever_the_clock_says() {
+    let (_directory, store) = temporary();
+    let held = store.hold(Duration::from_secs(60 * 60)).unwrap();
+    let blob = put(&held, b"content");
+    let set_labels = |labels: &Labels| {
+        store.database.change("test", |transaction| {
+            let statement = "UPDATE lease SET labels = ?1";
+            transaction.execute(statement, [database::to_json(labels)]).unwrap();
+            Ok(())
+        })
+    };
+    let lease = store.leases().unwrap().remove(0);
+    let end = lease.expires().unwrap();
+    // The clock jumps: to everybody, the lease seems to have ended.
+    let ended = labels(&[(leases::EXPIRE, "2001-01-01T00:00:00Z")]);
+    set_labels(&ended).unwrap();
+    let told = store.collect(&Collection { dry_run: true, ..Collection::default() }).unwrap();
+    assert_eq!((told.blobs, told.leases), (Vec::new(), Vec::new()));
+    assert_eq!(store.leases().unwrap()[0].labels, ended);
+    let created = now() - Duration::from_secs(90 * 60);
+    store
+        .database
+        .change("test", |transaction| {
+            let values = params![database::nanoseconds(created)];
+            transaction.execute("UPDATE lease SET created = ?1", values).unwrap();
+            Ok(())
+        })
+        .unwrap();
+    let past = labels(&[(leases::EXPIRE, &Timestamp::from(end - Duration::from_secs(90 * 60)).to_string())]);
+    set_labels(&past).unwrap();
+    assert!(collect(&store).is_empty());
+    // It lasts as long again as it was made for.
+    let renewed = store.leases().unwrap().remove(0).expires().unwrap();
+    assert!(renewed >= end - Duration::from_secs(1) && renewed > now(), "{renewed:?}");
+    assert_eq!(store.leased(&lease.id).unwrap(), [blob.digest]);
+    // Its program is killed: nobody holds it.
+    std::mem::forget(held);
+    set_labels(&ended).unwrap();
+    fs::remove_dir_all(store.root().join("leases")).unwrap();
+    let collected = store.collect(&Collection::default()).unwrap();
+    assert_eq!((collected.blobs.len(), collected.leases.len()), (1, 1));
+}
+
+#[test]
+fn a_store_that_many_make_at_once_is_made_once() {
+    let directory = tempfile::tempdir().unwrap();
+    for round in 0..3 {
+        let root = directory.path().join(round.to_string());
+        std::thread::scope(|scope| {
+            for number in 0..10 {
+                let root = &root;
+                scope.spawn(move || put(&open(root), format!("content {number}").as_bytes()));
+            }
+        });
+        assert_eq!(present(&open(&root)).len(), 10);
+    }
 }
 
 fn put_under(store: &MetadataStore, lease: &str) -> Result<Descriptor> {
@@ -516,7 +576,7 @@ fn what_belongs_to_others_is_left_alone() {
     for root in ["a/io.containerd.content.v1.content", "b/moved", "link", "layout"] {
         let error = MetadataStore::create(&path(root), &Limits::default()).map(drop).unwrap_err();
         assert!(matches!(error, Error::Foreign { .. }), "{error}");
-        assert!(!path(root).join(DATABASE).exists() && !path(root).join(LOCK).exists());
+        assert!(!path(root).join(DATABASE).exists() && !path(root).join("lock").exists());
     }
 }
 

@@ -10,6 +10,9 @@ mod selection;
 /// Configs, manifests and indexes after a conversion.
 mod documents;
 
+/// Labels and annotations that name digests which change.
+mod mentions;
+
 /// Documents that are refused.
 mod malformed;
 

@@ -143,8 +143,11 @@ fn unchosen_images_are_dropped_or_kept_as_they_are() {
         let store = store(&image_for("linux/arm64"));
         crate::support::put(&store, index.root_bytes());
         let options = Options { keep_other_platforms, ..only(&["linux/arm64"]) };
-        let root = convert_with(&store, &index.root, &Pad::by(1), options).unwrap().root;
-        let after = document(&store, &root);
+        let conversion = convert_with(&store, &index.root, &Pad::by(1), options).unwrap();
+        let after = document(&store, &conversion.root);
+        let left_out = conversion.left_out.iter().map(|image| image.platform.as_ref().unwrap().to_string());
+        let expected: &[&str] = if keep_other_platforms { &[] } else { &["linux/amd64", "linux/s390x"] };
+        assert_eq!(left_out.collect::<Vec<_>>(), expected);
         if keep_other_platforms {
             assert_eq!(after["manifests"][0], before["manifests"][0]);
             assert_ne!(after["manifests"][1], before["manifests"][1]);
@@ -184,6 +187,68 @@ fn attestations_follow_the_image_they_are_about() {
     assert_eq!(root, index.root);
 }
 
+/// Returns BuildKit's newer attestation manifest, which has no config of an image and a subject.
+fn attestation(about: &Image) -> Image {
+    ImageBuilder::new()
+        .layer(Layer::blob("application/vnd.in-toto+json", "{}"))
+        .config_bytes("{}")
+        .manifest_field("artifactType", json!("application/vnd.docker.attestation.manifest.v1+json"))
+        .manifest_field("subject", subject(about))
+        .build()
+}
+
+fn subject(image: &Image) -> Value {
+    let root = &image.root;
+    json!({"mediaType": root.media_type.as_str(), "digest": root.digest.as_str(), "size": root.size})
+}
+
+#[test]
+fn the_subject_of_an_attestation_follows_the_image_it_is_about() {
+    let (amd, arm) = (image_for("linux/amd64"), image_for("linux/arm64"));
+    let statements = [attestation(&amd), attestation(&arm)];
+    let fields = |about: &Image| {
+        json!({
+            "platform": {"os": "unknown", "architecture": "unknown"},
+            "annotations": {
+                "vnd.docker.reference.type": "attestation-manifest",
+                "vnd.docker.reference.digest": about.root.digest.as_str(),
+            },
+        })
+    };
+    let index = IndexBuilder::new().image(&amd).image(&arm);
+    let index =
+        index.image_with(&statements[0], fields(&amd)).image_with(&statements[1], fields(&arm)).build();
+    let options = |keep_other_platforms| Options { keep_other_platforms, ..only(&["linux/arm64"]) };
+    let store = store(&index);
+    let root = convert_with(&store, &index.root, &Pad::by(1), options(true)).unwrap().root;
+    let after = document(&store, &root);
+    assert_eq!(
+        after["manifests"][2],
+        index.document()["manifests"][2],
+        "nothing is said of an image that stays"
+    );
+    let (image, entry) = (&after["manifests"][1], &after["manifests"][3]);
+    assert_eq!(entry["annotations"]["vnd.docker.reference.digest"], image["digest"]);
+    let (before, statement) = (statements[1].document(), follow(&store, &after, "/manifests/3"));
+    for key in ["mediaType", "digest", "size"] {
+        assert_eq!(statement["subject"][key], image[key], "{key}");
+    }
+    for key in ["artifactType", "config", "layers"] {
+        assert_eq!(statement[key], before[key], "{key}");
+    }
+
+    // One that is not there cannot follow, and what is said of it in the index still does.
+    let store = crate::support::store(&arm);
+    crate::support::put(&store, index.root_bytes());
+    let root = convert_with(&store, &index.root, &Pad::by(1), options(false)).unwrap().root;
+    let after = document(&store, &root);
+    assert_eq!(after["manifests"][1]["digest"], statements[1].root.digest.as_str());
+    assert_eq!(
+        after["manifests"][1]["annotations"]["vnd.docker.reference.digest"],
+        after["manifests"][0]["digest"]
+    );
+}
+
 #[test]
 fn an_attestation_about_nothing_here_stays() {
     let (here, elsewhere) = (image("here").build(), image("elsewhere").build());
@@ -204,14 +269,7 @@ fn artifact(subject: &Image) -> Image {
                 "size": 8,
             }),
         )
-        .manifest_field(
-            "subject",
-            json!({
-                "mediaType": subject.root.media_type.as_str(),
-                "digest": subject.root.digest.as_str(),
-                "size": subject.root.size,
-            }),
-        )
+        .manifest_field("subject", self::subject(subject))
         .build()
 }
 

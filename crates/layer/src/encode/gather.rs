@@ -127,6 +127,24 @@ impl GatheredFile<'_> {
         Ok(piece.len() as u64)
     }
 
+    /// Passes over at most `most` bytes without decoding them; returns how many.
+    pub fn skip(&mut self, most: u64) -> u64 {
+        let waiting = (self.decoded.len() - self.read) as u64;
+        if waiting > 0 {
+            let skipped = waiting.min(most);
+            self.read += skipped as usize;
+            return skipped;
+        }
+        let mut skipped = 0;
+        while let Some((chunk, rest)) = self.chunks.split_first()
+            && skipped + u64::from(chunk.size) <= most
+        {
+            skipped += u64::from(chunk.size);
+            self.chunks = rest;
+        }
+        skipped
+    }
+
     /// Decodes the next chunk, if there is one.
     fn decode(&mut self) -> Result<bool> {
         let Some((chunk, rest)) = self.chunks.split_first() else { return Ok(false) };

@@ -37,6 +37,10 @@ struct State {
     /// What each repository is known to hold. Content seen elsewhere is not shown here: who may read one
     /// repository may not read all.
     known: HashSet<(Repository, Digest)>,
+    /// The blobs that the registry itself said each repository has, or took for it. A mirror's word is not its own.
+    held: HashSet<(Repository, Digest)>,
+    /// The manifests and indexes that were seen to, with all that they name.
+    whole: HashSet<(Repository, Digest)>,
     tags: HashMap<(Repository, String), Descriptor>,
     /// The descriptors of manifests by which they were seen, for their media types.
     manifests: HashMap<(Repository, Digest), Descriptor>,
@@ -86,9 +90,15 @@ impl Cache {
         let mut state = self.state();
         let key = (repository.clone(), digest.clone());
         match head {
-            Some(_) => state.known.insert(key.clone()),
-            None => state.known.remove(&key),
-        };
+            Some(_) => {
+                state.known.insert(key.clone());
+                state.held.insert(key.clone());
+            }
+            None => {
+                state.known.remove(&key);
+                state.held.remove(&key);
+            }
+        }
         state.blobs.insert(key, head);
     }
 
@@ -115,14 +125,24 @@ impl Cache {
         self.state().tags.get(&(repository.clone(), tag.to_owned())).cloned()
     }
 
-    pub(crate) fn knows(&self, repository: &Repository, digest: &Digest) -> bool {
-        self.state().known.contains(&(repository.clone(), digest.clone()))
+    pub(crate) fn holds(&self, repository: &Repository, digest: &Digest) -> bool {
+        self.state().held.contains(&(repository.clone(), digest.clone()))
     }
 
-    pub(crate) fn saw(&self, repository: &Repository, digest: &Digest) {
+    /// Keeps it that the registry has taken a blob.
+    pub(crate) fn sent(&self, repository: &Repository, digest: &Digest) {
         let mut state = self.state();
         state.known.insert((repository.clone(), digest.clone()));
+        state.held.insert((repository.clone(), digest.clone()));
         state.blobs.remove(&(repository.clone(), digest.clone()));
+    }
+
+    pub(crate) fn is_whole(&self, repository: &Repository, document: &Digest) -> bool {
+        self.state().whole.contains(&(repository.clone(), document.clone()))
+    }
+
+    pub(crate) fn keep_whole(&self, repository: &Repository, document: &Digest) {
+        self.state().whole.insert((repository.clone(), document.clone()));
     }
 
     pub(crate) fn keep(&self, repository: &Repository, digest: &Digest, bytes: &Bytes) {
@@ -164,8 +184,11 @@ impl Cache {
         if let Some(digest) = digest {
             let key = (repository.clone(), digest.clone());
             state.known.remove(&key);
+            state.held.remove(&key);
             state.blobs.remove(&key);
             state.named.remove(&key);
+            // Which of them it was a part of is not known.
+            state.whole.retain(|(of, _)| of != repository);
             state.tags.retain(|(of, _), image| of != repository || image.digest != *digest);
             // Tags that meant it are gone, too.
             state.heads.retain(|(of, _), _| of != repository);

@@ -418,13 +418,13 @@ impl Response {
             }
         }
         let status = self.status().as_u16();
-        let message = error_message(&body);
+        let (codes, message) = error_message(&body);
         match self.refusal {
             Some(Refusal { host, login }) => {
                 let said = if message.is_empty() { message } else { format!(", {message}") };
                 Error::Unauthorized { host, what: self.request, problem: format!("{status}{said}; {login}") }
             }
-            None => Error::Status { request: self.request, status, message },
+            None => Error::Status { request: self.request, status, codes, message },
         }
     }
 
@@ -470,7 +470,7 @@ fn date(text: &str) -> Option<u64> {
 /// servers that are none send a line of text.
 ///
 /// <https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#error-codes>
-fn error_message(body: &[u8]) -> String {
+fn error_message(body: &[u8]) -> (Vec<String>, String) {
     const LINE: usize = 200;
     let document: serde_json::Value = match serde_json::from_slice(body) {
         Ok(document) => document,
@@ -478,7 +478,7 @@ fn error_message(body: &[u8]) -> String {
             let text = str::from_utf8(body).unwrap_or_default().trim();
             let is_line =
                 text.len() <= LINE && !text.contains(['<', '\n']) && !text.contains(char::is_control);
-            return if is_line { text.to_owned() } else { String::new() };
+            return (Vec::new(), if is_line { text.to_owned() } else { String::new() });
         }
     };
     let errors = document["errors"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -487,7 +487,8 @@ fn error_message(body: &[u8]) -> String {
         [part("code"), part("message")].into_iter().flatten().collect::<Vec<_>>().join(": ")
     };
     let message = errors.iter().take(3).map(text).collect::<Vec<_>>().join("; ");
-    message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect()
+    let message = message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect();
+    (errors.iter().filter_map(|error| error["code"].as_str()).map(str::to_owned).collect(), message)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

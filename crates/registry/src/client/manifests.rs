@@ -24,7 +24,6 @@ use super::http::describe;
 use super::payload::Payload;
 use crate::Error;
 use crate::Name;
-use crate::Repository;
 use crate::Result;
 
 const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
@@ -63,15 +62,31 @@ impl Client {
         self.wait(self.core.head(name, true)).map(|head| head.and_then(|head| head.digest))
     }
 
-    /// Returns whether a repository that is written to has a manifest.
-    pub(crate) fn holds_manifest(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
-        Ok(self.wait(self.core.head(&repository.at(digest), true))?.is_some())
-    }
-
     /// Stores a manifest or an index under its digest, or under the tag of `name` if it has one. A registry
     /// may refuse one of which it lacks the parts.
     pub fn put_manifest(&self, name: &Name, media_type: &MediaType, bytes: &Bytes) -> Result<Descriptor> {
         self.wait(self.core.put_manifest(name, media_type, bytes))
+    }
+
+    /// As [`put_manifest`](Client::put_manifest), of a document whose parts are all there. Some registries know of a part
+    /// only a moment after they have taken it.
+    pub(crate) fn put_whole(&self, name: &Name, media_type: &MediaType, bytes: &Bytes) -> Result<Descriptor> {
+        self.wait(async {
+            let settings = self.core.settings();
+            let mut refusals = 0;
+            loop {
+                let error = match self.core.put_manifest(name, media_type, bytes).await {
+                    Err(error) if lacks_parts(&error, media_type.kind()) => error,
+                    done => return done,
+                };
+                refusals += 1;
+                if refusals >= settings.attempts {
+                    return Err(error);
+                }
+                let what = format!("put {name}");
+                settings.clock.sleep(self.core.http.backoff(&what, refusals)).await;
+            }
+        })
     }
 
     /// Removes a manifest by its digest, or a tag.
@@ -258,6 +273,19 @@ impl Core {
         let bytes = response.bytes(limit).await?.map_err(|_| broken)?;
         serde_json::from_slice(&bytes).map_err(|_| request)
     }
+}
+
+/// Returns whether a registry refused a document because it does not have all that this names, and said so.
+///
+/// <https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#error-codes>
+pub(crate) fn lacks_parts(error: &Error, kind: Kind) -> bool {
+    let Error::Status { status: 400..=499, codes, .. } = error else { return false };
+    codes.iter().any(|code| match code.as_str() {
+        "MANIFEST_BLOB_UNKNOWN" | "BLOB_UNKNOWN" => true,
+        // Of a manifest, it may be the subject that is unknown.
+        "MANIFEST_UNKNOWN" => kind == Kind::Index,
+        _ => false,
+    })
 }
 
 /// Returns what stands for the manifest in a URL.

@@ -5,6 +5,7 @@ mod blobs;
 mod economy;
 mod faults;
 mod mirrors;
+mod patience;
 mod proxies;
 mod tls;
 mod uploads;

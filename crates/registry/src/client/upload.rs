@@ -43,6 +43,15 @@ pub enum Pushed {
     Uploaded,
 }
 
+/// Which blobs a repository is asked for before they are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// All of them: they may well be there.
+    Always,
+    /// Those that are larger than [`WORTH_A_HEAD`]: they hardly are.
+    IfLarge,
+}
+
 impl Client {
     /// Sees to it that a blob lies in a repository: it is taken from one of `others` of the same registry, or
     /// sent, unless it is there. `blob` must be what `descriptor` says, and is verified while it is read.
@@ -54,7 +63,7 @@ impl Client {
         others: &[Repository],
     ) -> Result<Pushed> {
         let open = || Ok(blob.clone());
-        self.push_opened(repository, descriptor, &open, others)
+        self.push_opened(repository, descriptor, &open, others, Look::IfLarge)
     }
 
     /// As [`push_blob`](Client::push_blob), with a blob that is opened only if it has to be sent.
@@ -64,11 +73,12 @@ impl Client {
         descriptor: &Descriptor,
         open: &dyn Fn() -> Result<Arc<dyn Blob>>,
         others: &[Repository],
+        look: Look,
     ) -> Result<Pushed> {
         // Two images may share a blob: it is sent once.
         let flight = self.core.cache.flight(format!("push {repository} {}", descriptor.digest));
         let _alone = flight.blocking_lock();
-        let found = self.wait(self.core.find_or_mount(repository, descriptor, others))?;
+        let found = self.wait(self.core.find_or_mount(repository, descriptor, others, look))?;
         let session = match found {
             Found::Is(pushed) => return Ok(pushed),
             Found::Not(session) => session,
@@ -83,7 +93,7 @@ impl Client {
     pub(crate) fn copy_blob(&self, from: &Repository, digest: &Digest, to: &Repository) -> Result<Pushed> {
         let flight = self.core.cache.flight(format!("push {to} {digest}"));
         let _alone = flight.blocking_lock();
-        if self.core.cache.knows(to, digest) {
+        if self.core.cache.holds(to, digest) {
             return Ok(Pushed::There);
         }
         if from == to {
@@ -98,7 +108,7 @@ impl Client {
             }
         }
         let (descriptor, blob) = Remote::new(self, from).begin(digest)?;
-        match self.wait(self.core.find(to, &descriptor, session))? {
+        match self.wait(self.core.find(to, &descriptor, session, Look::IfLarge))? {
             Found::Is(pushed) => Ok(pushed),
             Found::Not(session) => self.upload(to, &descriptor, blob, session),
         }
@@ -117,13 +127,13 @@ impl Client {
         let upload =
             Upload { core: &self.core, endpoint: &endpoint, scopes: &scopes, descriptor, blob, digesters };
         self.wait(upload.run(session))?;
-        self.core.cache.saw(repository, &descriptor.digest);
+        self.core.cache.sent(repository, &descriptor.digest);
         Ok(Pushed::Uploaded)
     }
 
     /// Returns whether a repository that is written to holds a blob. Within a run, it is asked once.
     pub(crate) fn holds(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
-        if self.core.cache.knows(repository, digest) {
+        if self.core.cache.holds(repository, digest) {
             return Ok(true);
         }
         Ok(self.wait(self.core.blob_head(repository, digest, true))?.is_some())
@@ -151,8 +161,9 @@ impl Core {
         repository: &Repository,
         descriptor: &Descriptor,
         others: &[Repository],
+        look: Look,
     ) -> Result<Found> {
-        if self.cache.knows(repository, &descriptor.digest) {
+        if self.cache.holds(repository, &descriptor.digest) {
             return Ok(Found::Is(Pushed::There));
         }
         let mut session = None;
@@ -162,7 +173,7 @@ impl Core {
                 Err(opened) => session = opened.or(session),
             }
         }
-        self.find(repository, descriptor, session).await
+        self.find(repository, descriptor, session, look).await
     }
 
     /// Looks for a blob, if it is worth a look. `session` is an upload that is open for it.
@@ -171,9 +182,10 @@ impl Core {
         repository: &Repository,
         descriptor: &Descriptor,
         session: Option<Session>,
+        look: Look,
     ) -> Result<Found> {
         let Descriptor { digest, size, .. } = descriptor;
-        if *size > WORTH_A_HEAD
+        if (look == Look::Always || *size > WORTH_A_HEAD)
             && let Some(head) = self.blob_head(repository, digest, true).await?
         {
             if let Some(found) = head.size.filter(|found| found != size) {
@@ -208,7 +220,7 @@ impl Core {
         let response = self.http.send(&endpoint, call).await?;
         match response.status() {
             StatusCode::CREATED => {
-                self.cache.saw(repository, digest);
+                self.cache.sent(repository, digest);
                 Ok(Ok(()))
             }
             StatusCode::ACCEPTED => Ok(Err(session(&endpoint, &response).ok())),

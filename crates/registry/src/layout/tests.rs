@@ -4,6 +4,7 @@ use crate::Destination;
 use crate::Place;
 use crate::Reading;
 use crate::Settings;
+use crate::Writing;
 use restow_content::Labels;
 use restow_testkit::ImageBuilder;
 use restow_testkit::write_layout;
@@ -267,7 +268,7 @@ fn what_is_unfinished_goes_when_the_program_ends() {
     let access = Access::new(limits(), directory.path(), || Ok(Settings::default()));
     let path = |name: &str| directory.path().join(name);
     write_layout(&path("old"), &[("v1", &ImageBuilder::new().build())]).unwrap();
-    let open = |name: &str| access.open_destination(&Place::Layout(path(name)), None, None).unwrap();
+    let open = |name: &str| access.open_destination(&Place::Layout(path(name)), Writing::default()).unwrap();
     let (old, new) = (open("old"), open("new"));
     let begin = |place: &dyn Destination| {
         let mut ingest = place.store().ingest("key").unwrap();

@@ -12,6 +12,8 @@ use crate::RemoteDestination;
 use crate::Scratch;
 use crate::Settings;
 
+mod pairs;
+
 /// An image of layers of these sizes.
 fn image(seed: u64, sizes: &[usize]) -> Image {
     let layer = |(place, size): (usize, &usize)| {
@@ -40,18 +42,6 @@ fn push(registry: &Registry, image: &Image, tags: &[&str]) -> Result<Vec<Notice>
     push_as(&Client::new(Settings::default()).unwrap(), registry, image, tags)
 }
 
-/// A client that has met the registry in an earlier run.
-fn client_that_knows(registry: &Registry) -> Client {
-    let notes = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(notes.path(), format!("{}\n", registry.host())).unwrap();
-    let client =
-        Client::new(Settings { careful_hosts: Some(notes.path().to_owned()), ..Settings::default() });
-    let client = client.unwrap();
-    let repository = Name::parse(&registry.name("a")).unwrap().repository;
-    assert!(client.core().is_careful(&repository));
-    client
-}
-
 /// Counts the lines that start with each word.
 fn count(registry: &Registry) -> [usize; 5] {
     let lines = registry.take_lines();
@@ -63,48 +53,74 @@ fn count(registry: &Registry) -> [usize; 5] {
 fn the_first_push_sends_what_is_missing_and_the_second_looks() {
     let registry = Registry::start();
     let image = image(1, &[1000, 100_000, 200_000]);
-    push(&registry, &image, &["v1"]).unwrap();
+    let client = Client::new(Settings::default()).unwrap();
+    push_as(&client, &registry, &image, &["v1"]).unwrap();
     assert_eq!(registry.manifest("a", "v1").as_deref(), Some(image.root_bytes()));
-    // A look at the tag and at each large layer; four uploads; the manifest, in vain and again.
-    assert_eq!(count(&registry), [3, 0, 4, 0, 6]);
+    // A look at the tag and at each blob; four uploads; the manifest.
+    assert_eq!(count(&registry), [5, 0, 4, 0, 5]);
     push(&registry, &image, &["v1"]).unwrap();
     assert_eq!(count(&registry), [1, 0, 0, 0, 0]);
-    // Under another tag it is put, and a look at the config says that all is there.
-    push(&registry, &image, &["v2"]).unwrap();
-    assert_eq!(count(&registry), [2, 0, 0, 0, 1]);
-    // Of a registry that is known to look for that itself, it is not asked.
-    let client = client_that_knows(&registry);
-    push_as(&client, &registry, &image, &["v3"]).unwrap();
+    // In the same run, all is known to be there; in another one, it is looked at.
+    push_as(&client, &registry, &image, &["v2"]).unwrap();
     assert_eq!(count(&registry), [1, 0, 0, 0, 1]);
+    push(&registry, &image, &["v3"]).unwrap();
+    assert_eq!(count(&registry), [5, 0, 0, 0, 1]);
+    // By its digest alone it may be what a killed push has left.
     push(&registry, &image, &[]).unwrap();
-    assert_eq!(count(&registry), [1, 0, 0, 0, 0]);
+    assert_eq!(count(&registry), [5, 0, 0, 0, 0]);
 }
 
 #[test]
-fn an_index_of_present_manifests_costs_a_look_and_a_put() {
+fn a_manifest_of_an_index_costs_a_put_where_the_registry_is_known_to_look_for_blobs() {
     let registry = Registry::start();
     let images: Vec<_> = (0..12).map(|seed| image(100 * seed, &[1000])).collect();
+    let index_of = |images: &[&Image]| {
+        images.iter().fold(IndexBuilder::new(), |index, image| index.image(image)).build()
+    };
+    let all = index_of(&images.iter().collect::<Vec<_>>());
+    registry.put("a", "v1", &all);
+    // Nothing is known: each manifest is put, and its blobs are looked for.
+    push(&registry, &all, &["v2"]).unwrap();
+    assert_eq!(count(&registry), [1 + 24, 0, 0, 0, 12 + 1]);
+    assert_eq!(registry.manifest("a", "v2").as_deref(), Some(all.root_bytes()));
+
+    // One is refused: from then on, what is taken is there. Two requests for each of its blobs.
+    let more = image(9999, &[1000]);
+    let client = Client::new(Settings::default()).unwrap();
+    push_as(&client, &registry, &index_of(&[&more]), &["v3"]).unwrap();
+    assert_eq!(count(&registry), [1, 0, 2, 0, 2 + 2 + 1]);
+    push_as(&client, &registry, &all, &["v4"]).unwrap();
+    assert_eq!(count(&registry), [1, 0, 0, 0, 12 + 1]);
+    // An image, too, is put at once.
+    let tagged = image(0, &[1000, 1000]);
+    registry.put("a", "old", &tagged);
+    push_as(&client, &registry, &tagged, &["v5"]).unwrap();
+    assert_eq!(count(&registry), [1, 0, 0, 0, 1]);
+}
+
+#[test]
+fn parts_that_were_lost_are_sent_again_when_asked() {
+    let registry = Registry::start();
+    let images: Vec<_> = (0..2).map(|seed| image(100 * seed, &[1000])).collect();
     let index = images.iter().fold(IndexBuilder::new(), |index, image| index.image(image)).build();
     registry.put("a", "v1", &index);
-    push_as(&client_that_knows(&registry), &registry, &index, &["v2"]).unwrap();
-    assert_eq!(count(&registry), [1, 0, 0, 0, 1]);
-    assert_eq!(registry.manifest("a", "v2").as_deref(), Some(index.root_bytes()));
-    // Where it is not known that the registry looks for them, the last one is looked for.
-    push(&registry, &index, &["v2.1"]).unwrap();
-    assert_eq!(count(&registry), [2, 0, 0, 0, 1]);
-
-    // One of them missing: it is found out by putting each, which does no harm.
-    let more = image(9999, &[1000]);
-    let index = [&images[0], &images[1], &more]
-        .into_iter()
-        .fold(IndexBuilder::new(), |index, image| index.image(image))
-        .build();
-    push(&registry, &index, &["v3"]).unwrap();
-    // Of the two that are there, a look at the config of each, unless the third was refused before.
-    let [head, get, post, patch, put] = count(&registry);
-    assert_eq!([get, post, patch, put], [0, 2, 0, 2 + 3 + 1 + 2]);
-    assert!((1..=3).contains(&head), "{head}");
-    assert_eq!(registry.manifest("a", "v3").as_deref(), Some(index.root_bytes()));
+    let lost = &images[0].blobs[1].0;
+    registry.remove_blob("a", lost);
+    let repository = Name::parse(&registry.name("a")).unwrap().repository;
+    let repair = |existing: Existing| {
+        let client = Client::new(Settings::default()).unwrap();
+        let scratch = tempfile::tempdir().unwrap();
+        let place = RemoteDestination::new(&client, &repository, &[], &Scratch::new(scratch.path())).unwrap();
+        let place: &dyn Destination = &place.existing(existing);
+        place.publish(&store(&index), &index.root, &["v1".to_owned()]).unwrap();
+    };
+    repair(Existing::Trust);
+    assert_eq!(count(&registry), [1, 0, 0, 0, 0]);
+    assert_eq!(registry.missing("a", "v1"), [lost.to_string()]);
+    repair(Existing::Repair);
+    assert!(registry.missing("a", "v1").is_empty());
+    // The tag means it, and is not put again: it might be one that may not be.
+    assert!(registry.take_lines().iter().all(|line| line != "PUT /v2/a/manifests/v1"));
 }
 
 #[test]
@@ -112,19 +128,11 @@ fn a_registry_that_looks_for_no_blobs_gets_them_all_the_same() {
     let registry = Registry::start();
     registry.look_for_no_parts();
     let (one, two) = (image(1, &[1000, 100_000]), image(2, &[2000]));
-    let holds = |image: &Image| {
-        image.blobs.iter().all(|(digest, bytes)| {
-            *digest == image.root.digest || registry.blob("a", digest).as_ref() == Some(bytes)
-        })
-    };
     push(&registry, &one, &["v1"]).unwrap();
-    assert!(holds(&one));
+    assert!(registry.missing("a", "v1").is_empty());
     let index = IndexBuilder::new().image(&one).image(&two).build();
     push(&registry, &index, &["v2"]).unwrap();
-    assert!(holds(&two));
-    for image in [&one, &two] {
-        assert_eq!(registry.manifest("a", image.root.digest.as_str()).as_deref(), Some(image.root_bytes()));
-    }
+    assert!(registry.missing("a", "v2").is_empty());
     // A conversion that leaves the config as it was, and has been put there before.
     let tar = restow_testkit::Random::new(3).bytes(3000);
     let (before, after) = (Layer::plain(&tar), Layer::gzip(&tar));
@@ -140,7 +148,7 @@ fn a_registry_that_looks_for_no_blobs_gets_them_all_the_same() {
         restow_content::write(place.store(), MediaType::OCI_LAYER, bytes).unwrap();
     }
     place.publish(&MemoryStore::new(), &after.root, &["v1".to_owned()]).unwrap();
-    assert!(holds(&after));
+    assert!(registry.missing("a", "v1").is_empty());
     // What is nowhere is not passed over in silence.
     let broken = ImageBuilder::new().layer(Layer::plain("gone").missing()).build();
     let error = push(&registry, &broken, &["v3"]).unwrap_err();
@@ -186,7 +194,7 @@ fn blobs_of_the_same_registry_are_mounted() {
     let destination =
         RemoteDestination::new(&client, &name("a"), &others, &Scratch::new(scratch.path())).unwrap();
     (&destination as &dyn Destination).publish(&store(&image), &image.root, &["v1".to_owned()]).unwrap();
-    assert_eq!(count(&registry), [1, 0, 3, 0, 2]);
+    assert_eq!(count(&registry), [1, 0, 3, 0, 1]);
     assert_eq!(registry.manifest("a", "v1").as_deref(), Some(image.root_bytes()));
 }
 
@@ -211,12 +219,21 @@ fn what_is_nowhere_is_named_and_what_may_not_leave_stays() {
 
 #[test]
 fn a_refusal_for_another_reason_is_told_as_it_is() {
-    for status in [401, 403, 405, 413, 415] {
+    for status in [401, 403, 405, 409, 412, 413, 415] {
         let registry = Registry::start();
-        registry.intercept(move |request| (request.method == "PUT").then(|| Answer::error(status, "DENIED")));
-        let error = push(&registry, &image(1, &[10]), &["v1"]).unwrap_err();
-        assert!(error.to_string().contains(&format!(": {status}, DENIED")), "{error}");
-        assert_eq!(count(&registry)[2], 0);
+        registry.intercept(move |request| {
+            let is_manifest = request.method == "PUT" && request.path.contains("/manifests/");
+            is_manifest.then(|| Answer::error(status, "DENIED"))
+        });
+        let image = image(1, &[10]);
+        for image in [IndexBuilder::new().image(&image).build(), image] {
+            let error = push(&registry, &image, &["v1"]).unwrap_err();
+            assert!(error.to_string().contains(&format!(": {status}, DENIED")), "{error}");
+            // For a manifest of an index that is refused so, no blob is sent.
+            let posts = if image.root.media_type.kind() == Kind::Index { 0 } else { 2 };
+            let [.., post, _, put] = count(&registry);
+            assert_eq!((post, put), (posts, posts + 1));
+        }
     }
     // A registry that refuses whatever one does is not asked for ever.
     let registry = Registry::start();
@@ -242,7 +259,7 @@ fn a_large_blob_is_sent_as_soon_as_it_is_committed() {
     // By the time the image is published it is there, or the push waits for it.
     (&destination as &dyn Destination).publish(&store(&image), &image.root, &["v1".to_owned()]).unwrap();
     assert_eq!(registry.blob("a", &Digest::sha256(layer)).as_ref(), Some(layer));
-    assert_eq!(count(&registry), [2, 0, 2, 0, 4]);
+    assert_eq!(count(&registry), [3, 0, 2, 0, 3]);
     drop(destination);
     assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
 }

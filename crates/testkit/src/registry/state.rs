@@ -17,8 +17,11 @@ pub(super) struct State {
     next_upload: usize,
     gate: Gate,
     pub(super) referrers: bool,
-    /// Whether manifests are taken without a look for their parts.
-    pub(super) careless: bool,
+    /// Whether manifests are taken without a look for their blobs, and indexes without one for their manifests.
+    pub(super) takes_any_manifest: bool,
+    pub(super) takes_any_index: bool,
+    /// How what lacks parts is refused, if not in the specification's words.
+    pub(super) refusal: Option<(u16, &'static str)>,
 }
 
 #[derive(Default)]
@@ -57,6 +60,24 @@ impl State {
 
     pub(super) fn remove_blob(&mut self, repository: &str, digest: &str) {
         self.repository(repository).blobs.remove(digest);
+    }
+
+    pub(super) fn remove_manifest(&mut self, repository: &str, digest: &str) -> bool {
+        let repository = self.repository(repository);
+        repository.tags.retain(|_, tagged| tagged != digest);
+        repository.manifests.remove(digest).is_some()
+    }
+
+    /// Returns what is reached from a manifest or an index and is not there.
+    pub(super) fn missing(&self, repository: &str, reference: &str) -> Vec<String> {
+        let Some((_, _, bytes)) = self.manifest(repository, reference) else {
+            return vec![reference.to_owned()];
+        };
+        let document: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let below = entries(&document["manifests"]).flat_map(|(digest, _)| self.missing(repository, digest));
+        let has_blob = |digest: &str| self.blob(repository, digest).is_some();
+        let blobs = blobs(&document).filter(|(digest, elsewhere)| !elsewhere && !has_blob(digest));
+        below.chain(blobs.map(|(digest, _)| digest.to_owned())).collect()
     }
 
     pub(super) fn blob(&self, repository: &str, digest: &str) -> Option<Vec<u8>> {
@@ -187,10 +208,8 @@ impl State {
             },
             "PUT" => self.accept_manifest(request, name, reference),
             "DELETE" => {
-                let repository = self.repository(name);
-                let removed = repository.manifests.remove(reference).is_some();
-                repository.tags.retain(|_, digest| digest != reference);
-                let untagged = repository.tags.remove(reference).is_some();
+                let removed = self.remove_manifest(name, reference);
+                let untagged = self.repository(name).tags.remove(reference).is_some();
                 Answer::new(if removed || untagged { 202 } else { 404 })
             }
             _ => Answer::error(405, "UNSUPPORTED"),
@@ -199,28 +218,20 @@ impl State {
 
     fn accept_manifest(&mut self, request: &Request, name: &str, reference: &str) -> Answer {
         let document: Value = serde_json::from_slice(&request.body).unwrap_or_default();
-        let digests = |list: &Value| -> Vec<(String, bool)> {
-            let entries = list.as_array().map(Vec::as_slice).unwrap_or_default();
-            let elsewhere = |entry: &Value| {
-                entry.get("urls").is_some()
-                    || entry["mediaType"].as_str().unwrap_or_default().contains("foreign")
-            };
-            let entry =
-                |entry: &Value| (entry["digest"].as_str().unwrap_or_default().to_owned(), elsewhere(entry));
-            entries.iter().map(entry).collect()
+        let lacking = |status, code| {
+            let (status, code) = self.refusal.unwrap_or((status, code));
+            Answer::error(status, code)
         };
-        let careless = self.careless;
-        let repository = self.repository(name);
-        for (digest, _) in digests(&document["manifests"]) {
-            if !careless && !repository.manifests.contains_key(&digest) {
-                return Answer::error(404, "MANIFEST_UNKNOWN");
-            }
+        let known = self.repositories.get(name);
+        let has_manifest = |digest: &str| known.is_some_and(|known| known.manifests.contains_key(digest));
+        if !self.takes_any_index && !entries(&document["manifests"]).all(|(digest, _)| has_manifest(digest)) {
+            return lacking(404, "MANIFEST_UNKNOWN");
         }
-        let config = document.get("config").map(|config| json!([config])).unwrap_or_default();
-        for (digest, elsewhere) in digests(&document["layers"]).into_iter().chain(digests(&config)) {
-            if !elsewhere && !careless && !repository.blobs.contains_key(&digest) {
-                return Answer::error(400, "MANIFEST_BLOB_UNKNOWN");
-            }
+        let has_blob = |digest: &str| known.is_some_and(|known| known.blobs.contains_key(digest));
+        if !self.takes_any_manifest
+            && !blobs(&document).all(|(digest, elsewhere)| elsewhere || has_blob(digest))
+        {
+            return lacking(400, "MANIFEST_BLOB_UNKNOWN");
         }
         let digest = Digest::sha256(&request.body).to_string();
         let tag = (!reference.contains(':')).then_some(reference);
@@ -321,6 +332,22 @@ impl State {
         let index = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": found});
         Answer::new(200).header("Content-Type", media_type).body(index.to_string())
     }
+}
+
+/// Returns the digests in a list of descriptors, and whether each may be had elsewhere.
+fn entries(list: &Value) -> impl Iterator<Item = (&str, bool)> {
+    let entries = list.as_array().map(Vec::as_slice).unwrap_or_default();
+    entries.iter().map(entry)
+}
+
+/// Returns the same of the blobs of a manifest.
+fn blobs(document: &Value) -> impl Iterator<Item = (&str, bool)> {
+    entries(&document["layers"]).chain(document.get("config").map(entry))
+}
+
+fn entry(descriptor: &Value) -> (&str, bool) {
+    let is_foreign = descriptor["mediaType"].as_str().unwrap_or_default().contains("foreign");
+    (descriptor["digest"].as_str().unwrap_or_default(), is_foreign || descriptor.get("urls").is_some())
 }
 
 /// Returns the scopes that a request needs.

@@ -1,5 +1,7 @@
 //! Programs written in Python that import what their command line or the environment names: servers and workers.
 
+use std::rc::Rc;
+
 use super::Interpreter;
 use crate::predict::command::Program;
 
@@ -80,7 +82,7 @@ impl Interpreter<'_, '_> {
     pub(super) fn served(&mut self, name: &str, words: &[String], program: &Program) {
         let Some(tool) = TOOLS.iter().find(|tool| tool.names.contains(&name)) else { return };
         let before = tool.variable.and_then(|variable| self.reads.variable(variable)).unwrap_or_default();
-        let before: Vec<String> = before.split_ascii_whitespace().map(str::to_owned).collect();
+        let before = self.reads.split(before, |c| c.is_ascii_whitespace());
         let words = [&before, words].concat();
         for module in tool.imports {
             self.import(module, &format!("{name} imports it when it starts"));
@@ -92,7 +94,7 @@ impl Interpreter<'_, '_> {
         }
         for directory in directories {
             if !self.path.contains(&directory) {
-                self.path.insert(0, directory);
+                Rc::make_mut(&mut self.path).insert(0, directory);
             }
         }
         if name == "gunicorn" {
@@ -153,12 +155,15 @@ impl Interpreter<'_, '_> {
 
     /// Says whether there is a module of that name, without adding anything.
     fn has(&mut self, module: &str) -> bool {
-        let (mut search, mut found) = (self.path.clone(), false);
+        let (mut search, mut found) = (self.path.to_vec(), false);
         for part in module.split('.') {
+            if !self.reads.spend(search.len()) {
+                return false;
+            }
             found = search.iter().any(|directory| self.find(directory, part).is_some());
             search = search.iter().map(|directory| format!("{directory}/{part}")).collect();
             // A directory without an `__init__` is a package too.
-            search.retain(|directory| !self.reads.names(directory).is_empty());
+            search.retain(|directory| self.reads.is_directory(directory));
             found |= !search.is_empty();
         }
         found

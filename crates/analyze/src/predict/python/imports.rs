@@ -3,12 +3,15 @@
 //! A note holds one import a line: `t` where the module itself runs it and `f` where a function does, the number of
 //! dots, the module (`-` if there is none), and the names taken from it. `p` is a path in a string.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// The longest note about one source.
+/// The longest note about one source, and the longest statement that goes on over several lines.
 const MAX_NOTE: usize = 64 << 10;
 /// The longest path in a string.
 const MAX_PATH: usize = 256;
+/// The longest name of a module; that of its file is no longer.
+const MAX_MODULE: usize = 4096;
 
 /// One import.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +25,9 @@ pub(super) struct Import {
 impl Import {
     /// Returns the module's full name, seen from a module in this package.
     pub(super) fn absolute(&self, package: &str) -> Option<String> {
+        if self.module.len() > MAX_MODULE {
+            return None;
+        }
         if self.level == 0 {
             return (!self.module.is_empty()).then(|| self.module.clone());
         }
@@ -37,20 +43,45 @@ impl Import {
     }
 }
 
-/// Reads the imports of a note; those in functions only if asked to.
-pub(super) fn parse(note: &str, functions: bool) -> Vec<Import> {
-    let import = |line: &str| {
-        let mut words = line.split(' ');
-        let wanted = match words.next()? {
-            "t" => true,
-            "f" => functions,
-            _ => false,
-        };
-        let level = words.next()?.parse().ok()?;
-        let module = words.next()?.trim_start_matches('-').to_owned();
-        wanted.then(|| Import { level, module, names: words.map(str::to_owned).collect() })
+/// The imports of a note, read one after the other: all of them at once take many times its memory.
+pub(super) struct Imports<'a> {
+    note: Cow<'a, str>,
+    at: usize,
+    functions: bool,
+}
+
+impl<'a> Imports<'a> {
+    /// Reads those of a note; those in functions only if asked to.
+    pub(super) fn new(note: impl Into<Cow<'a, str>>, functions: bool) -> Self {
+        Self { note: note.into(), at: 0, functions }
+    }
+}
+
+impl Iterator for Imports<'_> {
+    type Item = Import;
+
+    fn next(&mut self) -> Option<Import> {
+        loop {
+            let rest = self.note.get(self.at..).filter(|rest| !rest.is_empty())?;
+            let (line, _) = rest.split_once('\n').unwrap_or((rest, ""));
+            self.at += line.len() + 1;
+            if let Some(import) = parse(line, self.functions) {
+                return Some(import);
+            }
+        }
+    }
+}
+
+fn parse(line: &str, functions: bool) -> Option<Import> {
+    let mut words = line.split(' ');
+    let wanted = match words.next()? {
+        "t" => true,
+        "f" => functions,
+        _ => false,
     };
-    note.lines().filter_map(import).collect()
+    let level = words.next()?.parse().ok()?;
+    let module = words.next()?.trim_start_matches('-').to_owned();
+    wanted.then(|| Import { level, module, names: words.map(str::to_owned).collect() })
 }
 
 /// Reads the paths of a note.
@@ -70,14 +101,19 @@ pub(super) fn note(text: &str) -> String {
     scan.note
 }
 
+/// What begins and ends a string of several lines.
+const QUOTES: [&str; 2] = ["\"\"\"", "'''"];
+
 /// Where in a source a line is.
 #[derive(Default)]
 struct Scan {
     note: String,
     /// The quotes that end the string of several lines the line is in.
     string: Option<&'static str>,
-    /// An import that goes on on the next line.
+    /// An import that goes on on the next line, and whether there was a parenthesis of either kind in it.
     open: String,
+    opened: bool,
+    closed: bool,
     /// The indentation of the function the line is in.
     function: Option<usize>,
     /// The indentation of a block that does not run here.
@@ -94,8 +130,7 @@ impl Scan {
         if !self.open.is_empty() {
             let mut statement = std::mem::take(&mut self.open);
             statement.push(' ');
-            statement.push_str(code(line));
-            return self.statement(statement);
+            return self.statement(statement, code(line));
         }
         let body = line.trim_start();
         if body.is_empty() || body.starts_with(['#', ')', ']', '}']) {
@@ -115,7 +150,7 @@ impl Scan {
         } else if body.starts_with("if ") || body.starts_with("elif ") {
             self.condition(body, indent);
         } else if body.starts_with("import ") || body.starts_with("from ") {
-            return self.statement(code(body).to_owned());
+            return self.statement(String::new(), code(body));
         }
         self.paths(body);
     }
@@ -152,11 +187,12 @@ impl Scan {
                     self.string = None;
                 }
                 None => {
-                    let first = ["\"\"\"", "'''"]
-                        .iter()
-                        .filter_map(|quotes| rest.find(quotes).map(|at| (at, *quotes)))
-                        .min();
-                    let Some((at, quotes)) = first.filter(|(at, _)| !rest[..*at].contains('#')) else {
+                    // Nothing is looked at twice: a line may hold very many strings.
+                    let begins =
+                        |(at, _): &(usize, &str)| QUOTES.iter().any(|quotes| rest[*at..].starts_with(quotes));
+                    let mut marks = rest.match_indices(['"', '\'', '#']);
+                    let Some((at, _)) = marks.find(|mark| mark.1 == "#" || begins(mark)) else { return };
+                    let Some(quotes) = QUOTES.iter().find(|quotes| rest[at..].starts_with(**quotes)) else {
                         return;
                     };
                     rest = &rest[at + 3..];
@@ -167,13 +203,16 @@ impl Scan {
     }
 
     /// Notes an import, or waits for the rest of it.
-    fn statement(&mut self, statement: String) {
-        let unfinished = statement.contains('(') && !statement.contains(')');
-        if let Some(start) = statement.strip_suffix('\\') {
-            self.open = start.to_owned();
-        } else if unfinished && statement.len() < MAX_NOTE {
+    fn statement(&mut self, mut statement: String, line: &str) {
+        // Only the line is looked at: a statement may have very many.
+        let (line, continued) = line.strip_suffix('\\').map_or((line, false), |line| (line, true));
+        self.opened |= line.contains('(');
+        self.closed |= line.contains(')');
+        statement.push_str(line);
+        if statement.len() < MAX_NOTE && (continued || self.opened && !self.closed) {
             self.open = statement;
         } else {
+            (self.opened, self.closed) = (false, false);
             let place = if self.function.is_some() { 'f' } else { 't' };
             for import in statement.split(';') {
                 self.import(place, import.trim());
@@ -274,10 +313,11 @@ mod tests {
             ("t 3 m", "p.q", None),
             ("t 1 m", "", None),
         ] {
-            let import = parse(line, false).remove(0);
+            let import = parse(line, false).unwrap();
             assert_eq!(import.absolute(package).as_deref(), expected, "{line} in {package}");
         }
-        assert!(parse("f 0 a", false).is_empty() && parse("f 0 a", true).len() == 1);
-        assert!(parse("t x a\nt\n\np /a/b\nt 1", true).is_empty());
+        assert!(parse("f 0 a", false).is_none() && parse("f 0 a", true).is_some());
+        assert_eq!(Imports::new("t x a\nt\n\np /a/b\nt 1", true).next(), None);
+        assert_eq!(Imports::new("t 0 a\n\nf 0 b\nt 0 c", false).count(), 2);
     }
 }

@@ -3,13 +3,15 @@
 mod application;
 mod imports;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::HashSet;
+use std::rc::Rc;
 
 use restow_layer::path::base;
 use restow_layer::path::parent;
 
-use self::imports::Import;
+use self::imports::Imports;
 use super::Predictor;
 use super::command::Program;
 use super::command::prefix;
@@ -17,9 +19,6 @@ use super::elf;
 use super::libc;
 use super::passing::Passing;
 use super::reads::Reads;
-
-/// Modules that are followed.
-const MAX_MODULES: usize = 10_000;
 
 /// Modules of the standard library that an interpreter since 3.11 carries in itself.
 const FROZEN: [&str; 17] = [
@@ -118,21 +117,21 @@ impl<'p> Script<'p> {
 struct Interpreter<'r, 'a> {
     reads: &'r mut Reads<'a>,
     library: String,
-    path: Vec<String>,
+    path: Rc<Vec<String>>,
     /// Whether the modules of [`FROZEN`] are in the interpreter.
     frozen: bool,
     /// Whether its C library is musl, which knows one locale.
     musl: bool,
     /// The modules imported, with where their submodules are; `None` for what was not found.
-    modules: HashMap<String, Option<Vec<String>>>,
+    modules: HashMap<String, Option<Rc<Vec<String>>>>,
     executed: HashSet<String>,
 }
 
 /// A file being executed: its name as a module, and what it still has to import.
-struct Frame {
+struct Frame<'a> {
     file: String,
     package: String,
-    imports: std::vec::IntoIter<Import>,
+    imports: Imports<'a>,
 }
 
 impl<'r, 'a> Interpreter<'r, 'a> {
@@ -155,14 +154,9 @@ impl<'r, 'a> Interpreter<'r, 'a> {
         let library = ["lib", "lib64"]
             .iter()
             .map(|name| format!("{root}/{name}/python{version}"))
-            .find(|path| !reads.names(path).is_empty())?;
-        let mut path: Vec<String> = reads
-            .variable("PYTHONPATH")
-            .unwrap_or_default()
-            .split(':')
-            .filter(|path| path.starts_with('/'))
-            .map(str::to_owned)
-            .collect();
+            .find(|path| reads.is_directory(path))?;
+        let mut path = reads.split(reads.variable("PYTHONPATH").unwrap_or_default(), |c| c == ':');
+        path.retain(|path| path.starts_with('/'));
         path.extend([library.clone(), format!("{library}/lib-dynload")]);
         for root in site {
             path.push(format!("{root}/lib/python{version}/site-packages"));
@@ -170,14 +164,14 @@ impl<'r, 'a> Interpreter<'r, 'a> {
             // Debian's own packages are shared by all versions.
             path.push(format!("{root}/lib/python3/dist-packages"));
         }
-        path.retain(|directory| !reads.names(directory).is_empty());
+        path.retain(|directory| reads.is_directory(directory));
         let minor: u32 = version.strip_prefix("3.").and_then(|minor| minor.parse().ok()).unwrap_or_default();
         let musl = libc::is_musl(&program.file, reads);
         Some(Self {
             reads,
             musl,
             library,
-            path,
+            path: path.into(),
             frozen: minor >= 11,
             modules: HashMap::new(),
             executed: HashSet::new(),
@@ -193,8 +187,8 @@ impl<'r, 'a> Interpreter<'r, 'a> {
         for name in STARTUP {
             self.import(name, "python imports it at start");
         }
-        for directory in self.path.clone() {
-            let names = self.reads.names(&directory);
+        for directory in self.path.clone().iter() {
+            let names = self.reads.names(directory);
             let listed: Vec<String> = names
                 .iter()
                 .filter(|name| name.ends_with(".pth"))
@@ -215,7 +209,10 @@ impl<'r, 'a> Interpreter<'r, 'a> {
                         } else {
                             format!("{directory}/{line}")
                         };
-                        self.path.push(added);
+                        if !self.reads.keep(added.len()) {
+                            return;
+                        }
+                        Rc::make_mut(&mut self.path).push(added);
                     }
                 }
             }
@@ -234,13 +231,13 @@ impl<'r, 'a> Interpreter<'r, 'a> {
                 let main = format!("{path}/__main__.py");
                 let path = if self.reads.look(&main).is_some() { main } else { path };
                 if let Some(file) = self.reads.open(&path, "the script python runs") {
-                    self.path.insert(0, format!("/{}", parent(&file).unwrap_or_default()));
+                    Rc::make_mut(&mut self.path).insert(0, format!("/{}", parent(&file).unwrap_or_default()));
                     self.main(&file, "");
                     self.served(base(script).trim_end_matches(".py"), words, program);
                 }
             }
             Some(Script::Module(name, words)) => {
-                self.path.insert(0, program.directory.clone());
+                Rc::make_mut(&mut self.path).insert(0, program.directory.clone());
                 for name in ["runpy", "importlib", "importlib.util", "pkgutil", "types", "warnings"] {
                     self.import(name, "python imports it to run a module");
                 }
@@ -254,12 +251,12 @@ impl<'r, 'a> Interpreter<'r, 'a> {
                 self.served(name, words, program);
             }
             Some(Script::Text(text)) => {
-                self.path.insert(0, program.directory.clone());
+                Rc::make_mut(&mut self.path).insert(0, program.directory.clone());
                 let note = imports::note(text);
                 self.execute(Frame {
                     file: "the command".into(),
                     package: String::new(),
-                    imports: imports::parse(&note, true).into_iter(),
+                    imports: Imports::new(note, true),
                 });
             }
             None => {}
@@ -269,7 +266,7 @@ impl<'r, 'a> Interpreter<'r, 'a> {
     /// Follows what the file imports when it is what runs, in its functions too, and the files it names.
     fn main(&mut self, file: &str, package: &str) {
         let note = self.reads.note(file);
-        let imports = imports::parse(note, true).into_iter();
+        let imports = Imports::new(note, true);
         self.execute(Frame { file: file.to_owned(), package: package.to_owned(), imports });
         for path in imports::paths(note) {
             self.reads.open_named(path, format_args!("{file} names it"));
@@ -286,35 +283,38 @@ impl<'r, 'a> Interpreter<'r, 'a> {
     }
 
     /// Follows imports depth first, which is the order in which they are read.
-    fn execute(&mut self, frame: Frame) {
+    fn execute(&mut self, frame: Frame<'a>) {
         let mut frames = vec![frame];
-        while let Some(frame) = frames.last_mut() {
+        while let Some(frame) = frames.last_mut().filter(|_| !self.reads.is_over()) {
             let Some(import) = frame.imports.next() else {
                 frames.pop();
                 continue;
             };
             let reason = format!("{} imports it", frame.file);
             let Some(module) = import.absolute(&frame.package) else { continue };
-            let mut wanted: Vec<String> = Vec::new();
-            for (end, _) in module.match_indices('.').chain(Some((module.len(), ""))) {
-                wanted.push(module[..end].to_owned());
-            }
-            wanted.extend(import.names.iter().map(|name| format!("{module}.{name}")));
-            let mut loaded: Vec<Frame> = wanted.iter().filter_map(|name| self.load(name, &reason)).collect();
+            let ends = module.match_indices('.').chain(Some((module.len(), "")));
+            let packages = ends.map(|(end, _)| Cow::Borrowed(&module[..end]));
+            let inside = import.names.iter().map(|name| Cow::Owned(format!("{module}.{name}")));
+            let wanted = packages.chain(inside);
+            let mut loaded: Vec<Frame<'_>> = wanted.filter_map(|name| self.load(&name, &reason)).collect();
             loaded.reverse();
             frames.append(&mut loaded);
         }
     }
 
     /// Adds the file of a module, once, and returns what it imports.
-    fn load(&mut self, name: &str, reason: &str) -> Option<Frame> {
-        if self.modules.contains_key(name) || self.modules.len() >= MAX_MODULES {
+    fn load(&mut self, name: &str, reason: &str) -> Option<Frame<'a>> {
+        let known = self.modules.contains_key(name) || self.modules.len() >= self.reads.limits().modules;
+        if known || !self.reads.keep(name.len()) {
             return None;
         }
         let search = match name.rsplit_once('.') {
             Some((package, _)) => self.modules.get(package)?.clone()?,
-            None => self.path.clone(),
+            None => Rc::clone(&self.path),
         };
+        if !self.reads.spend(search.len()) {
+            return None;
+        }
         let last = name.rsplit('.').next().unwrap_or(name);
         let found = search
             .iter()
@@ -324,13 +324,15 @@ impl<'r, 'a> Interpreter<'r, 'a> {
             let spread: Vec<String> = search
                 .iter()
                 .map(|directory| format!("{directory}/{last}"))
-                .filter(|path| !self.reads.names(path).is_empty())
+                .filter(|path| self.reads.is_directory(path) && self.reads.keep(path.len()))
                 .collect();
-            self.modules.insert(name.to_owned(), (!spread.is_empty()).then_some(spread));
+            self.modules.insert(name.to_owned(), (!spread.is_empty()).then(|| spread.into()));
             return None;
         };
-        let below = matches!(found, Found::Package { .. }).then(|| vec![format!("{directory}/{last}")]);
-        self.modules.insert(name.to_owned(), below.clone());
+        let below =
+            matches!(found, Found::Package { .. }).then(|| vec![format!("{directory}/{last}")].into());
+        let is_package = below.is_some();
+        self.modules.insert(name.to_owned(), below);
         let (file, note_of) = match found {
             Found::Package { path, source } | Found::Source { path, source } => {
                 let carried = self.frozen && directory.starts_with(&self.library) && FROZEN.contains(&name);
@@ -347,25 +349,28 @@ impl<'r, 'a> Interpreter<'r, 'a> {
             return None;
         }
         let package =
-            if below.is_some() { name } else { name.rsplit_once('.').map_or("", |(package, _)| package) };
-        let imports = imports::parse(self.reads.note(&source), false).into_iter();
+            if is_package { name } else { name.rsplit_once('.').map_or("", |(package, _)| package) };
+        let imports = Imports::new(self.reads.note(&source), false);
         Some(Frame { file, package: package.to_owned(), imports })
     }
 
     /// Finds what a directory of the search path has under a name, in the order in which Python looks.
     fn find(&mut self, directory: &str, name: &str) -> Option<Found> {
-        let names = self.reads.names(directory);
+        let names = self.reads.listing(directory);
         if names.contains(name) {
             let package = format!("{directory}/{name}");
             if let Some((path, source)) = self.compiled(&package, "__init__") {
                 return Some(Found::Package { path, source });
             }
         }
-        let extension = names.range(name..).take_while(|found| found.starts_with(name)).find(|found| {
-            let rest = &found[name.len()..];
-            rest == ".so" || rest == ".abi3.so" || (rest.starts_with(".cpython-") && rest.ends_with(".so"))
-        });
-        if let Some(extension) = extension {
+        // In the order of their names.
+        let (stable, tagged, plain) =
+            (format!("{name}.abi3.so"), format!("{name}.cpython-"), format!("{name}.so"));
+        let mut tags = names.range(tagged.as_str()..).take_while(|found| found.starts_with(&tagged));
+        let extension = names.get(stable.as_str()).copied();
+        let extension =
+            extension.or_else(|| tags.find(|found| !self.reads.spend(1) || found.ends_with(".so")).copied());
+        if let Some(extension) = extension.or_else(|| names.get(plain.as_str()).copied()) {
             return Some(Found::Extension { path: format!("{directory}/{extension}") });
         }
         let (path, source) = self.compiled(directory, name)?;
@@ -374,7 +379,7 @@ impl<'r, 'a> Interpreter<'r, 'a> {
 
     /// Returns the file that is read for a module, its compiled form if there is one, and its source.
     fn compiled(&mut self, directory: &str, name: &str) -> Option<(String, Option<String>)> {
-        let names = self.reads.names(directory);
+        let names = self.reads.listing(directory);
         let file = format!("{name}.py");
         if !names.contains(file.as_str()) {
             let alone = format!("{name}.pyc");
@@ -393,7 +398,7 @@ impl<'r, 'a> Interpreter<'r, 'a> {
     fn source(&mut self, name: &str) -> Option<String> {
         let (package, last) = name.rsplit_once('.').unwrap_or(("", name));
         let search =
-            if package.is_empty() { self.path.clone() } else { self.modules.get(package)?.clone()? };
+            if package.is_empty() { Rc::clone(&self.path) } else { self.modules.get(package)?.clone()? };
         search.iter().find_map(|directory| match self.find(directory, last)? {
             Found::Source { source, .. } | Found::Package { source, .. } => source,
             Found::Extension { .. } => None,

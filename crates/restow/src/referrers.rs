@@ -6,18 +6,19 @@ use std::num::NonZeroUsize;
 use restow_content::Store;
 use restow_content::write;
 use restow_convert::Conversion;
-use restow_convert::Observer as _;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::MediaType;
+use restow_registry::Access;
 use restow_registry::Reference;
 use serde_json::json;
 
-use crate::access::access;
-use crate::failure;
-use crate::output;
+use crate::Error;
+use crate::Result;
+use crate::Warning;
+use crate::WarningKind;
+use crate::error::describe;
 use crate::parallel;
-use crate::progress::Progress;
 
 /// The artifact that says what an image was made of.
 const PROVENANCE: &str = "application/vnd.restow.conversion.v1+json";
@@ -27,21 +28,24 @@ const QUESTIONS: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 
 /// Returns all that refers to one of `subjects` where `reference` lies, and what refers to that. The subjects themselves
 /// need not go where these go.
-pub(crate) fn find<'a>(
+pub fn find<'a>(
+    access: &Access,
     reference: &Reference,
     subjects: impl IntoIterator<Item = &'a Descriptor>,
-) -> anyhow::Result<Vec<Descriptor>> {
+) -> Result<Vec<Descriptor>> {
     let mut found: Vec<Descriptor> = Vec::new();
     let mut subjects: Vec<_> = digests(subjects);
     while !subjects.is_empty() {
-        let answers = parallel::map(&subjects, QUESTIONS, |subject| access().referrers(reference, subject));
+        let answers = parallel::map(&subjects, QUESTIONS, |subject| access.referrers(reference, subject));
         let mut next = Vec::new();
         for (subject, referrers) in subjects.iter().zip(answers) {
             for referrer in referrers? {
                 if found.iter().any(|known| known.digest == referrer.digest) {
                     continue;
                 }
-                anyhow::ensure!(found.len() < access().limits().nodes, "{subject} has too many referrers");
+                if found.len() >= access.limits().nodes {
+                    return Err(Error::TooManyReferrers { subject: subject.clone() });
+                }
                 next.push(referrer.digest.clone());
                 // What a list says of a manifest is not said where it goes.
                 found.push(Descriptor::new(referrer.media_type, referrer.digest, referrer.size));
@@ -52,29 +56,30 @@ pub(crate) fn find<'a>(
     Ok(found)
 }
 
-/// Tells that something refers to what a conversion was made of, which its result does not have: what was said of the
+/// Warns that something refers to what a conversion was made of, which its result does not have: what was said of the
 /// one is not said of the other.
-pub(crate) fn warn<'a>(
+pub fn warnings<'a>(
+    access: &Access,
     reference: &Reference,
     subjects: impl IntoIterator<Item = &'a Descriptor>,
-    progress: &Progress,
-) {
+) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    let mut warn = |text: String| warnings.push(Warning::new(WarningKind::Referrers, text));
     let subjects = digests(subjects);
-    let answers = parallel::map(&subjects, QUESTIONS, |subject| access().referrers(reference, subject));
+    let answers = parallel::map(&subjects, QUESTIONS, |subject| access.referrers(reference, subject));
     for (subject, answer) in subjects.iter().zip(answers) {
         match answer {
             Ok(found) if found.is_empty() => {}
-            Ok(found) => progress.warning(&format!(
-                "{} of {subject} stay with it; --copy-referrers copies them",
-                output::count(found.len(), "referrer"),
+            Ok(found) => warn(format!(
+                "{} referrer{} of {subject} stay with it; --copy-referrers copies them",
+                found.len(),
+                if found.len() == 1 { "" } else { "s" },
             )),
             // The image is converted; that nothing is known of its referrers does not change it.
-            Err(error) => {
-                let error = failure::describe(&error.into());
-                progress.warning(&format!("referrers of {subject} are not known: {error}"));
-            }
+            Err(error) => warn(format!("referrers of {subject} are not known: {}", describe(&error))),
         }
     }
+    warnings
 }
 
 /// Returns the digests, each once.
@@ -85,11 +90,11 @@ fn digests<'a>(descriptors: impl IntoIterator<Item = &'a Descriptor>) -> Vec<Dig
 }
 
 /// Writes a manifest whose subject is the result and whose only layer says what it was made of.
-pub(crate) fn write_provenance(
+pub fn write_provenance(
     source: &Descriptor,
     conversion: &Conversion,
     store: &dyn Store,
-) -> anyhow::Result<Descriptor> {
+) -> Result<Descriptor> {
     let result = &conversion.root;
     let layers = conversion.layers.iter().map(|layer| {
         json!({

@@ -21,13 +21,14 @@ use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Limits;
 
+use crate::Result;
 use crate::toc_image::Tables;
 
 /// As many bytes as tell the compressions apart.
 const SNIFFED: usize = 16;
 
 /// A layer's blob, open for reading at any place.
-pub(crate) struct LayerBlob {
+pub struct LayerBlob {
     blob: Box<dyn Blob>,
     hints: Hints,
     footer: Option<Footer>,
@@ -44,7 +45,7 @@ impl ReadAt for LayerBlob {
 }
 
 impl LayerBlob {
-    pub(crate) fn open(provider: &dyn Provider, descriptor: &Descriptor) -> anyhow::Result<Self> {
+    pub fn open(provider: &dyn Provider, descriptor: &Descriptor) -> Result<Self> {
         let blob = provider.open(descriptor)?;
         let hints = Hints::from_annotations(&descriptor.annotations)?;
         let start = blob.size().saturating_sub(footer::TAIL as u64);
@@ -53,12 +54,7 @@ impl LayerBlob {
     }
 
     /// Adds the table of contents of this layer of a manifest from elsewhere, if it is not in the blob.
-    pub(crate) fn with_table(
-        mut self,
-        manifest: &Digest,
-        layer: &Digest,
-        tables: &Tables<'_>,
-    ) -> anyhow::Result<Self> {
+    pub fn with_table(mut self, manifest: &Digest, layer: &Digest, tables: &Tables<'_>) -> Result<Self> {
         if matches!(self.footer, Some(Footer::ExternalToc { .. })) {
             self.hints.external_toc = tables.read(manifest, layer)?;
         }
@@ -66,12 +62,12 @@ impl LayerBlob {
     }
 
     /// Returns what the annotations say of the table of contents.
-    pub(crate) fn hints(&self) -> &Hints {
+    pub fn hints(&self) -> &Hints {
         &self.hints
     }
 
     /// Says whether there is a table of contents, in the blob or elsewhere.
-    pub(crate) fn is_seekable(&self) -> bool {
+    pub fn is_seekable(&self) -> bool {
         match self.footer {
             Some(Footer::ExternalToc { .. }) => self.hints.external_toc.is_some(),
             Some(_) => true,
@@ -80,7 +76,7 @@ impl LayerBlob {
     }
 
     /// Returns the name of the format, and for zstd:chunked whose readers find the table by the footers.
-    pub(crate) fn format(&self) -> anyhow::Result<(&'static str, Option<&'static str>)> {
+    pub fn format(&self) -> Result<(&'static str, Option<&'static str>)> {
         Ok(match self.footer {
             Some(Footer::Gzip { .. }) => ("estargz", None),
             Some(Footer::ExternalToc { .. }) => ("estargz with external TOC", None),
@@ -99,13 +95,13 @@ impl LayerBlob {
     }
 
     /// Returns how many entries the table of contents has, chunks of one file not counted apart.
-    pub(crate) fn entries(self, limits: &Limits) -> anyhow::Result<usize> {
+    pub fn entries(self, limits: &Limits) -> Result<usize> {
         let hints = self.hints.clone();
         Ok(Reader::open(self, &hints, limits)?.toc().entries().count())
     }
 
     /// Returns the JSON of the table of contents as it stands in the blob.
-    pub(crate) fn toc(&self, limits: &Limits) -> anyhow::Result<Vec<u8>> {
+    pub fn toc(&self, limits: &Limits) -> Result<Vec<u8>> {
         if let (Some(Footer::ExternalToc { .. }), Some(blob)) = (self.footer, &self.hints.external_toc) {
             return file_in_tar(blob, limits);
         }
@@ -114,33 +110,39 @@ impl LayerBlob {
             (Some(Footer::Zstd { toc, .. }), _) | (None, Some(toc)) => frame(toc)?,
             (None, None) => return Err(Error::NotSeekable.into()),
             (Some(Footer::ExternalToc { .. }), _) => {
-                anyhow::bail!("the table of contents is in another image; --toc-image says in which")
+                return Err(crate::Error::TocElsewhere);
             }
         };
-        anyhow::ensure!(end.saturating_sub(start) <= limits.toc_size, "the table of contents is too large");
+        if end.saturating_sub(start) > limits.toc_size {
+            return Err(crate::Error::TocTooLarge);
+        }
         let stored = read(&*self.blob, start, end)?;
         if matches!(self.footer, Some(Footer::Gzip { .. })) {
             return file_in_tar(&stored, limits);
         }
         let mut json = Vec::new();
         decompress(&*stored, limits)?.take(limits.toc_size + 1).read_to_end(&mut json)?;
-        anyhow::ensure!(json.len() as u64 <= limits.toc_size, "the table of contents is too large");
+        if json.len() as u64 > limits.toc_size {
+            return Err(crate::Error::TocTooLarge);
+        }
         Ok(json)
     }
 }
 
 /// Returns the table of eStargz, which is the first file of a compressed tar.
-fn file_in_tar(compressed: &[u8], limits: &Limits) -> anyhow::Result<Vec<u8>> {
+fn file_in_tar(compressed: &[u8], limits: &Limits) -> Result<Vec<u8>> {
     let mut tar = TarReader::new(decompress(compressed, limits)?, limits);
     let mut raw = Buffer::default();
     tar.next(&mut raw)?;
     raw.truncate(0);
     while (raw.len() as u64) <= limits.toc_size && tar.read_payload(&mut raw, 1 << 20)? > 0 {}
-    anyhow::ensure!(raw.len() as u64 <= limits.toc_size, "the table of contents is too large");
+    if raw.len() as u64 > limits.toc_size {
+        return Err(crate::Error::TocTooLarge);
+    }
     Ok(raw.filled().to_vec())
 }
 
-fn frame(toc: Position) -> anyhow::Result<(u64, u64)> {
+fn frame(toc: Position) -> Result<(u64, u64)> {
     let end = toc.offset.checked_add(toc.size);
     Ok((
         toc.offset,

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::num::NonZeroUsize;
 
-use anyhow::Context as _;
 use restow_analyze::Entry;
 use restow_analyze::Tree;
 use restow_content::Provider;
@@ -24,10 +23,14 @@ use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Limits;
 
+use crate::Error;
+use crate::Result;
+use crate::Warning;
+use crate::WarningKind;
+use crate::blob::LayerBlob;
+use crate::error::Context as _;
 use crate::image::Image;
-use crate::output;
 use crate::parallel;
-use crate::seekable::LayerBlob;
 use crate::toc_image::Tables;
 
 /// As many hard links as one may take to a file.
@@ -37,11 +40,13 @@ const MAX_LINKS: usize = 40;
 const STEP: u64 = 1 << 20;
 
 /// The files of an image.
-pub(crate) struct Files<'a> {
+pub struct Files<'a> {
     provider: &'a dyn Provider,
     limits: &'a Limits,
     tree: Tree,
     layers: Vec<Layer<'a>>,
+    /// What of the image is not looked into.
+    pub warnings: Vec<Warning>,
 }
 
 /// A layer whose names are known.
@@ -72,70 +77,70 @@ struct Place {
 
 /// What is known of a file besides its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Stat {
-    pub(crate) kind: Kind,
-    pub(crate) size: u64,
-    pub(crate) mode: i64,
-    pub(crate) uid: i64,
-    pub(crate) gid: i64,
-    pub(crate) modified: Option<Timestamp>,
+pub struct Stat {
+    pub kind: Kind,
+    pub size: u64,
+    pub mode: i64,
+    pub uid: i64,
+    pub gid: i64,
+    pub modified: Option<Timestamp>,
     /// The target of a symbolic link, or the name that a hard link repeats.
-    pub(crate) target: String,
-    pub(crate) device: (i64, i64),
+    pub target: String,
+    pub device: (i64, i64),
 }
 
 /// A file and where it comes from.
-pub(crate) struct File {
-    pub(crate) path: String,
+pub struct File {
+    pub path: String,
     /// The position of the layer that provides it; nothing for a directory that no layer has an entry for.
-    pub(crate) layer: Option<usize>,
+    pub layer: Option<usize>,
     /// What it is; of a hard link, what it leads to.
-    pub(crate) stat: Option<Stat>,
+    pub stat: Option<Stat>,
     /// The name that a hard link repeats.
-    pub(crate) hard_link: Option<String>,
+    pub hard_link: Option<String>,
 }
 
 impl<'a> Files<'a> {
     /// Learns the names in all layers, several at a time. Warns of those that are no layers to restow.
-    pub(crate) fn read(
+    pub fn read(
         provider: &'a dyn Provider,
         image: &'a Image,
         tables: &Tables<'_>,
         limits: &'a Limits,
         threads: NonZeroUsize,
-    ) -> anyhow::Result<Self> {
+    ) -> Result<Self> {
         let manifest = &image.descriptor.digest;
         let places: Vec<_> = image.manifest.layers().iter().enumerate().collect();
         let read = parallel::map(&places, threads, |(position, layer)| {
             Layer::read(provider, manifest, layer, tables, limits)
                 .with_context(|| format!("layer {position}, {}", layer.digest))
         });
-        let read = read.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+        let read = read.into_iter().collect::<Result<Vec<_>>>()?;
+        let mut warnings = Vec::new();
         for (position, layer) in places {
             if !matches!(layer.media_type.kind(), restow_oci::Kind::Layer { .. }) {
                 let what = &layer.media_type;
-                output::tell(&format!(
-                    "warning: layer {position} is not looked into: it is of the type {what}"
-                ));
+                let text = format!("layer {position} is not looked into: it is of the type {what}");
+                warnings.push(Warning::new(WarningKind::Unread, text));
             }
         }
         let (entries, layers): (Vec<_>, Vec<_>) = read.into_iter().unzip();
-        Ok(Self { provider, limits, tree: Tree::new(entries), layers })
+        Ok(Self { provider, limits, tree: Tree::new(entries), layers, warnings })
     }
 
     /// Follows a path through symbolic links to what is there.
-    pub(crate) fn find(&self, path: &str) -> anyhow::Result<File> {
+    pub fn find(&self, path: &str) -> Result<File> {
         let cleaned = path::clean(path);
         match self.tree.follow(&cleaned).and_then(|mut touched| touched.pop()) {
             Some((layer, path)) => self.file(Some(layer), path),
             // A directory may be known by what is in it only; the root needs no entry at all.
             None if self.is_directory(&cleaned) => self.file(None, cleaned),
-            None => anyhow::bail!("there is no {}", path.escape_debug()),
+            None => Err(Error::NoSuchFile { path: path.to_owned() }),
         }
     }
 
     /// Lists what is in a directory, or everything below it, in the order of the names.
-    pub(crate) fn list(&self, directory: &str, recursive: bool) -> anyhow::Result<Vec<File>> {
+    pub fn list(&self, directory: &str, recursive: bool) -> Result<Vec<File>> {
         let mut found = BTreeMap::new();
         let implied = self.tree.implied();
         let implied = implied.into_iter().filter(|path| is_below(path, directory)).map(|path| (None, path));
@@ -164,7 +169,7 @@ impl<'a> Files<'a> {
         path.is_empty() || self.below(path).next().is_some() || implied()
     }
 
-    fn file(&self, layer: Option<usize>, path: String) -> anyhow::Result<File> {
+    fn file(&self, layer: Option<usize>, path: String) -> Result<File> {
         let Some(place) = layer else { return Ok(File { path, layer, stat: None, hard_link: None }) };
         let stat = self.layers[place].stat(&path);
         let hard_link =
@@ -193,39 +198,39 @@ impl<'a> Files<'a> {
     }
 
     /// Writes the content of a regular file. Every byte has been verified before it is written.
-    pub(crate) fn copy(&self, file: &File, output: &mut dyn Write) -> anyhow::Result<()> {
-        let name = file.path.escape_debug();
-        let place = file.layer.with_context(|| format!("{name} is a directory"))?;
+    pub fn copy(&self, file: &File, output: &mut dyn Write) -> Result<()> {
+        let place = file.layer.ok_or_else(|| Error::not_a_file(&file.path, "is a directory"))?;
         let place = self.target(place, &file.path);
-        let place = place.with_context(|| format!("{name} is a hard link that leads nowhere"))?;
+        let place =
+            place.ok_or_else(|| Error::not_a_file(&file.path, "is a hard link that leads nowhere"))?;
         let Place { layer, path, stat, offset } = place;
-        let name = path.escape_debug();
         match stat {
             Stat { kind: Kind::Regular, .. } => {}
-            Stat { kind: Kind::Directory, .. } => anyhow::bail!("{name} is a directory"),
+            Stat { kind: Kind::Directory, .. } => return Err(Error::not_a_file(&path, "is a directory")),
             Stat { kind: Kind::Symlink, target, .. } => {
-                anyhow::bail!("{name} is a link to {}, which is not there", target.escape_debug())
+                let problem = format!("is a link to {}, which is not there", target.escape_debug());
+                return Err(Error::not_a_file(&path, problem));
             }
             Stat { kind: Kind::Sparse, .. } => {
-                anyhow::bail!("{name} is a sparse file, whose map is not read")
+                return Err(Error::not_a_file(&path, "is a sparse file, whose map is not read"));
             }
-            _ => anyhow::bail!("{name} is not a regular file"),
+            _ => return Err(Error::not_a_file(&path, "is not a regular file")),
         }
         match &self.layers[layer] {
             Layer::Seekable(reader) => {
-                let node = reader.lookup(&path).context("the table of contents has lost an entry")?;
+                let node = reader.lookup(&path).ok_or(Error::Changed)?;
                 for chunk in node.chunks() {
                     output.write_all(&reader.read_chunk(&chunk)?)?;
                 }
                 Ok(())
             }
             Layer::Tar(descriptor, _) => {
-                self.copy_from_tar(descriptor, offset.context("the tar has lost an entry")?, output)
+                self.copy_from_tar(descriptor, offset.ok_or(Error::Changed)?, output)
             }
         }
     }
 
-    fn copy_from_tar(&self, layer: &Descriptor, offset: u64, output: &mut dyn Write) -> anyhow::Result<()> {
+    fn copy_from_tar(&self, layer: &Descriptor, offset: u64, output: &mut dyn Write) -> Result<()> {
         let blob = VerifiedReader::new(self.provider.open(layer)?, layer)?;
         let mut tar = TarReader::new(decompress(blob, self.limits)?, self.limits);
         let mut raw = Buffer::default();
@@ -241,7 +246,7 @@ impl<'a> Files<'a> {
                 return Ok(());
             }
         }
-        anyhow::bail!("the layer has changed while it was read")
+        Err(Error::Changed)
     }
 }
 
@@ -252,12 +257,12 @@ impl<'a> Layer<'a> {
         descriptor: &'a Descriptor,
         tables: &Tables<'_>,
         limits: &Limits,
-    ) -> anyhow::Result<(Vec<Entry>, Self)> {
+    ) -> Result<(Vec<Entry>, Self)> {
         let restow_oci::Kind::Layer { distributable, .. } = descriptor.media_type.kind() else {
             return Ok((Vec::new(), Layer::Tar(descriptor, HashMap::new())));
         };
         let blob = match LayerBlob::open(provider, descriptor) {
-            Err(error) if !distributable && is_absent(&error) => {
+            Err(error) if !distributable && error.is_not_found() => {
                 return Ok((Vec::new(), Layer::Tar(descriptor, HashMap::new())));
             }
             blob => blob,
@@ -371,9 +376,4 @@ impl Stat {
         };
         Entry::new(name, kind)
     }
-}
-
-/// Tells whether the error is that a blob is not there.
-pub(crate) fn is_absent(error: &anyhow::Error) -> bool {
-    error.downcast_ref().is_some_and(restow_content::Error::is_not_found)
 }

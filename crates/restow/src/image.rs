@@ -1,6 +1,5 @@
 //! One image of a reference, and its documents.
 
-use anyhow::Context as _;
 use restow_convert as convert;
 use restow_convert::Platforms;
 use restow_convert::Selected;
@@ -13,20 +12,22 @@ use restow_oci::Manifest;
 use restow_oci::Platform;
 use restow_registry::Source;
 
-use crate::output;
+use crate::Error;
+use crate::Result;
+use crate::error::Context as _;
 
 /// An image and its documents.
-pub(crate) struct Image {
-    pub(crate) descriptor: Descriptor,
-    pub(crate) platform: Option<Platform>,
-    pub(crate) manifest: Manifest,
+pub struct Image {
+    pub descriptor: Descriptor,
+    pub platform: Option<Platform>,
+    pub manifest: Manifest,
     /// Of its layers, where the config is one that knows.
-    pub(crate) diff_ids: Vec<Digest>,
+    pub diff_ids: Vec<Digest>,
 }
 
 impl Image {
     /// Reads the images chosen, each in all its forms.
-    pub(crate) fn all(source: &Source, platforms: &Platforms, limits: &Limits) -> anyhow::Result<Vec<Self>> {
+    pub fn all(source: &Source, platforms: &Platforms, limits: &Limits) -> Result<Vec<Self>> {
         let images = select(source, platforms, limits)?;
         let forms = images.iter().flat_map(|Selected { descriptor, platform, forms, .. }| {
             let forms = forms.iter().map(|form| (form, form.platform.as_ref()));
@@ -36,7 +37,7 @@ impl Image {
     }
 
     /// Reads the image chosen, which must be one.
-    pub(crate) fn one(source: &Source, platforms: &[Platform], limits: &Limits) -> anyhow::Result<Self> {
+    pub fn one(source: &Source, platforms: &[Platform], limits: &Limits) -> Result<Self> {
         let platforms = match platforms {
             [] => Platforms::Prefer(Platform::host()),
             platforms => Platforms::Only(platforms.to_vec()),
@@ -45,17 +46,13 @@ impl Image {
             [Selected { descriptor, platform, .. }] => {
                 Self::read(source, descriptor, platform.as_ref(), limits)
             }
-            [] => anyhow::bail!("{} is no image and leads to none", source.name),
-            images => anyhow::bail!(
-                "{}: {} images are meant, choose one with --platform",
-                source.name,
-                images.len()
-            ),
+            [] => Err(Error::NoImage { name: source.name.clone() }),
+            images => Err(Error::SeveralImages { name: source.name.clone(), count: images.len() }),
         }
     }
 
     /// Reads the documents of images.
-    pub(crate) fn of(source: &Source, images: &[Selected], limits: &Limits) -> anyhow::Result<Vec<Self>> {
+    pub fn of(source: &Source, images: &[Selected], limits: &Limits) -> Result<Vec<Self>> {
         let read = |image: &Selected| Self::read(source, &image.descriptor, image.platform.as_ref(), limits);
         images.iter().map(read).collect()
     }
@@ -65,11 +62,11 @@ impl Image {
         descriptor: &Descriptor,
         platform: Option<&Platform>,
         limits: &Limits,
-    ) -> anyhow::Result<Self> {
+    ) -> Result<Self> {
         let read = |descriptor, limit| restow_content::read(&*source.provider, descriptor, limit);
         let name = || format!("{}: manifest {}", source.name, descriptor.digest);
         let bytes = read(descriptor, limits.manifest_size).with_context(name)?;
-        let manifest = Manifest::parse(bytes, limits).with_context(name)?;
+        let manifest = Manifest::parse_as(bytes, &descriptor.media_type, limits).with_context(name)?;
         let diff_ids = match manifest.config().media_type.kind() {
             Kind::Config => {
                 let bytes = read(manifest.config(), limits.config_size).with_context(name)?;
@@ -81,16 +78,14 @@ impl Image {
     }
 
     /// Returns the layer at a position, counted from 0.
-    pub(crate) fn layer(&self, source: &Source, position: usize) -> anyhow::Result<&Descriptor> {
+    pub fn layer(&self, source: &Source, position: usize) -> Result<&Descriptor> {
         let layers = self.manifest.layers();
-        let count = output::count(layers.len(), "layer");
-        layers
-            .get(position)
-            .with_context(|| format!("{}: there is no layer {position}, only {count}", source.name))
+        let missing = || Error::NoSuchLayer { name: source.name.clone(), position, count: layers.len() };
+        layers.get(position).ok_or_else(missing)
     }
 }
 
-fn select(source: &Source, platforms: &Platforms, limits: &Limits) -> anyhow::Result<Vec<Selected>> {
+fn select(source: &Source, platforms: &Platforms, limits: &Limits) -> Result<Vec<Selected>> {
     let selection = convert::select(&*source.provider, &source.root, platforms, limits);
     Ok(selection.with_context(|| source.name.clone())?.images)
 }

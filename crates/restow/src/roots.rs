@@ -11,14 +11,14 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use anyhow::Context as _;
 use restow_analyze::sandbox;
 use restow_content::publish;
 use restow_oci::Digest;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 
-use crate::reference;
+use crate::Result;
+use crate::error::Context as _;
 
 /// As many bytes of unpacked images are kept; those used longest ago go.
 const KEPT: u64 = 8 << 30;
@@ -34,20 +34,14 @@ const USED: &str = "used";
 /// What a directory is called, after its image, that may go at any time unless the image is locked.
 const BEGUN: &str = "begun";
 
-/// Returns below which directory unpacked images are kept: one that was named for such things, or that of the store.
-pub(crate) fn place(cache_dir: Option<&Path>) -> Option<PathBuf> {
-    let owned = |path: &Path| path.to_owned();
-    cache_dir.map(owned).or_else(|| reference::root().map(owned))
-}
-
 /// The directories of a recording.
-pub(crate) struct Home {
+pub struct Home {
     /// Unpacked images, each under its name.
     roots: PathBuf,
     /// Where the sandbox mounts.
-    pub(crate) scratch: PathBuf,
+    pub scratch: PathBuf,
     /// What networks leave behind is written down here.
-    pub(crate) networks: PathBuf,
+    pub networks: PathBuf,
     kept: u64,
     /// Goes with this value, if nothing is to be kept.
     own: Option<(tempfile::TempDir, File)>,
@@ -55,13 +49,13 @@ pub(crate) struct Home {
 
 /// An unpacked image. It is not taken away as long as this value lives.
 #[derive(Debug)]
-pub(crate) struct Root {
+pub struct Root {
     path: PathBuf,
     _used: File,
 }
 
 impl Root {
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 }
@@ -69,7 +63,7 @@ impl Root {
 impl Home {
     /// Opens the directory in which unpacked images are kept, below that of the store or another; without any, one that goes
     /// with the result. What runs that were killed have left is taken away.
-    pub(crate) fn open(keep: Option<&Path>) -> anyhow::Result<Self> {
+    pub fn open(keep: Option<&Path>) -> Result<Self> {
         clean_temporary();
         let (place, own) = match keep {
             // The sandbox changes its directory.
@@ -92,12 +86,7 @@ impl Home {
     }
 
     /// Returns the unpacked image of this name and size, unpacking it if it is not there.
-    pub(crate) fn root(
-        &self,
-        chain: &Digest,
-        size: u64,
-        unpack: impl Fn(&Path) -> anyhow::Result<()>,
-    ) -> anyhow::Result<Root> {
+    pub fn root(&self, chain: &Digest, size: u64, unpack: impl Fn(&Path) -> Result<()>) -> Result<Root> {
         // Who is not root unpacks without owners.
         let owners = if sandbox::is_root() { "" } else { "-own" };
         let path = self.roots.join(format!("{}{owners}", chain.encoded()));
@@ -213,7 +202,7 @@ fn is_ours(name: &str) -> bool {
 }
 
 /// Makes a directory of which nothing is kept.
-fn temporary() -> anyhow::Result<(tempfile::TempDir, File)> {
+fn temporary() -> Result<(tempfile::TempDir, File)> {
     loop {
         let own = tempfile::Builder::new().prefix(PREFIX).rand_bytes(RANDOM).tempdir()?;
         // Before it is locked, someone may take it for one that was left.

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 /// thing whose name is taken replaces the one before, which costs some work at worst. The whole key is inside.
 /// What cannot be read or parsed is not there; what cannot be written is not kept.
 #[derive(Debug)]
-pub(crate) struct Slots {
+pub struct Slots {
     directory: PathBuf,
     /// Hexadecimal digits of a name.
     digits: usize,
@@ -29,19 +29,7 @@ pub(crate) struct Slots {
 
 /// Converted layers, up to 65,536 files of 64 KiB.
 #[derive(Debug)]
-pub(crate) struct FileMemo(Slots);
-
-/// Returns where the user's caches are: `$XDG_CACHE_HOME/restow` or `~/.cache/restow`, if there is a home.
-pub(crate) fn default_directory() -> Option<PathBuf> {
-    user_directory("XDG_CACHE_HOME", ".cache").map(|caches| caches.join("restow"))
-}
-
-/// Returns the user's directory that the variable `name` says, or else the one below home.
-#[expect(clippy::disallowed_methods, reason = "the command line is where the environment is read")]
-pub(crate) fn user_directory(name: &str, below_home: &str) -> Option<PathBuf> {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    absolute(name).or_else(|| absolute("HOME").map(|home| home.join(below_home)))
-}
+pub struct FileMemo(Slots);
 
 #[derive(Serialize, Deserialize)]
 struct Slot<K, T> {
@@ -51,7 +39,7 @@ struct Slot<K, T> {
 
 impl Slots {
     /// Returns the memory of plans, up to 256 files of 1 MiB.
-    pub(crate) fn of_plans(cache: &Path) -> Self {
+    pub fn of_plans(cache: &Path) -> Self {
         Self { directory: cache.join("plans"), digits: 2, limit: 1 << 20 }
     }
 
@@ -60,14 +48,14 @@ impl Slots {
         self.directory.join(&digest.encoded()[..self.digits]).with_extension("json")
     }
 
-    pub(crate) fn recall<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
+    pub fn recall<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
         let mut bytes = Vec::new();
         File::open(self.path(key)).ok()?.take(self.limit + 1).read_to_end(&mut bytes).ok()?;
         let slot: Slot<String, T> = serde_json::from_slice(&bytes).ok()?;
         (slot.key == key).then_some(slot.value)
     }
 
-    pub(crate) fn remember<T: Serialize>(&self, key: &str, value: &T) {
+    pub fn remember<T: Serialize>(&self, key: &str, value: &T) {
         let Ok(bytes) = serde_json::to_vec(&Slot { key, value }) else { return };
         if bytes.len() as u64 <= self.limit && publish::create_directory(&self.directory).is_ok() {
             let _ = publish::write(&self.path(key), &bytes);
@@ -76,7 +64,7 @@ impl Slots {
 }
 
 impl FileMemo {
-    pub(crate) fn new(cache: &Path) -> Self {
+    pub fn new(cache: &Path) -> Self {
         Self(Slots { directory: cache.join("layers"), digits: 4, limit: 64 << 10 })
     }
 }

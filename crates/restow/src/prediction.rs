@@ -10,15 +10,17 @@ use restow_oci::Kind;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::Result;
+use crate::error::describe;
 use crate::image::Image;
 use crate::memo::Slots;
 use crate::trees::Trees;
 
 /// What predictions are made with.
-pub(crate) struct Predictor<'a> {
-    pub(crate) trees: Trees<'a>,
+pub struct Predictor<'a> {
+    pub trees: Trees<'a>,
     /// Where earlier predictions are remembered.
-    pub(crate) memory: Option<Slots>,
+    pub memory: Option<Slots>,
 }
 
 /// A prediction as it is remembered: positions and paths; sizes and bytes read of files that are not read as a whole.
@@ -33,7 +35,7 @@ type Part = (u64, u64);
 
 impl Predictor<'_> {
     /// Predicts what is read of the image.
-    pub(crate) fn predict(&self, image: &Image) -> anyhow::Result<Prediction> {
+    pub fn predict(&self, image: &Image) -> Result<Prediction> {
         let Trees { provider, limits, .. } = self.trees;
         let config = image.manifest.config();
         // The config of an artifact says nothing about running it.
@@ -48,13 +50,13 @@ impl Predictor<'_> {
                 ..Prediction::default()
             });
         }
-        Ok(analyze::predict(&self.trees.for_prediction(image)?, &launch))
+        Ok(analyze::predict(&self.trees.for_prediction(image)?, &launch, &limits.prediction))
     }
 
     /// Returns the prediction for the image as a record of it, and what could not be followed.
     ///
     /// Whatever is wrong with the image is for the conversion to say; here it means that nothing is predicted.
-    pub(crate) fn record(&self, image: &Image) -> anyhow::Result<(Vec<Access>, Vec<String>)> {
+    pub fn record(&self, image: &Image) -> Result<(Vec<Access>, Vec<String>)> {
         let manifest = &image.descriptor;
         let key = format!("prediction {} of {}", analyze::predict::VERSION, manifest.digest);
         let remembered = self.memory.as_ref().and_then(|memory| memory.recall::<Remembered>(&key));
@@ -74,7 +76,7 @@ impl Predictor<'_> {
                 }
                 Err(error) => {
                     self.trees.cancel.check()?;
-                    let notices = vec![format!("nothing is predicted: {error:#}")];
+                    let notices = vec![format!("nothing is predicted: {}", describe(&error))];
                     Remembered { files: Vec::new(), notices }
                 }
             },

@@ -23,29 +23,29 @@ use crate::parallel;
 
 /// Where the names of an image's files are found.
 #[derive(Clone, Copy)]
-pub(crate) struct Trees<'a> {
-    pub(crate) provider: &'a dyn Provider,
-    pub(crate) limits: &'a Limits,
-    pub(crate) threads: NonZeroUsize,
-    pub(crate) cancel: &'a Cancel,
+pub struct Trees<'a> {
+    pub provider: &'a dyn Provider,
+    pub limits: &'a Limits,
+    pub threads: NonZeroUsize,
+    pub cancel: &'a Cancel,
     /// What becomes of the layers afterwards, if they are converted: files are then compressed in the same reading.
-    pub(crate) conversion: Option<Gathering<'a>>,
+    pub conversion: Option<Gathering<'a>>,
 }
 
 /// How layers are read that are converted afterwards.
 #[derive(Clone, Copy)]
-pub(crate) struct Gathering<'a> {
-    pub(crate) seekable: &'a Seekable,
-    pub(crate) observer: &'a dyn Observer,
-    pub(crate) repeated: &'a Repeated,
+pub struct Gathering<'a> {
+    pub seekable: &'a Seekable,
+    pub observer: &'a dyn Observer,
+    pub repeated: &'a Repeated,
 }
 
 /// Layers that stand in several places of the images of a run, and are read for the first only.
-pub(crate) struct Repeated(BTreeMap<Digest, OnceLock<Option<Arc<analyze::Layer>>>>);
+pub struct Repeated(BTreeMap<Digest, OnceLock<Option<Arc<analyze::Layer>>>>);
 
 impl Repeated {
     /// Finds those of `images`.
-    pub(crate) fn among(images: &[Image]) -> Self {
+    pub fn among(images: &[Image]) -> Self {
         let mut places: BTreeMap<&Digest, usize> = BTreeMap::new();
         for layer in images.iter().flat_map(|image| image.manifest.layers()) {
             *places.entry(&layer.digest).or_default() += 1;
@@ -68,12 +68,12 @@ impl Repeated {
 
 impl Trees<'_> {
     /// Returns the names in the layers of an image.
-    pub(crate) fn names(&self, image: &Image) -> analyze::Result<Tree> {
+    pub fn names(&self, image: &Image) -> analyze::Result<Tree> {
         self.tree(image, false)
     }
 
     /// Returns the same, and what predictions are made of.
-    pub(crate) fn for_prediction(&self, image: &Image) -> analyze::Result<Tree> {
+    pub fn for_prediction(&self, image: &Image) -> analyze::Result<Tree> {
         self.tree(image, true)
     }
 

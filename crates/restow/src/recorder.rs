@@ -1,11 +1,11 @@
 //! Running the workloads of an image to see what they read.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::Context as _;
 use restow_analyze::Access;
 use restow_analyze::Kind;
 use restow_analyze::Launch;
@@ -25,43 +25,48 @@ use restow_oci::Digest;
 use restow_oci::Limits;
 use restow_oci::Manifest;
 
-use crate::failure::Usage;
-use crate::interrupt;
-use crate::output;
+use crate::Error;
+use crate::Result;
+use crate::Warning;
+use crate::WarningKind;
 use crate::roots::Home;
+use crate::workload::Container;
+use crate::workload::Network;
 use crate::workload::Workload;
-use crate::workload::WorkloadArguments;
 
 /// Where devices are described (Container Device Interface, "CDI spec files").
 const DEVICES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 
-/// What a recording needs besides the flags.
-pub(crate) struct Recorder<'a> {
-    pub(crate) arguments: &'a WorkloadArguments,
-    pub(crate) provider: &'a dyn Provider,
-    pub(crate) limits: &'a Limits,
-    pub(crate) threads: usize,
-    pub(crate) cancel: &'a Cancel,
+/// What a recording needs.
+pub struct Recorder<'a> {
+    /// How the containers are run.
+    pub container: &'a Container,
+    /// The command that starts this program, or another one, as a part of the sandbox: the part's name comes behind it.
+    pub helper: &'a [OsString],
+    pub provider: &'a dyn Provider,
+    pub limits: &'a Limits,
+    pub threads: usize,
+    pub cancel: &'a Cancel,
     /// Below which directory unpacked images are kept between runs, if they are.
-    pub(crate) keep: Option<PathBuf>,
+    pub keep: Option<PathBuf>,
 }
 
 /// What the workloads of an image read.
-pub(crate) struct Recording {
-    pub(crate) accesses: Vec<Access>,
+pub struct Recording {
+    pub accesses: Vec<Access>,
     /// Of each workload the name, and how its program ended if it did before the watching.
-    pub(crate) exits: Vec<(String, Option<i32>)>,
+    pub exits: Vec<(String, Option<i32>)>,
+    /// What went otherwise than asked.
+    pub warnings: Vec<Warning>,
     /// The image's names, to tell sizes by.
-    pub(crate) tree: Tree,
+    pub tree: Tree,
 }
 
 impl Recorder<'_> {
     /// Runs the workloads of the image with this manifest.
-    pub(crate) fn record(&self, descriptor: &Descriptor) -> anyhow::Result<Recording> {
-        let workloads = self.arguments.workloads()?;
-        self.arguments.check_terminal()?;
+    pub fn record(&self, descriptor: &Descriptor) -> Result<Recording> {
         let bytes = restow_content::read(self.provider, descriptor, self.limits.manifest_size)?;
-        let manifest = Manifest::parse(bytes, self.limits)?;
+        let manifest = Manifest::parse_as(bytes, &descriptor.media_type, self.limits)?;
         let config = restow_content::read(self.provider, manifest.config(), self.limits.config_size)?;
         let config = Config::parse(config, self.limits)?;
         let reading = Reading {
@@ -78,25 +83,20 @@ impl Recorder<'_> {
             Ok(reading.unpack(manifest.layers(), &tree, directory)?)
         })?;
         let mut merged = Merged::default();
-        let mut exits = Vec::new();
-        for workload in workloads {
-            let sandbox = self.sandbox(&workload, &config, root.path(), &home)?;
-            let wait = self.arguments.wait_on_signal.then(interrupt::Wait::begin);
-            let stop = || self.cancel.is_cancelled() || wait.as_ref().is_some_and(interrupt::Wait::is_over);
-            let saved = Terminal::save(self.arguments.terminal);
-            let trace = sandbox::record(helper("outer")?, &sandbox, &stop)?;
+        let (mut exits, mut warnings) = (Vec::new(), Vec::new());
+        for workload in &self.container.workloads {
+            let sandbox = self.sandbox(workload, &config, root.path(), &home, &mut warnings)?;
+            let over = self.container.until.as_ref().map(|until| until());
+            let stop = || self.cancel.is_cancelled() || over.as_ref().is_some_and(|over| over());
+            let saved = Terminal::save(self.container.terminal);
+            let trace = sandbox::record(self.helper()?, &sandbox, &stop)?;
             drop(saved);
-            for notice in &trace.notices {
-                output::tell(&format!("notice: {notice}"));
-            }
-            if let Some(code) = trace.exit {
-                output::tell(&format!("{}: the container's program ended with {code}", workload.name));
-            }
+            warnings.extend(trace.notices.iter().map(|text| Warning::new(WarningKind::Workload, text)));
             self.cancel.check()?;
-            exits.push((workload.name, trace.exit));
+            exits.push((workload.name.clone(), trace.exit));
             merged.add(trace, &tree, &descriptor.digest);
         }
-        Ok(Recording { accesses: merged.accesses, exits, tree })
+        Ok(Recording { accesses: merged.accesses, exits, warnings, tree })
     }
 
     fn sandbox(
@@ -105,8 +105,9 @@ impl Recorder<'_> {
         config: &Config,
         root: &Path,
         home: &Home,
-    ) -> anyhow::Result<Sandbox> {
-        let arguments = self.arguments;
+        warnings: &mut Vec<Warning>,
+    ) -> Result<Sandbox> {
+        let container = self.container;
         let mut launch = Launch::of(config);
         let field = |name: &str| config.get("config").and_then(|config| config.get(name));
         if workload.args.is_some() || workload.entrypoint.is_some() {
@@ -118,18 +119,19 @@ impl Recorder<'_> {
             launch.args = [entrypoint, given(&workload.args).unwrap_or_else(|| own("Cmd"))].concat();
         }
         if launch.args.is_empty() {
-            return Err(Usage("the image's config names no command; --args gives one".into()).into());
+            let problem = "the image's config names no command; --args gives one";
+            return Err(Error::Options(problem.into()));
         }
         set(&mut launch.env, &workload.env);
-        if let Some(directory) = &workload.cwd {
+        if let Some(directory) = &workload.directory {
             launch.directory.clone_from(directory);
         }
         let user =
             workload.user.clone().or_else(|| field("User")?.as_str().map(str::to_owned)).unwrap_or_default();
         let of_host = |name: &str| std::fs::read_to_string(Path::new("/etc").join(name)).unwrap_or_default();
         let files = [
-            ("resolv.conf".to_owned(), arguments.resolver(&of_host("resolv.conf"))),
-            ("hosts".to_owned(), arguments.hosts(&of_host("hosts"))?),
+            ("resolv.conf".to_owned(), container.resolver(&of_host("resolv.conf"))),
+            ("hosts".to_owned(), container.hosts(&of_host("hosts"))),
         ];
         // They are this run's own, so the container may write to them.
         let own = files.iter().map(|(name, _)| Mount {
@@ -140,28 +142,44 @@ impl Recorder<'_> {
         });
         let settings = Settings {
             user: sandbox::user(root, &user)?,
-            mounts: own.chain(arguments.mounts()?).collect(),
-            host_network: arguments.net_host,
-            terminal: arguments.terminal,
+            mounts: own.chain(container.mounts.iter().cloned()).collect(),
+            host_network: container.network == Network::Host,
+            terminal: container.terminal,
         };
         let mut bundle = sandbox::bundle(&launch, &settings);
-        let devices = arguments.devices();
+        let devices = &container.devices;
         if !devices.is_empty() {
-            for problem in sandbox::add_devices(&mut bundle, &DEVICES.map(PathBuf::from), &devices)? {
-                output::tell(&format!("warning: {problem}"));
-            }
+            let problems = sandbox::add_devices(&mut bundle, &DEVICES.map(PathBuf::from), devices)?;
+            warnings.extend(problems.into_iter().map(|text| Warning::new(WarningKind::Workload, text)));
         }
+        let network = match &container.network {
+            Network::None | Network::Host => None,
+            Network::Cni { configurations, plugins } => {
+                Some((sandbox::Network::load(configurations, plugins)?, home.networks.clone()))
+            }
+        };
+        let until = container.until.is_some();
         Ok(Sandbox {
             root: root.to_owned(),
             scratch: home.scratch.clone(),
-            runtime: arguments.runtime.clone(),
+            runtime: container.runtime.clone(),
             bundle,
             files: files.to_vec(),
-            network: arguments.network()?.map(|network| (network, home.networks.clone())),
-            input: arguments.input,
-            period: (!arguments.wait_on_signal).then(|| workload.milliseconds(arguments)),
-            wait_on_line: workload.wait.clone().filter(|_| !arguments.wait_on_signal),
+            network,
+            input: container.input,
+            period: (!until).then(|| u64::try_from(workload.period.as_millis()).unwrap_or(u64::MAX)),
+            wait_on_line: workload.line.clone().filter(|_| !until),
         })
+    }
+
+    /// Returns the command that starts the outer part of the sandbox.
+    fn helper(&self) -> Result<Command> {
+        let [program, arguments @ ..] = self.helper else {
+            return Err(Error::Options("no program is named that makes a sandbox".into()));
+        };
+        let mut command = Command::new(program);
+        command.args(arguments).arg("outer");
+        Ok(command)
     }
 }
 
@@ -214,7 +232,7 @@ impl Merged {
 }
 
 /// Returns the bytes of all files that a container sees.
-pub(crate) fn total(tree: &Tree) -> u64 {
+pub fn total(tree: &Tree) -> u64 {
     let files = tree.visible(|_| true).filter(|(_, path)| matches!(tree.kind(path), Some(Kind::File { .. })));
     files.filter_map(|(_, path)| tree.size(path)).sum()
 }
@@ -236,13 +254,6 @@ impl Drop for Terminal {
                 rustix::termios::tcsetattr(std::io::stdin(), rustix::termios::OptionalActions::Now, state);
         }
     }
-}
-
-/// Returns the command that starts this program as a part of the sandbox.
-pub(crate) fn helper(role: &str) -> anyhow::Result<Command> {
-    let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
-    command.args(["sandbox", role]);
-    Ok(command)
 }
 
 /// Returns what names a stack of layers (OCI image specification, "Layer ChainID").

@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use anyhow::Context as _;
-use clap::Args;
 use restow_content::Provider;
 use restow_convert as convert;
 use restow_convert::read_toc_image;
@@ -15,52 +13,29 @@ use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Kind;
 use restow_oci::Limits;
+use restow_registry as registry;
+use restow_registry::Access;
 use restow_registry::Place;
+use restow_registry::Reading;
 use restow_registry::Reference;
 use restow_registry::Selector;
 use restow_registry::Source;
 
-use crate::access::access;
-use crate::access::open_source;
-use crate::failure;
-use crate::reference;
+use crate::Result;
+use crate::error::Context as _;
 
 /// What comes behind the tag of an image to make that of its tables. stargz-snapshotter looks there.
 const SUFFIX: &str = "-esgztoc";
 
 /// Returns the tag of the image of the tables of the image with this tag.
-pub(crate) fn tag(tag: &str) -> String {
+pub fn tag(tag: &str) -> String {
     format!("{tag}{SUFFIX}")
-}
-
-/// Where the tables of layers are that have none of their own.
-#[derive(Debug, Args)]
-pub(crate) struct TocArguments {
-    /// The image that holds the tables of contents of the eStargz layers without one [default: TAG-esgztoc beside REF,
-    /// or what refers to REF]
-    #[arg(long, value_name = "REF")]
-    toc_image: Option<String>,
-}
-
-impl TocArguments {
-    /// Gets ready to look for the tables of an image. The one that was asked for by name must be there.
-    pub(crate) fn open<'a>(
-        &self,
-        reference: &'a Reference,
-        source: &'a Source,
-        limits: &'a Limits,
-    ) -> anyhow::Result<Tables<'a>> {
-        let named = self.toc_image.as_ref().map(|text| {
-            let found = open_source(&reference::parse(text)?)?;
-            Holder::read(found, limits)
-        });
-        Ok(Tables { named: named.transpose()?, ..Tables::beside(reference, source, limits) })
-    }
 }
 
 /// Tables of contents of an image's layers. Where nobody said in which image they are, they are looked for when the first
 /// one is needed: in the image that is named after this one, then in what refers to it.
-pub(crate) struct Tables<'a> {
+pub struct Tables<'a> {
+    access: &'a Access,
     named: Option<Holder>,
     reference: &'a Reference,
     source: &'a Source,
@@ -79,7 +54,7 @@ struct Holder {
 }
 
 impl Holder {
-    fn read(source: Source, limits: &Limits) -> anyhow::Result<Self> {
+    fn read(source: Source, limits: &Limits) -> Result<Self> {
         let tables = read_toc_image(&*source.provider, &source.root, limits);
         let tables = tables.with_context(|| source.name.clone())?;
         Ok(Self { name: source.name, provider: Some(source.provider), tables })
@@ -88,12 +63,23 @@ impl Holder {
 
 impl<'a> Tables<'a> {
     /// Gets ready to look where the image is.
-    pub(crate) fn beside(reference: &'a Reference, source: &'a Source, limits: &'a Limits) -> Self {
-        Self { named: None, reference, source, limits, found: Mutex::default() }
+    pub fn beside(
+        access: &'a Access,
+        reference: &'a Reference,
+        source: &'a Source,
+        limits: &'a Limits,
+    ) -> Self {
+        Self { access, named: None, reference, source, limits, found: Mutex::default() }
+    }
+
+    /// Looks in the image of tables of this name, which must be there, and nowhere else.
+    pub fn named(self, reference: &Reference) -> Result<Self> {
+        let found = self.access.open_source(reference, Reading::Again)?;
+        Ok(Self { named: Some(Holder::read(found, self.limits)?), ..self })
     }
 
     /// Returns the blob of the table of a layer in a manifest, verified, if there is one.
-    pub(crate) fn read(&self, manifest: &Digest, layer: &Digest) -> anyhow::Result<Option<Vec<u8>>> {
+    pub fn read(&self, manifest: &Digest, layer: &Digest) -> Result<Option<Vec<u8>>> {
         let read = |holder: &Holder| {
             let Some(table) = holder.tables.get(layer) else { return Ok(None) };
             let provider = holder.provider.as_deref().unwrap_or(&*self.source.provider);
@@ -114,7 +100,7 @@ impl<'a> Tables<'a> {
     }
 
     /// Returns where the tables of a manifest's layers are. All their blobs are where those of the image are.
-    pub(crate) fn all(&self, manifest: &Digest) -> anyhow::Result<BTreeMap<Digest, Descriptor>> {
+    pub fn all(&self, manifest: &Digest) -> Result<BTreeMap<Digest, Descriptor>> {
         let mut all = BTreeMap::new();
         for place in self.places(manifest) {
             for holder in &*self.holders(place)? {
@@ -132,7 +118,7 @@ impl<'a> Tables<'a> {
     }
 
     /// Looks beside the image, or at what refers to a digest, once.
-    fn holders(&self, place: Option<Digest>) -> anyhow::Result<Arc<Vec<Holder>>> {
+    fn holders(&self, place: Option<Digest>) -> Result<Arc<Vec<Holder>>> {
         let mut known = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(holders) = known.get(&place) {
             return Ok(holders.clone());
@@ -144,7 +130,7 @@ impl<'a> Tables<'a> {
         Ok(known.entry(place).or_insert(Arc::new(holders)).clone())
     }
 
-    fn named_after(&self) -> anyhow::Result<Option<Holder>> {
+    fn named_after(&self) -> Result<Option<Holder>> {
         let name = match (&self.reference.place, &self.reference.selector) {
             // What comes through a pipe comes once, and docker's archives hold no such layers.
             (Place::DockerArchive(path), _) if path == Path::new("-") => return Ok(None),
@@ -153,15 +139,15 @@ impl<'a> Tables<'a> {
             _ => return Ok(None),
         };
         let beside = Reference { selector: Selector::Tag(name), ..self.reference.clone() };
-        match open_source(&beside) {
-            Err(error) if failure::means_nothing(&error) => Ok(None),
+        match self.access.open_source(&beside, Reading::Again) {
+            Err(error) if means_nothing(&error) => Ok(None),
             found => Holder::read(found?, self.limits).map(Some),
         }
     }
 
-    fn referring(&self, subject: &Digest) -> anyhow::Result<Vec<Holder>> {
+    fn referring(&self, subject: &Digest) -> Result<Vec<Holder>> {
         let mut holders = Vec::new();
-        for referrer in access().referrers(self.reference, subject)? {
+        for referrer in self.access.referrers(self.reference, subject)? {
             if !matches!(referrer.media_type.kind(), Kind::Index | Kind::Manifest) {
                 continue;
             }
@@ -176,5 +162,15 @@ impl<'a> Tables<'a> {
             }
         }
         Ok(holders)
+    }
+}
+
+/// Says whether a reference means nothing, as far as the registry lets anyone know: many refuse what is not
+/// there as they refuse what is secret.
+pub fn means_nothing(error: &registry::Error) -> bool {
+    use registry::Error::{NoSuchPath, Unauthorized, UnknownDigest, UnknownTag};
+    match error {
+        NoSuchPath { .. } | Unauthorized { .. } | UnknownDigest { .. } | UnknownTag { .. } => true,
+        error => error.is_not_found(),
     }
 }

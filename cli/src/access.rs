@@ -23,6 +23,7 @@ use restow_registry::client::Hosts;
 use restow_registry::client::Proxies;
 
 use crate::args::parse_size;
+use crate::directories;
 use crate::output;
 use crate::reference;
 
@@ -38,7 +39,7 @@ pub(crate) struct RegistryArguments {
     /// With it, registries on this machine are reached by TLS as well.
     #[arg(long, global = true, hide_short_help = true, value_name = "FILE")]
     ca_file: Vec<PathBuf>,
-    /// Take logins from this file first [default: podman's auth.json and docker's config.json]
+    /// Take logins from this file first [default: $DOCKER_AUTH_CONFIG, podman's auth.json and docker's config.json]
     #[arg(long, global = true, hide_short_help = true, value_name = "FILE")]
     authfile: Option<PathBuf>,
     /// Take mirrors from this file [default: $CONTAINERS_REGISTRIES_CONF, or registries.conf of the user or of the machine]
@@ -60,6 +61,9 @@ pub(crate) struct RegistryArguments {
     #[arg(long, global = true, hide_short_help = true)]
     pub(crate) registry_stats: bool,
 }
+
+/// The variable in which docker takes the text of a `config.json`.
+const DOCKER_AUTH_CONFIG: &str = "DOCKER_AUTH_CONFIG";
 
 static ACCESS: OnceLock<Access> = OnceLock::new();
 
@@ -127,8 +131,12 @@ impl RegistryArguments {
         if let Some(path) = named.as_ref().filter(|path| !path.exists()) {
             return Err(restow_registry::Error::NoSuchPath { path: path.clone() });
         }
+        let first = Credentials::load(named.as_slice())?;
+        let first = match text(DOCKER_AUTH_CONFIG) {
+            Some(logins) => first.followed_by(Credentials::parse(DOCKER_AUTH_CONFIG, &logins)?),
+            None => first,
+        };
         let logins = [
-            named,
             path("XDG_RUNTIME_DIR").map(|path| path.join("containers/auth.json")),
             config.as_ref().map(|path| path.join("containers/auth.json")),
             docker.map(|path| path.join("config.json")),
@@ -157,7 +165,8 @@ impl RegistryArguments {
         Ok(Settings {
             plain_http: self.plain_http,
             authorities: self.ca_file.clone(),
-            credentials: Credentials::load(&logins.into_iter().flatten().collect::<Vec<_>>())?
+            credentials: first
+                .followed_by(Credentials::load(&logins.into_iter().flatten().collect::<Vec<_>>())?)
                 .patience(idle_timeout),
             hosts: Hosts::load(&registries, &hosts)?,
             proxies: Proxies {
@@ -169,6 +178,7 @@ impl RegistryArguments {
             requests_per_minute: self.requests_per_minute.map(NonZeroU32::get),
             idle_timeout,
             chunk_size: self.upload_chunk_size,
+            manifests: directories::cache().map(|caches| caches.join("manifests")),
             ..Settings::default()
         })
     }

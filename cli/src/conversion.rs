@@ -10,11 +10,13 @@ use anyhow::Context as _;
 use clap::Args;
 use clap::ValueEnum;
 use restow::image::Image;
+use restow::recorder::Exit;
 use restow::referrers;
 use restow::toc_image::Tables;
 use restow::trees::Gathering;
 use restow::trees::Repeated;
 use restow::trees::Trees;
+use restow_content::MemoryStore;
 use restow_content::Overlay;
 use restow_content::Provider;
 use restow_convert as convert;
@@ -24,6 +26,7 @@ use restow_convert::LayerConverter;
 use restow_convert::MediaTypes;
 use restow_convert::Memo;
 use restow_convert::Observer as _;
+use restow_convert::Platforms;
 use restow_convert::Recompress;
 use restow_convert::Seekable;
 use restow_convert::Selected;
@@ -36,8 +39,11 @@ use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Limits;
 use restow_registry::Destination as Place;
+use restow_registry::Gap;
+use restow_registry::Needs;
 use restow_registry::Reference;
 use restow_registry::Source;
+use restow_registry::Whole;
 use restow_registry::Writing;
 use serde_json::Value;
 
@@ -210,6 +216,9 @@ impl<'a> Job<'a> {
             }
             Target::Ordinary(_) | Target::Same => None,
         };
+        if toc_tags.is_some() {
+            destination.must_hold_tables()?;
+        }
         let reference = reference::parse(&self.images.source)?;
         Ok(Checked { job: self, reference, destination, toc_tags })
     }
@@ -237,10 +246,24 @@ impl Checked<'_> {
         let parent_references = job.arguments.allow_parent_refs;
         let limits = Limits { parent_references, ..Limits::default() };
         let source = open_source(reference)?;
+        let Whole { root, documents, gaps } = whole(&source, &limits)?;
+        let gaps = self.tell_of(&source, &gaps, progress)?;
 
         let memo = workshop.memo(&destination.place);
-        let run = Run { job, limits: &limits, progress, reference, source: &source, workshop, memo, cancel };
+        let run = Run {
+            job,
+            limits: &limits,
+            progress,
+            reference,
+            source: &source,
+            root: &root,
+            documents: &documents,
+            workshop,
+            memo,
+            cancel,
+        };
         let Selection { images, others, .. } = run.select()?;
+        anyhow::ensure!(!images.is_empty() || gaps.is_empty(), "{}: no image of it is whole", source.name);
         self.check_place(&source, &others)?;
         let subjects = || std::iter::once(&source.root).chain(images.iter().map(|image| &image.descriptor));
         let referrers = match job.arguments.copy_referrers {
@@ -252,7 +275,7 @@ impl Checked<'_> {
         let place = workshop.open(&destination.place, writing)?;
         let names = Names { image: &destination.tags, tables: toc_tags.as_deref(), referrers: &referrers };
         let converted = run.convert_into(&**place, &images, &names);
-        let Converted { conversion, tables, first, misses, notices } = match converted {
+        let Converted { conversion, tables, first, misses, notices, exits } = match converted {
             Ok(done) => done,
             Err(error) => {
                 give_up(place);
@@ -263,6 +286,7 @@ impl Checked<'_> {
         for notice in &notices {
             progress.warning(notice);
         }
+        let notices = gaps.into_iter().chain(notices).collect();
         if job.arguments.copy_referrers {
             progress.step(&format!("copied {}", output::count(referrers.len(), "referrer")));
         } else if conversion.root.digest != source.root.digest {
@@ -281,6 +305,7 @@ impl Checked<'_> {
             first: &first,
             misses: &misses,
             notices,
+            exits: &exits,
             elapsed: started.elapsed(),
         };
         outcome.tell(progress);
@@ -304,6 +329,45 @@ impl Checked<'_> {
     }
 }
 
+impl Checked<'_> {
+    /// Tells what is left out of an index because it cannot be used, and returns that.
+    fn tell_of(&self, source: &Source, gaps: &[Gap], progress: &Progress) -> anyhow::Result<Vec<String>> {
+        if let Some(gap) = self.asked_for(source, gaps) {
+            anyhow::bail!("{}: {gap}; choose with --platform what is there", source.name);
+        }
+        let told: Vec<_> = gaps.iter().map(|gap| format!("{} is taken without {gap}", source.name)).collect();
+        told.iter().for_each(|text| progress.warning(text));
+        Ok(told)
+    }
+
+    /// Returns an image that is meant though it cannot be used. Where nobody says what is meant, nothing that is not there
+    /// is: an archive may have been saved for another platform than this one.
+    fn asked_for<'a>(&self, source: &Source, gaps: &'a [Gap]) -> Option<&'a Gap> {
+        if gaps.is_empty() {
+            return None;
+        }
+        let platforms = self.job.arguments.platforms.choice();
+        let mut images = gaps.iter().filter(|gap| !gap.is_attestation());
+        if matches!(platforms, Platforms::All) {
+            return images.next();
+        }
+        let is_said = matches!(platforms, Platforms::Only(_));
+        let meant = convert::select(&*source.provider, &source.root, &platforms, access().limits()).ok()?;
+        let is_meant =
+            |gap: &&Gap| meant.images.iter().any(|image| image.descriptor.digest == gap.entry.digest);
+        images.filter(|gap| is_said || !gap.is_absent).find(is_meant)
+    }
+}
+
+/// Looks what of the source is there. A registry would be sent a request for each blob; it has them all.
+fn whole(source: &Source, limits: &Limits) -> anyhow::Result<Whole> {
+    match source.repository {
+        None => Whole::of(&*source.provider, &source.root, Needs::Everything, limits),
+        Some(_) => Ok(Whole::all(&source.root)),
+    }
+    .with_context(|| source.name.clone())
+}
+
 /// The tags of what is published together, and what has none.
 struct Names<'a> {
     image: &'a [String],
@@ -323,6 +387,8 @@ struct Converted {
     /// Paths to put first that no image has, with the manifest that lacks it.
     misses: Vec<(Digest, String)>,
     notices: Vec<String>,
+    /// How the workloads ended that were run, with the manifest.
+    exits: Vec<(Digest, Exit)>,
 }
 
 /// A job under way.
@@ -332,6 +398,10 @@ struct Run<'a> {
     progress: &'a Progress,
     reference: &'a Reference,
     source: &'a Source,
+    /// What is converted: the source's root, or what of it is there.
+    root: &'a Descriptor,
+    /// Indexes that the source does not hold.
+    documents: &'a MemoryStore,
     workshop: &'a Workshop,
     memo: Arc<dyn Memo>,
     cancel: &'a Cancel,
@@ -339,9 +409,10 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn select(&self) -> anyhow::Result<Selection> {
-        let Source { provider, root, name, .. } = self.source;
+        let Source { provider, name, .. } = self.source;
+        let provider = Overlay::new(self.documents, [&**provider]);
         let platforms = self.job.arguments.platforms.choice();
-        convert::select(&**provider, root, &platforms, self.limits).with_context(|| name.clone())
+        convert::select(&provider, self.root, &platforms, self.limits).with_context(|| name.clone())
     }
 
     /// Converts the source and publishes the result.
@@ -354,9 +425,10 @@ impl Run<'_> {
         let Source { provider, root, name, .. } = self.source;
         let (converter, plan) = self.converter(place.scratch(), images)?;
         let others: &dyn Provider = self.workshop;
-        let lower = [&**provider].into_iter().chain(place.held()).chain([others]);
+        let documents: &dyn Provider = self.documents;
+        let lower = [documents, &**provider].into_iter().chain(place.held()).chain([others]);
         let store = Overlay::new(place.store(), lower);
-        let conversion = convert::convert(&store, root, &*converter, &self.options(), self.progress)
+        let conversion = convert::convert(&store, self.root, &*converter, &self.options(), self.progress)
             .with_context(|| name.clone())?;
         let tables = match (&self.job.target, names.tables) {
             (Target::Seekable { format, .. }, Some(_)) => {
@@ -376,7 +448,14 @@ impl Run<'_> {
         roots.extend(names.referrers.iter().chain(&provenance).map(|referrer| (referrer, unnamed)));
         let mut notices = plan.notices;
         notices.extend(place.publish_all(&store, &roots)?.iter().map(ToString::to_string));
-        Ok(Converted { conversion, tables, first: plan.first, misses: plan.misses, notices })
+        Ok(Converted {
+            conversion,
+            tables,
+            first: plan.first,
+            misses: plan.misses,
+            notices,
+            exits: plan.exits,
+        })
     }
 
     /// Returns who converts the layers of the images, and in what order.

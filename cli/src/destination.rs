@@ -87,6 +87,17 @@ impl Destination {
         name.map_or(self.tags.is_empty(), |name| self.tags.iter().any(|tag| tag == name))
     }
 
+    /// Refuses a place that holds images of tars and no image of tables of contents.
+    pub(crate) fn must_hold_tables(&self) -> anyhow::Result<()> {
+        match self.place {
+            Place::DockerArchive(_) => {
+                let problem = "a docker archive has no place for tables of contents; an OCI one has";
+                Err(Usage(problem.into()).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Refuses a place that holds images and nothing about them.
     pub(crate) fn must_hold_referrers(&self) -> anyhow::Result<()> {
         match self.place {

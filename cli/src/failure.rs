@@ -92,10 +92,17 @@ fn remedy(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
         registry::Error::Status { status: 400, message, .. } if message.contains("to an HTTPS server") => {
             Some("it wants TLS; without --plain-http, and on this machine with --ca-file, it is reached so")
         }
+        registry::Error::Status { status: 413, .. } => Some(
+            "the registry, or a proxy before it, takes no more at once: raise its limit, or send less by --upload-chunk-size",
+        ),
         registry::Error::UnsupportedTransport { .. } => {
             Some("copy the image into a layout first: skopeo copy SOURCE oci:DIRECTORY:TAG")
         }
         registry::Error::Occupied { .. } => Some("name another file, or remove this one"),
+        registry::Error::NameTaken { .. } => {
+            Some("--force gives it to this image; NAME gives this image another one")
+        }
+        registry::Error::MissingBlobs { .. } => Some("choose with --platform what the source holds in full"),
         registry::Error::NoStore => Some("--root names a directory"),
         registry::Error::NotALayout { .. } => {
             Some("a layout is a directory with oci-layout, index.json and blobs")

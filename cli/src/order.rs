@@ -6,6 +6,7 @@ use clap::Args;
 use restow::image::Image;
 use restow::memo::Slots;
 use restow::prediction::Predictor;
+use restow::recorder::Exit;
 use restow::recorder::Recorder;
 use restow::trees::Trees;
 use restow::workload::Container;
@@ -146,6 +147,16 @@ pub(crate) struct Plan {
     pub(crate) misses: Vec<(Digest, String)>,
     /// What the user should know.
     pub(crate) notices: Vec<String>,
+    /// How the workloads ended that were run for it, with the manifest.
+    pub(crate) exits: Vec<(Digest, Exit)>,
+}
+
+/// What the images' workloads read, what there is to say about it, and how they ended.
+#[derive(Default)]
+struct Runs {
+    record: Vec<Access>,
+    notices: Vec<String>,
+    exits: Vec<(Digest, Exit)>,
 }
 
 impl Plan {
@@ -154,6 +165,7 @@ impl Plan {
         self.first.extend(other.first);
         self.misses.extend(other.misses);
         self.notices.extend(other.notices);
+        self.exits.extend(other.exits);
     }
 }
 
@@ -184,12 +196,13 @@ impl Planner<'_> {
                 Ok(plan)
             }
             Order::Run { wishes, container, record_out } => {
-                let (record, notices) = self.run(images, container)?;
+                let Runs { record, notices, exits } = self.run(images, container)?;
                 if let Some(path) = record_out {
                     publish::write(path, record::write(&record).as_bytes())?;
                 }
                 let mut plan = self.follow(images, &Wishes { record, ..wishes.clone() })?;
                 plan.notices.extend(notices);
+                plan.exits = exits;
                 Ok(plan)
             }
         }
@@ -209,7 +222,7 @@ impl Planner<'_> {
     /// Runs the images' workloads and returns what they read, and what the user should know.
     ///
     /// Of several images, those that the host cannot run are passed over; a single one was meant.
-    fn run(&self, images: &[Image], container: &Container) -> anyhow::Result<(Vec<Access>, Vec<String>)> {
+    fn run(&self, images: &[Image], container: &Container) -> anyhow::Result<Runs> {
         let Trees { provider, limits, threads, cancel, .. } = self.trees;
         let recorder = Recorder {
             container,
@@ -220,21 +233,23 @@ impl Planner<'_> {
             cancel,
             keep: self.roots.clone(),
         };
-        let (mut accesses, mut notices) = (Vec::new(), Vec::new());
+        let mut runs = Runs::default();
         for image in images {
             let digest = output::short(&image.descriptor.digest);
             if let Some(platform) = image.platform.as_ref().filter(|_| images.len() > 1)
                 && !runs_here(platform)
             {
-                notices.push(format!("{digest} was not run: it is for {platform}"));
+                runs.notices.push(format!("{digest} was not run: it is for {platform}"));
                 continue;
             }
             self.progress.step(&format!("running {digest}"));
             let recording = recorder.record(&image.descriptor)?;
             workload::tell(&recording);
-            accesses.extend(recording.accesses);
+            runs.record.extend(recording.accesses);
+            let manifest = &image.descriptor.digest;
+            runs.exits.extend(recording.exits.into_iter().map(|exit| (manifest.clone(), exit)));
         }
-        Ok((accesses, notices))
+        Ok(runs)
     }
 
     fn memo(&self) -> Option<Slots> {
@@ -271,6 +286,7 @@ impl Planner<'_> {
             notices: workload.notices().iter().map(ToString::to_string).collect(),
             first: workload.first().to_vec(),
             paths: workload.into_paths(),
+            exits: Vec::new(),
         };
         if let Some(memo) = memo {
             memo.remember(&key, &Remembered::new(&plan));
@@ -337,6 +353,7 @@ impl Remembered {
                 .collect::<Option<_>>()?,
             misses: misses.map(|(manifest, path)| Some((digest(&manifest)?, path))).collect::<Option<_>>()?,
             notices: self.notices,
+            exits: Vec::new(),
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use restow::recorder::Exit;
 use restow_convert::Conversion;
 use restow_convert::ImageReport;
 use restow_convert::LayerReport;
@@ -41,6 +42,8 @@ pub(crate) struct Summary<'a> {
     pub(crate) misses: &'a [(Digest, String)],
     /// What was told beside the conversion's own warnings.
     pub(crate) notices: Vec<String>,
+    /// How the workloads ended that were run, with the manifest.
+    pub(crate) exits: &'a [(Digest, Exit)],
     /// How long all of it took.
     pub(crate) elapsed: Duration,
 }
@@ -121,6 +124,7 @@ impl Summary<'_> {
             })
         });
         let misses = self.misses().into_iter();
+        let workload = |(manifest, exit): &(Digest, Exit)| json!({ "manifest": manifest.as_str(), "name": exit.workload, "exit": exit.code });
         json!({
             "digest": root.digest.as_str(),
             "changed": root.digest != self.source.root.digest,
@@ -131,6 +135,7 @@ impl Summary<'_> {
             "leftOut": left_out_document(&self.conversion.left_out),
             "layers": self.conversion.layers.iter().map(layer_document).collect::<Vec<_>>(),
             "missing": misses.map(|(manifest, path)| json!({ "manifest": manifest, "path": path })).collect::<Vec<_>>(),
+            "workloads": self.exits.iter().map(workload).collect::<Vec<_>>(),
             "notices": self.notices,
             "warnings": self.conversion.warnings,
             "seconds": self.elapsed.as_secs_f64(),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use restow::recorder::Exit;
 use restow::recorder::Recording;
 use restow::workload::Container;
 use restow::workload::DEFAULT_PERIOD;
@@ -17,9 +18,11 @@ use restow::workload::Network;
 use restow::workload::Resolver;
 use restow::workload::Until;
 use restow::workload::Workload;
+use restow_analyze::sandbox::Allowance;
 use restow_analyze::sandbox::Mount;
 use serde::Deserialize;
 
+use crate::args::parse_size;
 use crate::failure::Usage;
 use crate::interrupt;
 use crate::output;
@@ -108,6 +111,20 @@ pub(crate) struct WorkloadArguments {
     /// wait (a part of a line), weight (a number, 1 if left out). What a table leaves out is as the other flags say.
     #[arg(long, value_name = "FILE")]
     workload: Option<PathBuf>,
+    /// Take what was read although the program failed before the watching ended, which else is an error
+    #[arg(long)]
+    pub(crate) allow_failure: bool,
+    /// How many processes and threads the container may have at once [default: 4096]
+    #[arg(long, value_name = "N")]
+    max_processes: Option<u64>,
+    /// How much memory its processes may take together [default: 8GiB]
+    ///
+    /// Processes and memory are counted all the time, not by a control group: a container that has more is ended.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    max_memory: Option<u64>,
+    /// How much it may write to files, which are in memory [default: 2GiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    max_written: Option<u64>,
     /// The program that runs containers
     #[arg(long, value_name = "PROGRAM", default_value = DEFAULT_RUNTIME)]
     pub(crate) runtime: PathBuf,
@@ -223,6 +240,13 @@ impl WorkloadArguments {
         container.mounts = self.mount.iter().map(|text| parse_mount(text)).collect::<anyhow::Result<_>>()?;
         container.network = self.network();
         container.devices = self.gpus.iter().map(|gpu| format!("{GPUS}={gpu}")).collect();
+        container.allow_failure = self.allow_failure;
+        let default = container.allowance;
+        container.allowance = Allowance {
+            processes: self.max_processes.unwrap_or(default.processes),
+            memory: self.max_memory.unwrap_or(default.memory),
+            written: self.max_written.unwrap_or(default.written),
+        };
         container.runtime.clone_from(&self.runtime);
         Ok(container)
     }
@@ -262,9 +286,9 @@ pub(crate) fn tell(recording: &Recording) {
     for warning in &recording.warnings {
         output::tell(&format!("notice: {warning}"));
     }
-    for (name, code) in &recording.exits {
+    for Exit { workload, code, .. } in &recording.exits {
         if let Some(code) = code {
-            output::tell(&format!("{name}: the container's program ended with {code}"));
+            output::tell(&format!("{workload}: the container's program ended with {code}"));
         }
     }
 }

@@ -68,7 +68,7 @@ impl Ground {
             let image =
                 ImageBuilder::new().layer(Layer::gzip(tar("d/one"))).layer(Layer::gzip(tar("d/two"))).build();
             image.write_layout(&ground.path(name), name).unwrap();
-            ground.ok(&["--root", "base", "store", "import", name]);
+            ground.ok(&["--root", "base", "store", "import", name, name]);
         }
         ground.ok(&["--root", "base", "store", "images", "rm", "old"]);
         fs::write(ground.path("file"), vec![b'y'; 100_000]).unwrap();

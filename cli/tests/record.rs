@@ -266,7 +266,15 @@ fn the_flags_do_what_they_say() {
             &[],
         ),
         row(
-            &["--user", "0", "--mount", &bound, "--mount", "type=tmpfs,source=tmpfs,destination=/new"],
+            &[
+                "--allow-failure",
+                "--user",
+                "0",
+                "--mount",
+                &bound,
+                "--mount",
+                "type=tmpfs,source=tmpfs,destination=/new",
+            ],
             shell(
                 "busybox cat /in/file; echo x > /in/other; echo y > /new/file; busybox cat /new/file; exit 3",
             ),
@@ -350,6 +358,43 @@ fn a_container_has_nothing_of_the_host_and_leaves_nothing_in_the_image() {
 }
 
 #[test]
+fn a_container_may_take_so_much_and_sees_no_path_of_the_host_s() {
+    if !may_record("a_container_may_take_so_much_and_sees_no_path_of_the_host_s") {
+        return;
+    }
+    let ground = Ground::new();
+    let many = format!("for i in 1 2 3 4 5 6 7 8 9; do busybox sleep {} & done; wait", ground.sleep);
+    let large = "busybox awk 'BEGIN { text = \"x\"; while (1) text = text text }'";
+    for (flags, script, expected) in [
+        (&["--max-processes", "9"][..], many.as_str(), "the container has more than 9 processes"),
+        (&["--max-memory", "32MiB"], large, "the container takes more than 33554432 bytes of memory"),
+    ] {
+        let done = ground.record(json!(["sh", "-c", script])).args(flags).output().unwrap();
+        assert!(!done.status.success() && said(&done).contains(expected), "{flags:?}: {}", said(&done));
+        assert!(!ground.path("record").exists());
+        wait_until(|| ground.processes().is_empty());
+    }
+    let script = "busybox dd if=/dev/zero of=/file bs=1M count=9; busybox cat /proc/self/cgroup; \
+                  busybox grep Seccomp: /proc/self/status; echo groups $(busybox ls -A /sys/fs/cgroup) end; \
+                  busybox unshare -U busybox true";
+    let mut record = ground.record(json!(["sh", "-c", script]));
+    let done = record.args(["--max-written", "4MiB", "--allow-failure"]).output().unwrap();
+    let said = said(&done);
+    assert!(done.status.success(), "{said}");
+    for expected in [
+        "No space left on device",
+        "Seccomp:\t2",
+        "groups end",
+        "unshare(0x10000000): Operation not permitted",
+    ] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+    let groups: Vec<_> =
+        said.lines().filter(|line| line.splitn(3, ':').count() == 3 && line.contains(":/")).collect();
+    assert!(!groups.is_empty() && groups.iter().all(|line| line.ends_with(":/")), "{said}");
+}
+
+#[test]
 fn a_run_that_fails_is_no_record() {
     if !may_record("a_run_that_fails_is_no_record") {
         return;
@@ -361,8 +406,13 @@ fn a_run_that_fails_is_no_record() {
     let done = absent.output().unwrap();
     assert!(!done.status.success() && said(&done).contains("/none"), "{}", said(&done));
     assert!(!ground.path("record").exists());
-    // A program that fails has run.
-    let done = ground.record(json!(["false"])).args(["--format", "json"]).output().unwrap();
+    // A program that fails has run, but not as was meant.
+    let done = ground.record(json!(["false"])).output().unwrap();
+    let expected = "workload: the container's program ended with 1 before the watching did; --allow-failure";
+    assert!(!done.status.success() && said(&done).contains(expected), "{}", said(&done));
+    assert!(!ground.path("record").exists());
+    let allowed = ["--allow-failure", "--format", "json"];
+    let done = ground.record(json!(["false"])).args(allowed).output().unwrap();
     assert!(done.status.success() && said(&done).contains("ended with 1"), "{}", said(&done));
     let document: Value = serde_json::from_slice(&done.stdout).unwrap();
     assert_eq!(document["workloads"], json!([{ "name": "workload", "exit": 1 }]));
@@ -456,6 +506,11 @@ fn what_several_workloads_read_comes_first_in_the_order_of_their_weight() {
     assert!(done.status.success(), "{said}");
     assert!(said.contains("heavy: the container's program ended with 0"), "{said}");
     assert!(said.contains("was not run: it is for linux/s390x"), "{said}");
+    let document: Value = serde_json::from_slice(&done.stdout).unwrap();
+    let exits: Vec<_> = document["workloads"].as_array().unwrap().iter().map(|one| &one["exit"]).collect();
+    assert!(exits.len() == 2 && exits.iter().all(|exit| **exit == json!(0)), "{document}");
+    assert_eq!(document["workloads"][0]["name"], "heavy");
+    assert_eq!(document["workloads"][0]["manifest"], here["manifests"][0]["digest"]);
     let text = fs::read_to_string(ground.path("record")).unwrap();
     let at = |path: &str| text.lines().position(|line| line.contains(&format!("\"{path}\""))).unwrap();
     assert!(at("bin/busybox") < at("app/main") && at("app/main") < at("app/lib/greet.sh"), "{text}");

@@ -65,6 +65,12 @@ impl Bench {
         run.stdout.trim_end().to_owned()
     }
 
+    /// Imports what the words say, and returns the digest.
+    fn import(&self, line: &str) -> String {
+        let line = self.ok(&format!("store import {line}"));
+        line.split_once("  ").unwrap().0.to_owned()
+    }
+
     fn json(&self, line: &str) -> Value {
         serde_json::from_str(&self.ok(line)).unwrap()
     }
@@ -77,9 +83,9 @@ impl Bench {
 #[test]
 fn an_image_goes_in_is_converted_and_comes_out() {
     let bench = Bench::new();
-    let v1 = bench.ok("store import oci:v1");
+    let v1 = bench.import("oci:v1 v1");
     bench.ok("store import v2:v2 example.org/two:v2 two");
-    assert_eq!(bench.ok("store import v1:v1"), v1);
+    assert_eq!(bench.import("v1:v1 v1"), v1);
     let names = |line: &str| {
         let images = bench.json(line);
         let names = images.as_array().unwrap().iter().map(|image| image["name"].as_str().unwrap().to_owned());
@@ -107,9 +113,62 @@ fn an_image_goes_in_is_converted_and_comes_out() {
 }
 
 #[test]
+fn no_image_takes_the_name_of_another_one() {
+    let bench = Bench::new();
+    let names = || {
+        let images = bench.json("store images --format json");
+        let images = images.as_array().unwrap().iter();
+        let line =
+            |image: &Value| format!("{} {}", image["name"], image["target"]["digest"]).replace('"', "");
+        images.map(line).collect::<Vec<_>>()
+    };
+    for (layout, tag) in [("debian", "12"), ("busybox", "12")] {
+        let from = if layout == "debian" { "v1:v1" } else { "v2:v2" };
+        bench.ok(&format!("copy {from} oci:{layout}:{tag}"));
+    }
+    let one = bench.ok("store import debian");
+    let two = bench.ok("store import busybox:12");
+    assert!(one.ends_with("  debian:12") && two.ends_with("  busybox:12"), "{one} {two}");
+    let (one, two) = (one.split_once(' ').unwrap().0, two.split_once(' ').unwrap().0);
+    let both = [format!("busybox:12 {two}"), format!("debian:12 {one}")];
+    assert_eq!(names(), both);
+    // Again is nothing new, another image is.
+    bench.import("debian");
+    bench.ok("copy v2:v2 oci:debian:12");
+    for line in ["store import debian", "store import v1 new busybox:12"] {
+        let run = bench.run(line);
+        assert_eq!((run.code, run.stderr.contains("already names sha256:")), (Some(1), true), "{run:?}");
+        assert!(run.stderr.contains("--force"), "{run:?}");
+    }
+    assert_eq!(names(), both);
+    bench.ok("store import --force debian");
+    assert_eq!(names()[1], format!("debian:12 {two}"));
+}
+
+#[test]
+fn all_images_of_an_archive_come_in_under_their_names_and_none_is_left_out_in_silence() {
+    let bench = Bench::new();
+    bench.ok("copy v1:v1 docker-archive:saved.tar:debian:12");
+    let line = bench.ok("store import saved.tar");
+    assert!(line.ends_with("  docker.io/library/debian:12"), "{line}");
+    let run = bench.run("store import oci-archive:saved.tar:12 --force");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    bench.ok("verify store:docker.io/library/debian:12");
+
+    bench.ok("copy v1:v1 oci:mixed:v1");
+    bench.ok("copy v2:v2 oci:mixed");
+    let run = bench.run("store import mixed");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.stdout.ends_with("  mixed:v1\n"), "{run:?}");
+    assert!(run.stderr.contains("mixed@sha256:") && run.stderr.contains("was left out"), "{run:?}");
+    let run = bench.run(&format!("store import mixed@{}", run.stderr.split(['@', ' ']).nth(2).unwrap()));
+    assert_eq!((run.code, run.stderr.contains("give NAME")), (Some(1), true), "{run:?}");
+}
+
+#[test]
 fn every_command_reads_and_writes_images_of_the_store() {
     let bench = Bench::new();
-    let v1 = bench.ok("store import oci:v1");
+    let v1 = bench.import("oci:v1 v1");
     bench.ok("optimize store:v1 store:seekable --zstdchunked --quiet");
     bench.ok("convert store:v1 store:plain --uncompress --quiet");
     assert_eq!(bench.ok("copy store:v1 store:copied --quiet"), v1);
@@ -213,7 +272,7 @@ fn collections_take_nothing_from_programs_that_bring_something_in() {
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             for _ in 0..5 {
-                bench.ok("store import v1");
+                bench.import("v1 v1");
                 bench.ok("optimize store:v1 store:seekable --zstdchunked --quiet --no-cache");
                 for name in ["v1", "seekable"] {
                     bench.ok(&format!("verify store:{name}"));
@@ -275,7 +334,7 @@ fn an_ingest_that_failed_is_listed_taken_up_or_given_up() {
 #[test]
 fn what_has_rotted_is_put_away_and_brought_in_again() {
     let bench = Bench::new();
-    bench.ok("store import v1");
+    bench.import("v1 v1");
     let config = bench.json("inspect store:v1 --format json");
     assert!(config.is_object());
     bench.ok("store scrub");
@@ -305,8 +364,8 @@ fn what_has_rotted_is_put_away_and_brought_in_again() {
 #[test]
 fn namespaces_and_roots_are_apart() {
     let bench = Bench::new();
-    bench.ok("store import v1");
-    bench.ok("store --namespace other import v2");
+    bench.import("v1 v1");
+    bench.ok("store --namespace other import v2 v2");
     bench.ok("--root elsewhere store import v2 name");
     assert_eq!(bench.json("store images --format json").as_array().unwrap().len(), 1);
     assert_eq!(bench.json("store images --namespace other --format json")[0]["name"], "v2");
@@ -365,7 +424,7 @@ fn a_directory_without_a_database_is_used_as_it_is() {
 #[test]
 fn a_lost_database_is_told_of() {
     let bench = Bench::new();
-    let digest = bench.ok("store import v1");
+    let digest = bench.import("v1 v1");
     fs::write(bench.path("file"), "content").unwrap();
     let alone = bench.ok("store ingest file");
     let lose = || fs::remove_file(bench.path("data/restow/store/metadata.db")).unwrap();
@@ -386,7 +445,7 @@ fn a_lost_database_is_told_of() {
 #[test]
 fn the_command_line_is_held_to_sense() {
     let bench = Bench::new();
-    bench.ok("store import v1");
+    bench.import("v1 v1");
     let lease = format!("store leases create x sha256:{}", "0".repeat(64));
     for (line, code, words) in [
         ("optimize v1:v1 store: --zstdchunked", 2, "needs a name"),

@@ -3,6 +3,7 @@
 //! Each function is a target of its own; one that returns has found nothing.
 
 mod predict;
+mod registries;
 mod sandbox;
 
 use std::sync::LazyLock;
@@ -33,6 +34,10 @@ use restow_oci::MediaType;
 use restow_oci::Platform;
 
 pub use self::predict::predict;
+pub use self::registries::answers;
+pub use self::registries::hosts;
+pub use self::registries::logins;
+pub use self::registries::references;
 pub use self::sandbox::sandbox;
 
 static WORKERS: LazyLock<Workers> = LazyLock::new(|| Workers::new(1).expect("a thread can be started"));

@@ -7,6 +7,8 @@ use std::time::Instant;
 use anyhow::Context as _;
 use clap::Args;
 use restow::referrers;
+use restow_content::Overlay;
+use restow_content::Store;
 use restow_convert as convert;
 use restow_convert::Platforms;
 use restow_convert::Selected;
@@ -14,11 +16,13 @@ use restow_convert::Selection;
 use restow_oci::Descriptor;
 use restow_oci::Kind;
 use restow_oci::Platform;
+use restow_registry::Needs;
 use restow_registry::Place;
 use restow_registry::Reading;
 use restow_registry::Reference;
 use restow_registry::Source;
 use restow_registry::Watched;
+use restow_registry::Whole;
 use restow_registry::Writing;
 use serde_json::Value;
 use serde_json::json;
@@ -142,6 +146,10 @@ impl Checked<'_> {
         let existing = arguments.repair.existing();
         let writing = Writing { source: Some(&source), existing, ..Writing::default() };
         let place = open(&destination.place, writing)?;
+        if let Err(error) = self.look(&source, &root, place.store()) {
+            give_up(place);
+            return Err(error);
+        }
 
         let transfer = Arc::new(transfer);
         let watched = Watched::new(&*source.provider, transfer.clone());
@@ -189,6 +197,24 @@ impl Checked<'_> {
             "referrers": copied.iter().map(|referrer| referrer.digest.as_str()).collect::<Vec<_>>(),
             "notices": notices.iter().map(ToString::to_string).collect::<Vec<_>>(),
         }))
+    }
+}
+
+impl Checked<'_> {
+    /// Fails if something is missing that the destination does not have either. Registries know best what they have.
+    fn look(&self, source: &Source, root: &Descriptor, there: &dyn Store) -> anyhow::Result<()> {
+        if source.repository.is_some() || matches!(self.destination.place, Place::Registry(_)) {
+            return Ok(());
+        }
+        let both = Overlay::new(there, [&*source.provider]);
+        let whole = Whole::of(&both, root, Needs::Everything, access().limits());
+        match whole.with_context(|| source.name.clone())?.gaps.as_slice() {
+            [] => Ok(()),
+            [gap, rest @ ..] => {
+                let more = if rest.is_empty() { String::new() } else { format!(", and {} more", rest.len()) };
+                anyhow::bail!("{}: {gap}{more}; choose with --platform what is there", source.name)
+            }
+        }
     }
 }
 

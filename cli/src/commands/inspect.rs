@@ -14,7 +14,10 @@ use restow_oci::Kind;
 use restow_oci::Limits;
 use restow_oci::MediaType;
 use restow_oci::Platform;
+use restow_registry::Gap;
+use restow_registry::Needs;
 use restow_registry::Source;
+use restow_registry::Whole;
 use serde_json::Value;
 use serde_json::json;
 
@@ -27,7 +30,7 @@ use crate::reference;
 
 /// Print the images of a reference and their layers
 ///
-/// Blobs are looked into, not read in full: `restow verify` does that.
+/// Blobs are looked into, not read in full: `restow verify` does that. What an index names and cannot be had is listed, too.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The image: oci:PATH[:TAG], docker://HOST/NAME[:TAG], store:NAME, an archive, or a path
@@ -50,8 +53,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let limits = Limits::default();
     let reference = reference::parse(&arguments.reference)?;
     let source = open_source(&reference)?;
-    let elsewhere = arguments.elsewhere.open(&reference, &source, &limits)?;
     if let Some(position) = arguments.toc {
+        let elsewhere = arguments.elsewhere.open(&reference, &source, &limits)?;
         let image = Image::one(&source, &arguments.platform, &limits)?;
         print_toc(&source, &elsewhere, &image, position, &limits)?;
         return Ok(ExitCode::SUCCESS);
@@ -60,12 +63,64 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         [] => Platforms::All,
         platforms => Platforms::Only(platforms.to_vec()),
     };
-    let images = Image::all(&source, &platforms, &limits)?;
+    let Looked { source, images, gaps } = look(source, &platforms, &limits)?;
+    let elsewhere = arguments.elsewhere.open(&reference, &source, &limits)?;
     match arguments.format {
-        Format::Text => output::print(&tables(&source, &elsewhere, &images, &limits))?,
-        Format::Json => output::print_json(&document(&source, &elsewhere, &images, &limits))?,
+        Format::Text => {
+            let gaps = gaps.iter().map(|gap| format!("\nnot whole: {gap}"));
+            let text = [tables(&source, &elsewhere, &images, &limits)].into_iter().chain(gaps);
+            output::print(&text.collect::<String>())?;
+        }
+        Format::Json => {
+            let mut document = document(&source, &elsewhere, &images, &limits);
+            document["gaps"] = gaps.iter().map(gap).collect();
+            output::print_json(&document)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+struct Looked {
+    source: Source,
+    images: Vec<Image>,
+    /// The entries of indexes of which something is missing or wrong.
+    gaps: Vec<Gap>,
+}
+
+/// Reads the documents of the images that have some.
+fn look(source: Source, platforms: &Platforms, limits: &Limits) -> anyhow::Result<Looked> {
+    let whole = |source: &Source, needs| Whole::of(&*source.provider, &source.root, needs, limits);
+    // A registry would be sent a request for each blob.
+    let mut gaps = match source.repository {
+        None => whole(&source, Needs::Everything)?.gaps,
+        Some(_) => Vec::new(),
+    };
+    let error = match Image::all(&source, platforms, limits) {
+        Ok(images) => return Ok(Looked { source, images, gaps }),
+        Err(error) => error,
+    };
+    let documents = whole(&source, Needs::Documents)?;
+    if documents.gaps.is_empty() {
+        return Err(error.into());
+    }
+    if gaps.is_empty() {
+        gaps.clone_from(&documents.gaps);
+    }
+    let root = source.root.clone();
+    let source = documents.of_source(source);
+    let images = Image::all(&source, platforms, limits)?;
+    Ok(Looked { source: Source { root, ..source }, images, gaps })
+}
+
+fn gap(gap: &Gap) -> Value {
+    let Gap { entry, problem, .. } = gap;
+    json!({
+        "digest": entry.digest.as_str(),
+        "mediaType": entry.media_type.as_str(),
+        "platform": entry.platform.as_ref().map(ToString::to_string),
+        "attestation": gap.is_attestation(),
+        "problem": problem,
+    })
 }
 
 /// What is told of a layer.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use restow::recorder::Exit;
 use restow::recorder::Recorder;
 use restow::recorder::Recording;
 use restow::recorder::total;
@@ -139,7 +140,7 @@ fn document(recording: &Recording) -> serde_json::Value {
     let layers = layers(recording);
     let layer = |(position, files, bytes): &(usize, usize, u64)| json!({ "position": position, "files": files, "size": bytes });
     let file = |access: &restow_analyze::Access| json!({ "path": access.path, "layer": access.layer_index, "size": recording.tree.size(&access.path) });
-    let exit = |(name, code): &(String, Option<i32>)| json!({ "name": name, "exit": code });
+    let exit = |exit: &Exit| json!({ "name": exit.workload, "exit": exit.code });
     json!({
         "workloads": recording.exits.iter().map(exit).collect::<Vec<_>>(),
         "files": recording.accesses.iter().map(file).collect::<Vec<_>>(),

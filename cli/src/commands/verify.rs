@@ -8,9 +8,11 @@ use clap::Args;
 use restow::blob::LayerBlob;
 use restow::parallel;
 use restow::toc_image::Tables;
+use restow_content::Overlay;
 use restow_content::VerifiedReader;
 use restow_convert as convert;
 use restow_convert::Platforms;
+use restow_convert::Selected;
 use restow_layer::VerifyOptions;
 use restow_layer::Workers;
 use restow_oci::Config;
@@ -22,7 +24,9 @@ use restow_oci::Limits;
 use restow_oci::Manifest;
 use restow_oci::Platform;
 use restow_oci::annotations::STARGZ_LAYER_DIGEST;
+use restow_registry::Needs;
 use restow_registry::Source;
+use restow_registry::Whole;
 use serde_json::Value;
 use serde_json::json;
 
@@ -41,7 +45,7 @@ use crate::reference;
 /// Read an image back in full and say what of it holds
 ///
 /// Checked are the digest and size of every blob, the DiffID of every layer and, of seekable layers, the table of
-/// contents, every chunk and every file. Exits with 1 if something does not hold.
+/// contents, every chunk and every file. Exits with 1 if something does not hold or is missing.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The image: oci:PATH[:TAG], docker://HOST/NAME[:TAG], store:NAME, an archive, or a path
@@ -56,6 +60,9 @@ pub(crate) struct Arguments {
     /// Accept names in layers that go through a parent directory (../x), which some readers refuse
     #[arg(long)]
     allow_parent_refs: bool,
+    /// List what is missing, and let it be no failure: docker save leaves out attestations and other platforms
+    #[arg(long)]
+    allow_missing: bool,
     #[command(flatten)]
     toc: TocArguments,
     #[command(flatten)]
@@ -73,9 +80,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let chosen = match arguments.platform.as_slice() {
         [] => None,
         platforms => {
-            let platforms = Platforms::Only(platforms.to_vec());
-            let selection = convert::select(&*source.provider, &source.root, &platforms, &limits);
-            let images = selection.with_context(|| source.name.clone())?.images;
+            let images = select(&source, &Platforms::Only(platforms.to_vec()), &limits)?;
             let forms =
                 images.into_iter().flat_map(|image| [image.descriptor].into_iter().chain(image.forms));
             Some(forms.map(|form| form.digest).collect())
@@ -104,17 +109,45 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             output::print_json(&document)?;
         }
     }
-    let failed = parts.iter().filter(|(_, finding)| finding.is_err()).count();
-    if failed > 0 {
-        let verb = if failed == 1 { "does" } else { "do" };
-        output::tell(&format!(
-            "error: {}: {failed} of {} {verb} not hold",
-            source.name,
-            output::count(parts.len(), "blob")
-        ));
-        return Ok(ExitCode::FAILURE);
+    Ok(judge(&source, &parts, arguments.allow_missing))
+}
+
+/// Says how many blobs are missing and how many do not hold, and whether that is a failure.
+fn judge(source: &Source, parts: &[(&Part, Finding)], allow_missing: bool) -> ExitCode {
+    let problems = parts.iter().filter_map(|(_, finding)| finding.as_ref().err());
+    let (missing, wrong): (Vec<_>, Vec<_>) = problems.partition(|problem| problem.is_missing);
+    let all = output::count(parts.len(), "blob");
+    let tell = |level: &str, count: usize, [one, many]: [&str; 2]| {
+        if count > 0 {
+            let verb = if count == 1 { one } else { many };
+            output::tell(&format!("{level}: {}: {count} of {all} {verb}", source.name));
+        }
+    };
+    let level = if allow_missing { "warning" } else { "error" };
+    tell(level, missing.len(), ["is missing", "are missing"]);
+    tell("error", wrong.len(), ["does not hold", "do not hold"]);
+    match wrong.is_empty() && (missing.is_empty() || allow_missing) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     }
-    Ok(ExitCode::SUCCESS)
+}
+
+/// Chooses images, if need be without the entries of the index that cannot be read.
+fn select(source: &Source, platforms: &Platforms, limits: &Limits) -> anyhow::Result<Vec<Selected>> {
+    let Source { provider, root, name, .. } = source;
+    let error = match convert::select(&**provider, root, platforms, limits) {
+        Ok(selection) => return Ok(selection.images),
+        Err(error) => error,
+    };
+    let whole = Whole::of(&**provider, root, Needs::Documents, limits);
+    let selection = match whole.with_context(|| name.clone())? {
+        Whole { gaps, .. } if gaps.is_empty() => Err(error),
+        Whole { root, documents, .. } => {
+            let provider = Overlay::new(&documents, [&**provider]);
+            convert::select(&provider, &root, platforms, limits)
+        }
+    };
+    Ok(selection.with_context(|| name.clone())?.images)
 }
 
 /// A blob of the image, and its place.
@@ -127,7 +160,7 @@ struct Part {
 /// What a blob is there for.
 enum Role {
     /// A document that was read on the way, and what was wrong with it.
-    Document(&'static str, Option<String>),
+    Document(&'static str, Option<Problem>),
     /// Something whose bytes mean nothing here.
     Other(&'static str),
     Layer {
@@ -138,7 +171,19 @@ enum Role {
 }
 
 /// What was found to hold, or why not.
-type Finding = Result<Held, String>;
+type Finding = Result<Held, Problem>;
+
+#[derive(Clone)]
+struct Problem {
+    text: String,
+    is_missing: bool,
+}
+
+impl Problem {
+    fn of(error: &anyhow::Error) -> Self {
+        Self { text: failure::describe(error), is_missing: is_absent(error) }
+    }
+}
 
 struct Held {
     format: String,
@@ -175,7 +220,10 @@ impl Walk<'_> {
                         self.parts.push(Part::document(
                             "manifest",
                             entry,
-                            Some("the index nests too deep or holds too much".into()),
+                            Some(Problem {
+                                text: "the index nests too deep or holds too much".into(),
+                                is_missing: false,
+                            }),
                         ));
                     }
                 }
@@ -190,12 +238,29 @@ impl Walk<'_> {
                 }
             }
             Kind::Manifest => {}
-            _ => self.parts.push(Part {
-                descriptor: descriptor.clone(),
-                role: Role::Other("blob"),
-                platform: None,
-            }),
+            Kind::Other if descriptor.size <= limits.manifest_size => self.foreign(descriptor),
+            _ => self.blob(descriptor),
         }
+    }
+
+    /// Lists what may be a manifest of an unknown kind, and what it names.
+    fn foreign(&mut self, descriptor: &Descriptor) {
+        let limits = self.verifier.limits;
+        let parts = self
+            .verifier
+            .document(descriptor, limits.manifest_size, |bytes| restow_oci::foreign_parts(&bytes, limits));
+        match parts {
+            Ok(parts) if parts.is_empty() => self.blob(descriptor),
+            parts => {
+                let parts = self.keep("manifest", descriptor, parts);
+                parts.iter().flatten().for_each(|part| self.blob(part));
+            }
+        }
+    }
+
+    fn blob(&mut self, descriptor: &Descriptor) {
+        let role = Role::Other("blob");
+        self.parts.push(Part { descriptor: descriptor.clone(), role, platform: None });
     }
 
     fn image(&mut self, descriptor: &Descriptor, manifest: &Manifest) {
@@ -230,14 +295,14 @@ impl Walk<'_> {
 
     /// Lists a document, and returns it if it holds.
     fn keep<T>(&mut self, name: &'static str, descriptor: &Descriptor, read: anyhow::Result<T>) -> Option<T> {
-        let problem = read.as_ref().err().map(failure::describe);
+        let problem = read.as_ref().err().map(Problem::of);
         self.parts.push(Part::document(name, descriptor, problem));
         read.ok()
     }
 }
 
 impl Part {
-    fn document(name: &'static str, descriptor: &Descriptor, problem: Option<String>) -> Self {
+    fn document(name: &'static str, descriptor: &Descriptor, problem: Option<Problem>) -> Self {
         let platform = descriptor.platform.clone();
         Self { descriptor: descriptor.clone(), role: Role::Document(name, problem), platform }
     }
@@ -287,7 +352,7 @@ impl Verifier<'_> {
                 _ => self.blob(&part.descriptor).map(|()| held("digest")),
             },
         };
-        result.map_err(|error| failure::describe(&error))
+        result.map_err(|error| Problem::of(&error))
     }
 
     fn blob(&self, descriptor: &Descriptor) -> anyhow::Result<()> {
@@ -344,6 +409,7 @@ impl Verifier<'_> {
 /// Tells whether the error is that a blob is not there.
 fn is_absent(error: &anyhow::Error) -> bool {
     error.downcast_ref().is_some_and(restow::Error::is_not_found)
+        || error.downcast_ref().is_some_and(restow_content::Error::is_not_found)
 }
 
 /// Gathers what was found of the layers of each image.
@@ -377,7 +443,8 @@ fn table(parts: &[(&Part, Finding)]) -> Table {
         let platform = part.platform.as_ref().map(|platform| format!(" {platform}")).unwrap_or_default();
         let (format, holds) = match finding {
             Ok(held) => (held.format.clone(), held.what.join(", ")),
-            Err(problem) => (String::new(), format!("FAILED: {problem}")),
+            Err(Problem { is_missing: true, .. }) => (String::new(), "missing".to_owned()),
+            Err(Problem { text, .. }) => (String::new(), format!("FAILED: {text}")),
         };
         table.row([
             format!("{indent}{}{platform}", part.name()),
@@ -409,7 +476,8 @@ fn document(source: &Source, parts: &[(&Part, Finding)]) -> Value {
             "platform": part.platform.as_ref().map(ToString::to_string),
             "format": finding.as_ref().ok().map(|held| &held.format).filter(|format| !format.is_empty()),
             "holds": finding.as_ref().ok().map(|held| &held.what),
-            "problem": finding.as_ref().err(),
+            "problem": finding.as_ref().err().map(|problem| &problem.text),
+            "missing": finding.as_ref().is_err_and(|problem| problem.is_missing),
         })
     };
     json!({

@@ -43,6 +43,8 @@ mod registry;
 mod sync;
 /// Tables of contents that are in another image than the layers they are about.
 mod tables;
+/// What of an image is not there, or is a manifest of another kind.
+mod whole;
 
 fn base() -> Layer {
     let tar = TarBuilder::new()

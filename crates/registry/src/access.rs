@@ -6,9 +6,11 @@ use std::sync::Mutex;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
 
+use restow_content::Blob;
 use restow_content::Provider;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
+use restow_oci::Kind;
 use restow_oci::Limits;
 
 use crate::ArchiveDestination;
@@ -32,6 +34,7 @@ use crate::Scratch;
 use crate::Selector;
 use crate::Settings;
 use crate::StoreImages;
+use crate::graph;
 
 /// The path that stands for standard input or output.
 pub(crate) const STANDARD: &str = "-";
@@ -161,32 +164,8 @@ impl Access {
                 let root = images.resolve(selector)?;
                 Ok(local(Box::new(images), root))
             }
-            Place::Archive(path) => {
-                let archive = match path == Path::new(STANDARD) {
-                    true => self.input()?.clone(),
-                    false => match OciArchive::open(path, limits) {
-                        // A path says only that it is an archive; what lies there says which kind.
-                        Err(Error::DockerArchive { .. }) => {
-                            let saved =
-                                Reference { place: Place::DockerArchive(path.clone()), ..reference.clone() };
-                            return self.open_source(&saved, reading);
-                        }
-                        archive => archive?,
-                    },
-                };
-                let root = archive.resolve(selector)?;
-                Ok(local(Box::new(archive), root))
-            }
-            Place::DockerArchive(path) => {
-                let archive = match path == Path::new(STANDARD) {
-                    true => {
-                        DockerArchive::from_input(&mut std::io::stdin().lock(), self.scratch.path(), limits)?
-                    }
-                    false => DockerArchive::open(path, limits)?,
-                };
-                let root = archive.resolve(selector)?;
-                Ok(local(Box::new(archive), root))
-            }
+            Place::Archive(path) => self.open_archive(path, ArchiveForm::Oci)?.resolve(reference),
+            Place::DockerArchive(path) => self.open_archive(path, ArchiveForm::Docker)?.resolve(reference),
             Place::Registry(repository) => {
                 let client = self.client()?;
                 let content = client.manifest(&named(repository, selector)?)?;
@@ -195,8 +174,16 @@ impl Access {
                 if reading == Reading::Again {
                     remote = remote.spooling(self.scratch.path());
                 }
+                let mut root = content.descriptor;
+                if !matches!(root.media_type.kind(), Kind::Index | Kind::Manifest) {
+                    // It lies where manifests lie, not among the blobs, and so do not the blobs that it names.
+                    for part in graph::foreign(&content.bytes, &root.digest, limits)? {
+                        remote = remote.expecting(&part.digest);
+                    }
+                    root.data = Some(content.bytes.to_vec());
+                }
                 let repository = Some(repository.clone());
-                Ok(Source { provider: Box::new(remote), root: content.descriptor, name, repository })
+                Ok(Source { provider: Box::new(remote), root, name, repository })
             }
         }
     }
@@ -210,21 +197,41 @@ impl Access {
                 let layout = Layout::open(path, limits)?;
                 layout.catalogue()?.referrers(digest, layout.store(), limits)
             }
-            Place::Archive(path) => {
-                let archive = match path == Path::new(STANDARD) {
-                    true => self.input()?.clone(),
-                    false => match OciArchive::open(path, limits) {
-                        Err(Error::DockerArchive { .. }) => return Ok(Vec::new()),
-                        archive => archive?,
-                    },
-                };
-                archive.catalogue().referrers(digest, &archive, limits)
-            }
+            Place::Archive(path) => match self.open_layout_archive(path) {
+                Err(Error::DockerArchive { .. }) => Ok(Vec::new()),
+                archive => {
+                    let archive = archive?;
+                    archive.catalogue().referrers(digest, &archive, limits)
+                }
+            },
             Place::Store(root) => {
                 StoreImages::open(root.as_deref().ok_or(Error::NoStore)?, limits)?.referrers(digest)
             }
             // Docker's list has no place for them.
             Place::DockerArchive(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Opens an archive. Where nobody says that it is Docker's, what lies there does.
+    pub(crate) fn open_archive(&self, path: &Path, form: ArchiveForm) -> Result<Archive> {
+        let (limits, is_input) = (self.limits(), path == Path::new(STANDARD));
+        let docker = match form {
+            ArchiveForm::Oci => match self.open_layout_archive(path) {
+                Err(Error::DockerArchive { .. }) if !is_input => DockerArchive::open(path, limits),
+                archive => return Ok(Archive::Oci(archive?)),
+            },
+            ArchiveForm::Docker if is_input => {
+                DockerArchive::from_input(&mut std::io::stdin().lock(), self.scratch.path(), limits)
+            }
+            ArchiveForm::Docker => DockerArchive::open(path, limits),
+        };
+        Ok(Archive::Docker(Arc::new(docker?)))
+    }
+
+    fn open_layout_archive(&self, path: &Path) -> Result<OciArchive> {
+        match path == Path::new(STANDARD) {
+            true => Ok(self.input()?.clone()),
+            false => OciArchive::open(path, self.limits()),
         }
     }
 
@@ -264,6 +271,47 @@ impl Access {
                 }
             }
         })
+    }
+}
+
+/// An archive of one kind or the other.
+pub(crate) enum Archive {
+    Oci(OciArchive),
+    Docker(Arc<DockerArchive>),
+}
+
+impl Archive {
+    /// Finds the image that `reference` means.
+    fn resolve(self, reference: &Reference) -> Result<Source> {
+        let root = match &self {
+            Archive::Oci(archive) => archive.resolve(&reference.selector),
+            Archive::Docker(archive) => archive.resolve(&reference.selector),
+        }?;
+        Ok(self.source(root, reference))
+    }
+
+    /// Returns an image of it, which `reference` means.
+    pub(crate) fn source(self, root: Descriptor, reference: &Reference) -> Source {
+        let mut reference = reference.clone();
+        let provider: Box<dyn Provider> = match self {
+            Archive::Oci(archive) => Box::new(archive),
+            Archive::Docker(archive) => {
+                if let Place::Archive(path) = reference.place {
+                    reference.place = Place::DockerArchive(path);
+                }
+                Box::new(Shared(archive))
+            }
+        };
+        Source { provider, root, name: reference.to_string(), repository: None }
+    }
+}
+
+/// An archive of which several images are read.
+struct Shared(Arc<DockerArchive>);
+
+impl Provider for Shared {
+    fn open(&self, descriptor: &Descriptor) -> restow_content::Result<Box<dyn Blob>> {
+        self.0.open(descriptor)
     }
 }
 

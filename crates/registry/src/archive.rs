@@ -5,6 +5,7 @@ mod scan;
 mod write;
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::io::Read;
@@ -15,9 +16,12 @@ use restow_content::Blob;
 use restow_content::Provider;
 use restow_content::file;
 use restow_content::file::Section;
+use restow_content::read;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
+use restow_oci::Index;
 use restow_oci::Limits;
+use restow_oci::Manifest;
 
 pub use self::docker::DockerArchive;
 use self::scan::Kind;
@@ -29,8 +33,10 @@ use crate::Selector;
 use crate::access::STANDARD;
 use crate::catalogue::Catalogue;
 use crate::error::not_a_layout;
-use crate::graph;
 use crate::layout::check_marker;
+
+/// The image of an index that leads to a manifest, by the config of that and the number of its layers.
+type Held = BTreeMap<(Digest, usize), Descriptor>;
 
 /// An OCI layout in an uncompressed tar. Nothing is unpacked: blobs are read at their place in the file.
 #[derive(Clone, Debug)]
@@ -99,6 +105,10 @@ impl OciArchive {
         };
         check_marker(path, &document("oci-layout")?)?;
         let catalogue = Catalogue::parse(path, document("index.json")?, limits)?;
+        if catalogue.is_empty() && of_docker {
+            // What it holds, Docker's list says alone.
+            return Err(Error::DockerArchive { path: path.to_owned() });
+        }
         Ok(OciArchive { file, places, catalogue, limits: limits.clone() })
     }
 
@@ -107,13 +117,40 @@ impl OciArchive {
         self.catalogue.tags()
     }
 
-    /// Returns the first image of the index that has this config, or whose index leads to one.
-    fn holder(&self, config: &Digest) -> Option<Descriptor> {
-        let has = |root: &&Descriptor| {
-            let graph = graph::walk(self, root, &self.limits);
-            graph.is_ok_and(|graph| graph.leaves.iter().any(|leaf| leaf.digest == *config))
-        };
-        self.catalogue.entries().iter().find(has).cloned()
+    /// Returns the images of the index by the configs of the manifests that they are or lead to, the first where there
+    /// are several. What cannot be read leads nowhere.
+    fn holders(&self) -> Held {
+        let (mut held, mut seen) = (Held::new(), BTreeSet::new());
+        for root in self.catalogue.entries() {
+            let mut level = vec![root.clone()];
+            for _ in 0..=self.limits.index_depth {
+                level.retain(|document| {
+                    seen.len() < self.limits.nodes && seen.insert(document.digest.clone())
+                });
+                let mut next = Vec::new();
+                for document in &level {
+                    if let Some(manifest) = self.manifest(document) {
+                        let key = (manifest.config().digest.clone(), manifest.layers().len());
+                        held.entry(key).or_insert_with(|| root.clone());
+                    }
+                    next.extend(self.index(document).iter().flat_map(Index::manifests).cloned());
+                }
+                level = next;
+            }
+        }
+        held
+    }
+
+    fn manifest(&self, document: &Descriptor) -> Option<Manifest> {
+        let of_kind = document.media_type.kind() == restow_oci::Kind::Manifest;
+        let bytes = of_kind.then(|| read(self, document, self.limits.manifest_size))?.ok()?;
+        Manifest::parse_as(bytes, &document.media_type, &self.limits).ok()
+    }
+
+    fn index(&self, document: &Descriptor) -> Option<Index> {
+        let of_kind = document.media_type.kind() == restow_oci::Kind::Index;
+        let bytes = of_kind.then(|| read(self, document, self.limits.manifest_size))?.ok()?;
+        Index::parse_as(bytes, &document.media_type, &self.limits).ok()
     }
 
     pub(crate) fn catalogue(&self) -> &Catalogue {

@@ -13,6 +13,7 @@ use restow_oci::Index;
 use restow_oci::Kind;
 use restow_oci::Limits;
 use restow_oci::Manifest;
+use restow_oci::annotations::PODMAN_COMPRESSION_ZSTD;
 use restow_oci::annotations::REF_NAME;
 
 use crate::Error;
@@ -20,9 +21,10 @@ use crate::Result;
 use crate::Selector;
 use crate::client::referrers_tag;
 use crate::error::unusable;
+use crate::graph::attested;
 
 /// containerd: the full name of an image, of which [`REF_NAME`] then is the tag.
-const CONTAINERD_NAME: &str = "io.containerd.image.name";
+pub(crate) const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// What the `index.json` of a place says.
 #[derive(Clone, Debug)]
@@ -63,6 +65,19 @@ impl Catalogue {
         names.filter(|name| seen.insert(*name)).map(str::to_owned).collect()
     }
 
+    /// Returns the names by which images are told apart, in their order, each once: where there are two, the full one.
+    pub(crate) fn full_names(&self) -> Vec<String> {
+        let mut seen = BTreeSet::new();
+        let names = self.index.manifests().iter().filter_map(full_name);
+        names.filter(|name| seen.insert(*name)).map(str::to_owned).collect()
+    }
+
+    /// Returns the entries without a name, each image once.
+    pub(crate) fn unnamed(&self) -> Vec<Descriptor> {
+        let unnamed = self.index.manifests().iter().filter(|entry| full_name(entry).is_none());
+        distinct(unnamed).into_iter().cloned().collect()
+    }
+
     /// Returns the image that `selector` means. The blobs of nested indexes are read where a digest is not
     /// found above.
     pub(crate) fn resolve(
@@ -78,23 +93,68 @@ impl Catalogue {
         }
     }
 
+    /// Returns the index that entries are, if they are the forms of one image for several platforms, and all have its
+    /// name or none: some tools write the index of an image in the place of `index.json`. It has the bytes that
+    /// `index.json` has, but for entries of other images, and its descriptor carries them.
+    fn joined(&self, entries: &[&Descriptor]) -> Option<Descriptor> {
+        let mut platforms = BTreeSet::new();
+        let mut is_form = |entry: &Descriptor| match &entry.platform {
+            _ if entry.media_type.kind() != Kind::Manifest => false,
+            _ if attested(entry).is_some() => true,
+            Some(platform) if platform.is_unknown() => true,
+            // The forms of one platform are told apart by this mark; other images of one platform are different ones.
+            Some(platform) => {
+                platforms.insert(platform.normalized())
+                    || entry.annotations.contains_key(PODMAN_COMPRESSION_ZSTD)
+            }
+            None => false,
+        };
+        let (first, others) = entries.split_first()?;
+        let are_forms =
+            is_form(first) && others.iter().all(|entry| is_form(entry) && names(entry).eq(names(first)));
+        if !are_forms || platforms.is_empty() {
+            return None;
+        }
+        let mut index = self.index.clone();
+        let digests: BTreeSet<_> = entries.iter().map(|entry| &entry.digest).collect();
+        index.retain(|_, entry| digests.contains(&entry.digest) && names(entry).eq(names(first)));
+        let media_type = index.media_type().clone();
+        let bytes = index.into_bytes();
+        let mut root = Descriptor::new(media_type, Digest::sha256(&bytes), bytes.len() as u64);
+        root.data = Some(bytes);
+        let named = |key: &str| Some((key.to_owned(), first.annotations.get(key)?.clone()));
+        root.annotations = [REF_NAME, CONTAINERD_NAME].into_iter().filter_map(named).collect();
+        Some(root)
+    }
+
+    /// Returns the image that several entries of one name, or of none, are together, if it has that digest.
+    fn joined_as(&self, digest: &Digest) -> Option<Descriptor> {
+        let mut groups: BTreeMap<Vec<&str>, Vec<&Descriptor>> = BTreeMap::new();
+        for entry in self.index.manifests() {
+            groups.entry(names(entry).collect()).or_default().push(entry);
+        }
+        let mut joined =
+            groups.values().filter(|group| group.len() > 1).filter_map(|group| self.joined(group));
+        joined.find(|root| root.digest == *digest)
+    }
+
     fn only(&self) -> Result<Descriptor> {
         let images = distinct(self.index.manifests().iter());
         match images.as_slice() {
             [] => Err(Error::Empty { place: self.place.clone() }),
             [image] => Ok((*image).clone()),
-            images => {
+            images => self.joined(images).ok_or_else(|| {
                 let tags = images.iter().map(|image| match name(image) {
                     Some(name) => name.to_owned(),
                     None => format!("@{}", image.digest),
                 });
-                Err(Error::Ambiguous { place: self.place.clone(), tags: tags.collect() })
-            }
+                Error::Ambiguous { place: self.place.clone(), tags: tags.collect() }
+            }),
         }
     }
 
     /// A whole name comes before the tag at the end of one. Several entries of one name are no error as long
-    /// as they mean one image: the specification allows them and says nothing about their order.
+    /// as they mean one image, or its forms for several platforms: the specification allows them and says nothing about their order.
     fn tagged(&self, tag: &str) -> Result<Descriptor> {
         let matches: [fn(&Descriptor, &str) -> bool; 3] = [
             |image, tag| image.annotations.get(REF_NAME).is_some_and(|name| name == tag),
@@ -107,11 +167,9 @@ impl Catalogue {
                 [] => {}
                 [image] => return Ok((*image).clone()),
                 images => {
-                    let digests = images.iter().map(|image| image.digest.clone()).collect();
-                    return Err(Error::DuplicateTag {
-                        place: self.place.clone(),
-                        tag: tag.to_owned(),
-                        digests,
+                    return self.joined(images).ok_or_else(|| {
+                        let digests = images.iter().map(|image| image.digest.clone()).collect();
+                        Error::DuplicateTag { place: self.place.clone(), tag: tag.to_owned(), digests }
                     });
                 }
             }
@@ -122,6 +180,7 @@ impl Catalogue {
     fn nested(&self, digest: &Digest, provider: &dyn Provider, limits: &Limits) -> Result<Descriptor> {
         let mut seen = BTreeSet::new();
         let mut level = self.index.manifests().to_vec();
+        let mut damaged = None;
         for _ in 0..=limits.index_depth {
             if let Some(image) = level.iter().find(|image| image.digest == *digest) {
                 return Ok(image.clone());
@@ -131,14 +190,12 @@ impl Catalogue {
                 if !seen.insert(index.digest.clone()) {
                     continue;
                 }
-                // An index that is not there holds nothing; another one may hold the image.
-                let bytes = match read(provider, index, limits.manifest_size) {
-                    Err(error) if error.is_not_found() => continue,
-                    bytes => bytes?,
-                };
-                let document = Index::parse_as(bytes, &index.media_type, limits)
-                    .map_err(unusable(format!("index {}", index.digest)))?;
-                next.extend_from_slice(document.manifests());
+                match read_index(provider, index, limits) {
+                    Ok(document) => next.extend_from_slice(document.manifests()),
+                    // An index that is not there holds nothing; another one may hold the image.
+                    Err(error) if error.is_not_found() => {}
+                    Err(error) => drop(damaged.get_or_insert(error)),
+                }
                 if next.len() > limits.nodes {
                     let what = self.place.display().to_string();
                     return Err(Error::TooMany { what, limit: limits.nodes });
@@ -146,7 +203,8 @@ impl Catalogue {
             }
             level = next;
         }
-        Err(Error::UnknownDigest { place: self.place.clone(), digest: digest.clone() })
+        let unknown = || Error::UnknownDigest { place: self.place.clone(), digest: digest.clone() };
+        self.joined_as(digest).ok_or_else(|| damaged.unwrap_or_else(unknown))
     }
 
     /// Returns the entries whose subject is `digest`, and those of an index that lies, as in registries that keep
@@ -216,6 +274,16 @@ impl Catalogue {
         }
     }
 
+    /// Says what containerd is to call the image of this tag, which is there.
+    pub(crate) fn set_containerd_name(&mut self, tag: &str, name: &str) -> Result<()> {
+        let named = |image: &Descriptor| image.annotations.get(REF_NAME).is_some_and(|name| name == tag);
+        let Some(position) = self.index.manifests().iter().position(named) else { return Ok(()) };
+        let mut entry = self.index.manifests()[position].clone();
+        entry.annotations.insert(CONTAINERD_NAME.to_owned(), name.to_owned());
+        let changed = self.index.set_manifest(position, &entry);
+        changed.map_err(unusable(format!("index.json of {}", self.place.display())))
+    }
+
     /// Returns the document, if it changed since it was read.
     pub(crate) fn changed(self) -> Option<Vec<u8>> {
         self.index.is_changed().then(|| self.index.into_bytes())
@@ -239,6 +307,16 @@ fn name(image: &Descriptor) -> Option<&str> {
     names(image).next()
 }
 
+/// Returns the name of an image by which it is told from others, where the other one may be a tag.
+pub(crate) fn full_name(image: &Descriptor) -> Option<&str> {
+    names(image).last()
+}
+
+fn read_index(provider: &dyn Provider, index: &Descriptor, limits: &Limits) -> Result<Index> {
+    let bytes = read(provider, index, limits.manifest_size)?;
+    Index::parse_as(bytes, &index.media_type, limits).map_err(unusable(format!("index {}", index.digest)))
+}
+
 /// Returns the first entry of each image, in their order.
 fn distinct<'a>(entries: impl Iterator<Item = &'a Descriptor>) -> Vec<&'a Descriptor> {
     let mut seen = BTreeMap::new();
@@ -250,6 +328,8 @@ mod tests {
     use super::*;
     use restow_content::MemoryStore;
     use restow_oci::MediaType;
+    use restow_oci::annotations::DOCKER_REFERENCE_DIGEST;
+    use restow_oci::annotations::DOCKER_REFERENCE_TYPE;
 
     fn digest(name: &str) -> Digest {
         Digest::sha256(name.as_bytes())
@@ -330,6 +410,91 @@ mod tests {
         );
         assert_eq!(resolve(&catalogue, tag("v2")).unwrap(), digest("c"));
         assert_eq!(catalogue.tags(), ["v1", "v2"]);
+    }
+
+    /// Makes the entry of an image for a platform.
+    fn form(image: &str, platform: &str, annotations: &str) -> String {
+        let (os, architecture) = platform.split_once('/').unwrap();
+        let platform = format!(r#""platform":{{"os":"{os}","architecture":"{architecture}"}}"#);
+        entry(image, annotations).replacen(r#""size""#, &format!(r#"{platform},"size""#), 1)
+    }
+
+    #[test]
+    fn the_forms_of_one_image_are_an_index_of_the_bytes_that_are_there() {
+        let attestation = format!(
+            r#""{DOCKER_REFERENCE_TYPE}":"attestation-manifest","{DOCKER_REFERENCE_DIGEST}":"{}""#,
+            digest("a")
+        );
+        let name = |name: &str| format!(r#""{REF_NAME}":"{name}""#);
+        let zstd = format!(r#""{PODMAN_COMPRESSION_ZSTD}":"true""#);
+        let (amd, arm) = ("linux/amd64", "linux/arm64");
+        let unknown = "unknown/unknown";
+        for entries in [
+            vec![form("a", amd, ""), form("b", arm, "")],
+            vec![form("a", amd, &name("v1")), form("b", arm, &name("v1"))],
+            vec![form("a", amd, ""), form("c", unknown, &attestation)],
+            vec![form("a", amd, ""), form("b", arm, ""), form("z", amd, &zstd)],
+        ] {
+            let catalogue = catalogue(&entries);
+            let bytes = catalogue.index.to_bytes();
+            let provider = MemoryStore::new();
+            let selectors = [Selector::Only, Selector::Digest(Digest::sha256(&bytes))];
+            for selector in selectors.into_iter().chain(catalogue.tags().into_iter().map(Selector::Tag)) {
+                let root = catalogue.resolve(&selector, &provider, &Limits::default()).unwrap();
+                assert_eq!(root.media_type, MediaType::OCI_INDEX);
+                assert_eq!(read(&provider, &root, u64::MAX).unwrap(), bytes, "{selector:?}");
+            }
+        }
+        // Of another name's entries nothing is taken, not even where they lead to the same image.
+        let of_two = catalogue(&[
+            form("a", amd, &name("v1")),
+            form("b", arm, &name("v1")),
+            form("a", amd, &name("v2")),
+        ]);
+        let root = of_two.resolve(&tag("v1"), &MemoryStore::new(), &Limits::default()).unwrap();
+        assert_eq!(full_name(&root), Some("v1"));
+        let bytes = read(&MemoryStore::new(), &root, u64::MAX).unwrap();
+        assert_eq!(Index::parse(bytes, &Limits::default()).unwrap().manifests().len(), 2);
+        assert_eq!(resolve(&of_two, tag("v2")).unwrap(), digest("a"));
+
+        for entries in [
+            vec![form("a", amd, ""), form("b", amd, "")],
+            vec![form("a", amd, ""), entry("b", "")],
+            vec![form("a", amd, &name("v1")), form("b", arm, "")],
+            vec![form("a", amd, &name("v1")), form("b", arm, &name("v2"))],
+            vec![form("a", unknown, ""), form("b", unknown, "")],
+        ] {
+            let error = resolve(&catalogue(&entries), Selector::Only).unwrap_err();
+            assert!(matches!(error, Error::Ambiguous { .. }), "{error}");
+        }
+        // One tag of two images, as Docker saves them.
+        let saved = |image: &str, platform: &str| {
+            let full =
+                format!(r#"{},"{CONTAINERD_NAME}":"docker.io/library/{image}:latest""#, name("latest"));
+            form(image, platform, &full)
+        };
+        let saved = catalogue(&[saved("a", amd), saved("b", arm)]);
+        let error = resolve(&saved, tag("latest")).unwrap_err();
+        assert!(matches!(error, Error::DuplicateTag { .. }), "{error}");
+        assert_eq!(saved.full_names(), ["docker.io/library/a:latest", "docker.io/library/b:latest"]);
+        assert_eq!(resolve(&saved, tag("docker.io/library/b:latest")).unwrap(), digest("b"));
+    }
+
+    #[test]
+    fn a_damaged_index_does_not_hide_what_another_one_holds() {
+        let store = MemoryStore::new();
+        let damaged = restow_content::write(&store, MediaType::OCI_INDEX, b"{}").unwrap();
+        let bytes = Index::new(vec![image("inner")]).into_bytes();
+        let sound = restow_content::write(&store, MediaType::OCI_INDEX, &bytes).unwrap();
+        let mut catalogue = catalogue(&[]);
+        for index in [&damaged, &sound] {
+            catalogue.set(index, None).unwrap();
+        }
+        let find =
+            |name: &str| catalogue.resolve(&Selector::Digest(digest(name)), &store, &Limits::default());
+        assert_eq!(find("inner").unwrap(), image("inner"));
+        let error = find("other").unwrap_err().to_string();
+        assert!(error.contains(damaged.digest.as_str()), "{error}");
     }
 
     #[test]

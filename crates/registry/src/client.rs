@@ -22,11 +22,16 @@ mod http;
 mod lists;
 mod manifests;
 mod payload;
+mod seen;
 mod stats;
 mod tls;
 mod upload;
 
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
+
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -60,6 +65,7 @@ use self::cache::Cache;
 use self::evidence::Evidence;
 use self::hosts::Purpose;
 use self::http::Http;
+use self::seen::Seen;
 use crate::Error;
 use crate::Repository;
 use crate::Result;
@@ -90,6 +96,9 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// The size of the pieces in which blobs are uploaded; whole, if there is none.
     pub chunk_size: Option<u64>,
+    /// A directory in which manifests are kept for later runs: of registries that count who fetches one, and not who
+    /// looks whether it is the same, as Docker Hub does.
+    pub manifests: Option<PathBuf>,
     /// How much is accepted.
     pub limits: Limits,
     /// The time.
@@ -110,6 +119,7 @@ impl Default for Settings {
             connect_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(60),
             chunk_size: None,
+            manifests: None,
             limits: Limits::default(),
             clock: Arc::new(SystemClock::default()),
         }
@@ -128,8 +138,13 @@ pub struct Client {
 pub(crate) struct Core {
     pub(crate) http: Http,
     pub(crate) cache: Cache,
+    seen: Seen,
     endpoints: Mutex<KnownEndpoints>,
     pub(crate) evidence: Evidence,
+    /// Pairs of repositories, of which the first cannot take blobs from the second.
+    unmountable: Mutex<HashSet<(Repository, Repository)>>,
+    /// Whether a repository's registry lists referrers, as far as it has been found out.
+    lists_referrers: Mutex<HashMap<Repository, bool>>,
 }
 
 /// The servers to ask, as far as they were looked up.
@@ -148,11 +163,15 @@ impl Client {
                 path: "registries".into(),
                 source,
             })?;
+        let seen = Seen::new(settings.manifests.clone(), settings.limits.manifest_size);
         let core = Core {
+            seen,
             http: Http::new(settings),
             cache: Cache::default(),
             endpoints: Mutex::default(),
             evidence: Evidence::default(),
+            unmountable: Mutex::default(),
+            lists_referrers: Mutex::default(),
         };
         Ok(Client { runtime: Arc::new(runtime), core: Arc::new(core) })
     }
@@ -181,6 +200,17 @@ impl Client {
 }
 
 impl Core {
+    /// Takes note that no blob can be taken from `other`.
+    fn give_up_mounting(&self, repository: &Repository, other: &Repository) {
+        let pair = (repository.clone(), other.clone());
+        self.unmountable.lock().unwrap_or_else(PoisonError::into_inner).insert(pair);
+    }
+
+    fn unmountable(&self, repository: &Repository, other: &Repository) -> bool {
+        let pair = (repository.clone(), other.clone());
+        self.unmountable.lock().unwrap_or_else(PoisonError::into_inner).contains(&pair)
+    }
+
     fn settings(&self) -> &Settings {
         &self.http.settings
     }
@@ -192,13 +222,17 @@ impl Core {
             let endpoints = core.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
             endpoints.get(&key).cloned()
         };
-        if let Some(endpoints) = known(self) {
-            return Ok(endpoints);
-        }
-        let found = self.settings().hosts.endpoints(repository, purpose, self.settings())?;
-        let found: Arc<[Endpoint]> = found.into();
-        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner).insert(key, found.clone());
-        Ok(found)
+        let found = match known(self) {
+            Some(endpoints) => endpoints,
+            None => {
+                let found = self.settings().hosts.endpoints(repository, purpose, self.settings())?;
+                let found: Arc<[Endpoint]> = found.into();
+                self.endpoints.lock().unwrap_or_else(PoisonError::into_inner).insert(key, found.clone());
+                found
+            }
+        };
+        let is_awake = |endpoint: &&Endpoint| !endpoint.spare || !self.http.rests(endpoint);
+        Ok(found.iter().filter(is_awake).cloned().collect())
     }
 
     /// Returns the server that is written to.

@@ -43,6 +43,17 @@ pub enum Error {
         place: PathBuf,
     },
 
+    /// An image in a store would lose its name to another one.
+    #[error("{name:?} already names {digest} in {place}")]
+    NameTaken {
+        /// The store.
+        place: PathBuf,
+        /// The name.
+        name: String,
+        /// The image that has it.
+        digest: Digest,
+    },
+
     /// There is nothing at the path.
     #[error("{path} does not exist")]
     NoSuchPath {

@@ -10,11 +10,18 @@ use restow_oci::Index;
 use restow_oci::Kind;
 use restow_oci::Limits;
 use restow_oci::Manifest;
+use restow_oci::annotations::DOCKER_REFERENCE_DIGEST;
+use restow_oci::annotations::DOCKER_REFERENCE_TYPE;
+use restow_oci::foreign_parts;
 use serde_json::Value;
 
 use crate::Error;
 use crate::Result;
 use crate::error::unusable;
+use crate::publish::may_be_absent;
+
+/// What BuildKit calls the entry that holds what is attested of another one.
+const ATTESTATION: &str = "attestation-manifest";
 
 /// Everything reachable from a root, each blob once.
 #[derive(Debug)]
@@ -28,6 +35,19 @@ pub(crate) struct Graph {
 }
 
 impl Graph {
+    /// Returns what `provider` does not have and has to.
+    pub(crate) fn missing_from(&self, provider: &dyn Provider) -> Result<Vec<Digest>> {
+        let mut missing = self.missing.clone();
+        for leaf in self.leaves.iter().filter(|leaf| leaf.data.is_none() && !may_be_absent(leaf)) {
+            match provider.open(leaf) {
+                Ok(_) => {}
+                Err(error) if error.is_not_found() => missing.push(leaf.digest.clone()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(missing)
+    }
+
     /// Adds what another walk has met, each blob once.
     pub(crate) fn extend(&mut self, other: Graph) {
         let new = |known: &[Descriptor], found: Vec<Descriptor>| -> Vec<Descriptor> {
@@ -45,15 +65,59 @@ impl Graph {
 /// Returns the digests of what a manifest or an index names, its subject excepted.
 pub(crate) fn named(document: &Value) -> impl Iterator<Item = Digest> {
     let list = |key: &str| document[key].as_array().map(Vec::as_slice).unwrap_or_default();
-    let parts = list("manifests").iter().chain(list("layers")).chain([&document["config"]]);
+    let parts = ["manifests", "layers", "blobs"].into_iter().flat_map(list).chain([&document["config"]]);
     parts.filter_map(|part| Digest::parse(part["digest"].as_str()?).ok())
+}
+
+/// Returns what an attestation manifest is about: `None` for another entry of an index, `Some("")` where it does not say.
+pub(crate) fn attested(entry: &Descriptor) -> Option<&str> {
+    let about = || entry.annotations.get(DOCKER_REFERENCE_DIGEST).map_or("", String::as_str);
+    (entry.annotations.get(DOCKER_REFERENCE_TYPE)? == ATTESTATION).then(about)
+}
+
+/// Returns what a document names that lies where manifests lie and is of another kind. Its media type alone does not say
+/// whether it is one.
+pub(crate) fn foreign(bytes: &[u8], digest: &Digest, limits: &Limits) -> Result<Vec<Descriptor>> {
+    foreign_parts(bytes, limits).map_err(unusable(format!("manifest {digest}")))
+}
+
+/// Refuses to send a manifest of an unknown kind, or an index that names one, to a registry: what such a manifest names
+/// would stay behind. `bytes` are those of `root`.
+pub(crate) fn refuse_foreign(
+    provider: &dyn Provider,
+    root: &Descriptor,
+    bytes: &[u8],
+    limits: &Limits,
+) -> Result<()> {
+    match root.media_type.kind() {
+        Kind::Manifest => Ok(()),
+        Kind::Index => {
+            let index = Index::parse_as(bytes.to_vec(), &root.media_type, limits);
+            let index = index.map_err(unusable(format!("index {}", root.digest)))?;
+            let is_foreign = |entry: &&Descriptor| {
+                entry.media_type.kind() == Kind::Other && entry.size <= limits.manifest_size
+            };
+            for entry in index.manifests().iter().filter(is_foreign) {
+                match read(provider, entry, limits.manifest_size) {
+                    Err(error) if error.is_not_found() => {}
+                    bytes => refuse_foreign(provider, entry, &bytes?, limits)?,
+                }
+            }
+            Ok(())
+        }
+        _ if foreign(bytes, &root.digest, limits)?.is_empty() => Ok(()),
+        _ => {
+            let reference = format!("{} ({})", root.digest, root.media_type);
+            Err(Error::Unusable { reference, problem: "such a manifest is not sent to a registry" })
+        }
+    }
 }
 
 /// Walks from `root` down. A subject is a link to an image of its own and is not followed.
 pub(crate) fn walk(provider: &dyn Provider, root: &Descriptor, limits: &Limits) -> Result<Graph> {
     let graph = Graph { documents: Vec::new(), leaves: Vec::new(), missing: Vec::new() };
     let mut walk = Walk { provider, root, limits, met: 0, seen: BTreeSet::new(), graph };
-    walk.visit(root, 0)?;
+    walk.visit(root, Position::Manifest, 0)?;
     Ok(walk.graph)
 }
 
@@ -68,7 +132,7 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// Visits a descriptor below `depth` indexes, which bounds the recursion.
-    fn visit(&mut self, descriptor: &Descriptor, depth: usize) -> Result<()> {
+    fn visit(&mut self, descriptor: &Descriptor, position: Position, depth: usize) -> Result<()> {
         self.met += 1;
         if self.met > self.limits.nodes {
             let what = format!("image {}", self.root.digest);
@@ -80,7 +144,7 @@ impl Walk<'_> {
         if !self.seen.insert((descriptor.digest.clone(), document)) {
             return Ok(());
         }
-        if !document {
+        if !document && !(kind == Kind::Other && position == Position::Manifest) {
             self.graph.leaves.push(descriptor.clone());
             return Ok(());
         }
@@ -88,6 +152,13 @@ impl Walk<'_> {
             let limit = self.limits.index_depth;
             return Err(Error::TooDeep { root: self.root.digest.clone(), limit });
         }
+        match kind {
+            Kind::Index | Kind::Manifest => self.visit_document(descriptor, kind, depth),
+            _ => self.visit_foreign(descriptor, depth),
+        }
+    }
+
+    fn visit_document(&mut self, descriptor: &Descriptor, kind: Kind, depth: usize) -> Result<()> {
         let bytes = match read(self.provider, descriptor, self.limits.manifest_size) {
             Err(error) if error.is_not_found() => {
                 self.graph.missing.push(descriptor.digest.clone());
@@ -100,18 +171,45 @@ impl Walk<'_> {
             let index = Index::parse_as(bytes, media_type, self.limits)
                 .map_err(unusable(format!("index {digest}")))?;
             for child in index.manifests() {
-                self.visit(child, depth + 1)?;
+                self.visit(child, Position::Manifest, depth + 1)?;
             }
         } else {
             let manifest = Manifest::parse_as(bytes, media_type, self.limits)
                 .map_err(unusable(format!("manifest {digest}")))?;
             for child in [manifest.config()].into_iter().chain(manifest.layers()) {
-                self.visit(child, depth)?;
+                self.visit(child, Position::Part, depth)?;
             }
         }
         self.graph.documents.push(descriptor.clone());
         Ok(())
     }
+
+    /// Visits what may be a manifest of an unknown kind: then what it names goes where it goes.
+    fn visit_foreign(&mut self, descriptor: &Descriptor, depth: usize) -> Result<()> {
+        let is_small = descriptor.size <= self.limits.manifest_size;
+        let bytes = is_small.then(|| read(self.provider, descriptor, self.limits.manifest_size));
+        let parts = match bytes {
+            // Bytes of some kind.
+            None => Vec::new(),
+            Some(Err(error)) if error.is_not_found() => Vec::new(),
+            Some(bytes) => foreign(&bytes?, &descriptor.digest, self.limits)?,
+        };
+        for part in &parts {
+            self.visit(part, Position::Part, depth + 1)?;
+        }
+        let list = if parts.is_empty() { &mut self.graph.leaves } else { &mut self.graph.documents };
+        list.push(descriptor.clone());
+        Ok(())
+    }
+}
+
+/// Where a descriptor stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Position {
+    /// Where manifests stand, though mere bytes may stand there, too.
+    Manifest,
+    /// Among the parts of one.
+    Part,
 }
 
 #[cfg(test)]
@@ -146,6 +244,35 @@ mod tests {
         assert_eq!(graph.documents, [one, two, inner, root]);
         assert_eq!(graph.leaves, ["config", "a", "b", "c", "other"].map(leaf));
         assert_eq!(graph.missing, [absent.digest]);
+    }
+
+    #[test]
+    fn manifests_of_other_kinds_go_with_what_they_name_or_not_at_all() {
+        let store = MemoryStore::new();
+        let put = |media_type: &str, bytes: &[u8]| {
+            write(&store, MediaType::parse(media_type).unwrap(), bytes).unwrap()
+        };
+        let sbom = put("application/spdx+json", br#"{"sbom":1}"#);
+        let part = String::from_utf8(sbom.to_bytes()).unwrap();
+        let artifact = put(
+            "application/vnd.oci.artifact.manifest.v1+json",
+            format!(r#"{{"blobs":[{part}]}}"#).as_bytes(),
+        );
+        let bytes = put("text/plain", b"of some kind");
+        let graph =
+            walk(&store, &index(&store, vec![artifact.clone(), bytes.clone()]), &Limits::default()).unwrap();
+        assert_eq!(graph.documents[0], artifact);
+        assert_eq!(graph.leaves, [sbom, bytes]);
+
+        let schema1 = put(
+            "application/vnd.docker.distribution.manifest.v1+prettyjws",
+            br#"{"schemaVersion":1,"fsLayers":[]}"#,
+        );
+        for root in [&schema1, &index(&store, vec![schema1.clone()])] {
+            let error = walk(&store, root, &Limits::default()).unwrap_err();
+            let message = crate::client::chain(&error);
+            assert!(message.contains("schema 1") && message.contains(schema1.digest.as_str()), "{message}");
+        }
     }
 
     #[test]

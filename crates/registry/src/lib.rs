@@ -21,8 +21,9 @@ mod destination;
 mod error;
 mod graph;
 mod layout;
+mod lookup;
 mod name;
-mod names;
+mod named;
 mod parallel;
 mod publish;
 mod push;
@@ -33,6 +34,7 @@ mod store;
 pub mod synthesize;
 mod upload;
 mod watch;
+mod whole;
 
 pub use crate::access::Access;
 pub use crate::access::Reading;
@@ -49,6 +51,7 @@ pub use crate::error::Error;
 pub use crate::layout::Layout;
 pub use crate::name::Name;
 pub use crate::name::Repository;
+pub use crate::named::Named;
 pub use crate::publish::Notice;
 pub use crate::publish::Transfer;
 pub use crate::push::Existing;
@@ -61,6 +64,9 @@ pub use crate::store::StoreImages;
 pub use crate::upload::RemoteDestination;
 pub use crate::watch::Observer;
 pub use crate::watch::Watched;
+pub use crate::whole::Gap;
+pub use crate::whole::Needs;
+pub use crate::whole::Whole;
 
 /// The result of moving an image or of looking for one.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -73,6 +73,11 @@ impl Name {
         self.tag.as_deref().unwrap_or("latest")
     }
 
+    /// Returns the name with its host and its tag, where it is one of a tag.
+    pub(crate) fn whole(&self) -> Option<String> {
+        self.digest.is_none().then(|| format!("{}:{}", self.repository, self.tag_or_latest()))
+    }
+
     fn written(&self, mut name: String) -> String {
         if let Some(tag) = &self.tag {
             name.extend([":", tag]);

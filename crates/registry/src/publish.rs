@@ -124,9 +124,13 @@ pub(crate) fn transfer(
 ) -> Result<Vec<Notice>> {
     let source = Overlay::new(store, [source]);
     let graph = graph::walk(&source, root, limits)?;
+    if !graph.missing.is_empty() {
+        // Nothing is copied in vain.
+        let missing = graph.missing_from(&source)?;
+        return Err(Error::MissingBlobs { root: root.digest.clone(), missing });
+    }
     let outcomes = copy_all(how, &source, store, &graph.leaves)?;
-    let mut missing = graph.missing;
-    let mut notices = Vec::new();
+    let (mut missing, mut notices) = (Vec::new(), Vec::new());
     for (descriptor, outcome) in graph.leaves.into_iter().zip(outcomes) {
         match outcome {
             Outcome::There => {}

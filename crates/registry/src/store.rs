@@ -26,6 +26,7 @@ use crate::Notice;
 use crate::Result;
 use crate::Selector;
 use crate::Transfer;
+use crate::catalogue::CONTAINERD_NAME;
 use crate::catalogue::Catalogue;
 use crate::error::unusable;
 use crate::publish::transfer;
@@ -139,6 +140,21 @@ impl StoreImages {
         Ok(notices)
     }
 
+    /// Fails if one of `names` is that of another image than `root`.
+    pub fn refuse_taken(&self, names: &[String], root: &Digest) -> Result<()> {
+        for name in names {
+            match self.store.image(name) {
+                Ok(image) if image.target.digest != *root => {
+                    let (place, digest) = (self.store.root().to_owned(), image.target.digest);
+                    return Err(Error::NameTaken { place, name: name.clone(), digest });
+                }
+                Ok(_) | Err(restow_content::Error::NoImage { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// Copies the image `root` from `source`, verified, and gives it each of `names`, or nothing at all.
     pub fn publish(&self, source: &dyn Provider, root: &Descriptor, names: &[String]) -> Result<Vec<Notice>> {
         self.publish_by(Transfer::Copy, source, root, names)
@@ -163,7 +179,9 @@ impl StoreImages {
         let notices = transfer(how, source, &*self.store, root, &self.limits)?;
         let mut target = root.clone();
         target.data = None;
+        // The names under which it was found elsewhere.
         target.annotations.remove(REF_NAME);
+        target.annotations.remove(CONTAINERD_NAME);
         self.store.set_images(names, &target, &Labels::new())?;
         Ok(notices)
     }
@@ -233,6 +251,9 @@ mod tests {
         let images = StoreImages::create(&root, &limits).unwrap();
         let ((first, one), (second, two)) = (image("one"), image("two"));
         images.publish(&first, &one, &names(&["docker.io/library/one:v1", "one"])).unwrap();
+        images.refuse_taken(&names(&["one", "new"]), &one.digest).unwrap();
+        let error = images.refuse_taken(&names(&["new", "one"]), &two.digest).unwrap_err();
+        assert!(matches!(&error, Error::NameTaken { name, .. } if name == "one"), "{error}");
         let error = images.publish(&second, &two, &[]).unwrap_err();
         assert!(matches!(error, Error::NoName { .. }), "{error}");
         let error = images.publish(&second, &two, &names(&["a b"])).unwrap_err();

@@ -14,8 +14,6 @@ use restow_oci::Limits;
 use restow_oci::Manifest;
 use restow_oci::MediaType;
 use restow_oci::Platform;
-use restow_oci::annotations::DOCKER_REFERENCE_DIGEST;
-use restow_oci::annotations::DOCKER_REFERENCE_TYPE;
 use restow_oci::annotations::REF_NAME;
 use serde_json::Map;
 use serde_json::Value;
@@ -23,9 +21,7 @@ use serde_json::Value;
 use crate::Error;
 use crate::Result;
 use crate::error::unusable;
-
-/// What BuildKit calls the entry that holds what is attested of another one.
-const ATTESTATION: &str = "attestation-manifest";
+use crate::graph::attested;
 
 /// The annotation that says for which architecture an entry is, in the words of an image library.
 #[derive(Clone, Debug)]
@@ -134,9 +130,7 @@ impl Work<'_> {
         let mut seen = BTreeSet::new();
         index.retain(|_, entry| seen.insert(entry.digest.clone()));
         let mut words = BTreeMap::new();
-        let is_attestation = |entry: &Descriptor| {
-            entry.annotations.get(DOCKER_REFERENCE_TYPE).is_some_and(|kind| kind == ATTESTATION)
-        };
+        let is_attestation = |entry: &Descriptor| attested(entry).is_some();
         for position in 0..index.manifests().len() {
             let mut entry = index.manifests()[position].clone();
             entry.platform = self.platform(&entry)?;
@@ -153,8 +147,7 @@ impl Work<'_> {
             }
             self.set(index, position, &entry)?;
         }
-        let about =
-            |entry: &Descriptor| entry.annotations.get(DOCKER_REFERENCE_DIGEST).cloned().unwrap_or_default();
+        let about = |entry: &Descriptor| attested(entry).unwrap_or_default().to_owned();
         index.retain(|_, entry| !is_attestation(entry) || words.contains_key(&about(entry)));
         for position in 0..index.manifests().len() {
             let mut entry = index.manifests()[position].clone();

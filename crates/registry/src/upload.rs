@@ -43,6 +43,7 @@ use crate::Watched;
 use crate::client::Look;
 use crate::client::WORTH_A_HEAD;
 use crate::client::chain;
+use crate::graph;
 use crate::push::Provided;
 use crate::push::Push;
 use crate::scratch::ScratchStore;
@@ -148,7 +149,8 @@ impl RemoteDestination {
         };
         let source = Overlay::new(&self.store, [source]);
         let limit = self.client.settings().limits.manifest_size;
-        let bytes = read(&source, root, limit)?.into();
+        let bytes: bytes::Bytes = read(&source, root, limit)?.into();
+        graph::refuse_foreign(&source, root, &bytes, &self.client.settings().limits)?;
         let observer = self.store.sending.observer.clone();
         let watched = observer.map(|observer| Watched::new(&source, observer));
         let provider = watched.as_ref().map_or(&source as &dyn Provider, |watched| watched);

@@ -87,6 +87,16 @@ pub enum Error {
         /// The image.
         subject: oci::Digest,
     },
+    /// A workload's program ended before the watching did, and not well.
+    #[error(
+        "{name}: the container's program ended with {code} before the watching did; --allow-failure takes what it read"
+    )]
+    WorkloadFailed {
+        /// The name of the workload.
+        name: String,
+        /// The exit status of its program.
+        code: i32,
+    },
     /// The work was asked to stop.
     #[error(transparent)]
     Cancelled(#[from] convert::Cancelled),

@@ -54,12 +54,22 @@ pub struct Recorder<'a> {
 /// What the workloads of an image read.
 pub struct Recording {
     pub accesses: Vec<Access>,
-    /// Of each workload the name, and how its program ended if it did before the watching.
-    pub exits: Vec<(String, Option<i32>)>,
+    /// How each workload ended.
+    pub exits: Vec<Exit>,
     /// What went otherwise than asked.
     pub warnings: Vec<Warning>,
     /// The image's names, to tell sizes by.
     pub tree: Tree,
+}
+
+/// How a workload ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Exit {
+    /// What the workload is called.
+    pub workload: String,
+    /// The exit status of its program, if it ended before the watching.
+    pub code: Option<i32>,
 }
 
 impl Recorder<'_> {
@@ -93,7 +103,11 @@ impl Recorder<'_> {
             drop(saved);
             warnings.extend(trace.notices.iter().map(|text| Warning::new(WarningKind::Workload, text)));
             self.cancel.check()?;
-            exits.push((workload.name.clone(), trace.exit));
+            let name = workload.name.clone();
+            if let Some(code) = trace.exit.filter(|code| *code != 0 && !self.container.allow_failure) {
+                return Err(Error::WorkloadFailed { name, code });
+            }
+            exits.push(Exit { workload: name, code: trace.exit });
             merged.add(trace, &tree, &descriptor.digest);
         }
         Ok(Recording { accesses: merged.accesses, exits, warnings, tree })
@@ -166,6 +180,7 @@ impl Recorder<'_> {
             bundle,
             files: files.to_vec(),
             network,
+            allowance: container.allowance,
             input: container.input,
             period: (!until).then(|| u64::try_from(workload.period.as_millis()).unwrap_or(u64::MAX)),
             wait_on_line: workload.line.clone().filter(|_| !until),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use restow_analyze::sandbox::Allowance;
 use restow_analyze::sandbox::Mount;
 
 /// How long a workload is watched unless told otherwise.
@@ -36,6 +37,8 @@ pub struct Container {
     pub input: bool,
     /// What ends the watching instead of a workload's period or line.
     pub until: Option<Until>,
+    /// Whether a program may fail before the watching ends. Otherwise that is an error, and there is no record.
+    pub allow_failure: bool,
     /// Which servers answer for names, and how.
     pub resolver: Resolver,
     /// Further hosts, by name and address.
@@ -46,6 +49,8 @@ pub struct Container {
     pub network: Network,
     /// Names of devices (Container Device Interface) that the container gets.
     pub devices: Vec<String>,
+    /// What a container may take.
+    pub allowance: Allowance,
     /// The program that runs containers.
     pub runtime: PathBuf,
 }
@@ -58,11 +63,13 @@ impl Default for Container {
             terminal: false,
             input: false,
             until: None,
+            allow_failure: false,
             resolver: Resolver::default(),
             hosts: Vec::new(),
             mounts: Vec::new(),
             network: Network::None,
             devices: Vec::new(),
+            allowance: Allowance::default(),
             runtime: "runc".into(),
         }
     }

@@ -241,6 +241,11 @@ impl Registry {
         lock(&self.shared.holds).push((line.to_owned(), until.to_owned()));
     }
 
+    /// Opens an upload of that name, which the registry did not answer a request with itself.
+    pub fn open_upload(&self, id: &str) {
+        lock(&self.shared.state).open_upload(id);
+    }
+
     /// Returns all requests so far.
     pub fn requests(&self) -> Vec<Request> {
         lock(&self.shared.requests).clone()

@@ -1,34 +1,39 @@
 //! `restow store import` and `export`.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context as _;
 use clap::Args;
 use restow_content::Overlay;
 use restow_oci::Limits;
-use restow_registry::Layout;
-use restow_registry::Place as Where;
-use restow_registry::Selector;
+use restow_registry::Named;
+use restow_registry::Reading;
 use restow_registry::Writing;
 
 use super::Place;
 use super::images;
+use crate::access::access;
 use crate::access::open_destination;
-use crate::access::open_source;
 use crate::args::LinkArguments;
 use crate::destination::Destination;
 use crate::output;
 use crate::reference;
 
-/// Bring an image into the store, or all images of a layout
+/// Bring an image into the store, or all images of a layout or an archive
 ///
-/// Without NAME, an image keeps the name it has there, one from a registry HOST/NAME:TAG. The digests go to stdout.
+/// Without NAME, an image keeps its name, one from a registry HOST/NAME:TAG. A name that is no more than a tag follows
+/// that of the layout or archive: debian:12. Each digest goes to stdout with the names that it got.
 #[derive(Debug, Args)]
 pub(super) struct Import {
-    /// The image: oci:PATH[:TAG], docker://HOST/NAME:TAG, an archive, or a path; a layout without TAG means all its names
+    /// The image: oci:PATH[:TAG], docker://HOST/NAME:TAG, an archive, or a path; a layout or archive without TAG means all its images
     #[arg(value_name = "SRC")]
     source: String,
     /// The names it gets in the store
     #[arg(value_name = "NAME")]
     names: Vec<String>,
+    /// Give it names that other images have, which lose them
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     link: LinkArguments,
 }
@@ -49,40 +54,57 @@ pub(super) struct Export {
 }
 
 pub(super) fn import(command: &Import, place: &Place<'_>) -> anyhow::Result<()> {
-    let limits = Limits::default();
     images::check_side(&command.source, false)?;
-    let source = reference::parse(&command.source)?;
+    let reference = reference::parse(&command.source)?;
+    let found = match command.names.as_slice() {
+        [] => access().open_named(&reference)?,
+        given => {
+            let names = images::names(given)?;
+            vec![Named { source: access().open_source(&reference, Reading::Once)?, names }]
+        }
+    };
+    let (named, unnamed): (Vec<_>, Vec<_>) = found.iter().partition(|image| !image.names.is_empty());
+    anyhow::ensure!(!named.is_empty(), "{} has no name that the store can use; give NAME", command.source);
+
     let images = place.images()?;
-    let how = command.link.how();
-    let publish = |selector: Selector, names: &[String]| -> anyhow::Result<()> {
-        let reference = restow_registry::Reference { place: source.place.clone(), selector };
-        let source = open_source(&reference)?;
+    // Before anything is done.
+    refuse_clashes(&named)?;
+    if !command.force {
+        named.iter().try_for_each(|image| images.refuse_taken(&image.names, &image.source.root.digest))?;
+    }
+    for Named { source, names } in named {
         let notices = images
-            .publish_by(how, &*source.provider, &source.root, names)
+            .publish_by(command.link.how(), &*source.provider, &source.root, names)
             .with_context(|| source.name.clone())?;
         for notice in notices {
             output::tell(&format!("warning: {notice}"));
         }
-        Ok(output::print(source.root.digest.as_str())?)
-    };
-    match (&source.place, &source.selector) {
-        (_, selector) if !command.names.is_empty() => {
-            publish(selector.clone(), &images::names(&command.names)?)
-        }
-        (Where::Layout(path), Selector::Only) => {
-            let tags = Layout::open(path, &limits)?.tags()?;
-            anyhow::ensure!(!tags.is_empty(), "{} names no image; give NAME", command.source);
-            tags.into_iter().try_for_each(|tag| publish(Selector::Tag(tag.clone()), &[tag]))
-        }
-        // By its tag alone it would take the name of any other image's.
-        (Where::Registry(repository), Selector::Tag(tag)) => {
-            publish(source.selector.clone(), &images::names(&[format!("{repository}:{tag}")])?)
-        }
-        (_, Selector::Tag(tag)) => {
-            publish(source.selector.clone(), &images::names(std::slice::from_ref(tag))?)
-        }
-        _ => anyhow::bail!("{} has no name; give NAME", command.source),
+        output::print(&format!("{}  {}", source.root.digest, names.join("  ")))?;
     }
+    for Named { source, .. } in unnamed {
+        output::tell(&format!(
+            "warning: {} has no name that the store can use, and was left out",
+            source.name
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses to give one name to several images.
+fn refuse_clashes(images: &[&Named]) -> anyhow::Result<()> {
+    let mut seen = BTreeMap::new();
+    for Named { source, names } in images {
+        for name in names {
+            let first = *seen.entry(name).or_insert(source);
+            anyhow::ensure!(
+                first.root.digest == source.root.digest,
+                "{} and {} would both be {name}; import one at a time, with a NAME",
+                first.name,
+                source.name
+            );
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn export(command: &Export, place: &Place<'_>) -> anyhow::Result<()> {

@@ -26,10 +26,14 @@ use crate::path::join;
 
 /// The longest path that is looked up.
 pub(crate) const MAX_PATH: usize = 4096;
+/// Steps to look a path up where the directory is known.
+const LOOK: usize = 4;
+/// How deep directories are whose ways are gone from the one above.
+const DEEP: usize = 64;
 /// Bytes that are handled in one step.
 const STEP: u64 = 64;
 /// Bytes of a file that are decoded and searched in one step.
-const CONTENT: u64 = 256;
+const CONTENT: u64 = 512;
 /// About as many bytes as the books about a path, a name or a word take besides its text.
 const BOOKS: u64 = 64;
 /// Large files that are mapped into memory, by the starts of their names, and the most that is read of them early: of all
@@ -287,7 +291,7 @@ impl<'a> Reads<'a> {
 
     /// Returns the names in the directory, to look some of them up.
     pub(crate) fn listing(&mut self, directory: &str) -> Names<'a> {
-        if directory.len() > MAX_PATH || !self.spend(1 + directory.len() / STEP as usize) {
+        if directory.len() > MAX_PATH || !self.spend(LOOK + directory.len() / STEP as usize) {
             return Rc::default();
         }
         let Way { real, .. } = self.way(&clean(directory));
@@ -321,16 +325,36 @@ impl<'a> Reads<'a> {
         if let Some(way) = self.ways.get(path) {
             return way.clone();
         }
-        let height = self.tree.height().max(1);
-        let (touched, real, parts) = self.tree.way(path, self.budget.room(1) / height);
-        if !self.budget.spend(parts as u64 * height as u64) {
+        let Some(way) = self.step(path).or_else(|| self.walk(path)) else {
             return Way { touched: Rc::default(), real: None };
-        }
-        let links: usize = touched.iter().map(|(_, path)| BOOKS as usize + path.len()).sum();
-        let way = Way { touched: touched.into(), real: real.map(Rc::from) };
+        };
+        let links: usize = way.touched.iter().map(|(_, path)| BOOKS as usize + path.len()).sum();
         self.remember(2 * path.len() + links);
         self.ways.insert(path.to_owned(), way.clone());
         way
+    }
+
+    /// Goes on from the directory above, if its end is no link.
+    fn step(&mut self, path: &str) -> Option<Way> {
+        let above = parent(path).filter(|_| depth(path) <= DEEP)?;
+        let Way { touched, real } = self.way(above);
+        let (above, end) = (real.clone()?, join(&real?, base(path)));
+        let absent = self.listings.get(&above).is_some_and(|names| !names.contains(base(path)));
+        if !absent && self.budget.spend(self.probes(&end)) {
+            let found = self.tree.place(&end);
+            if matches!(found, Some((_, Kind::Symlink(_)))) {
+                return None;
+            }
+        }
+        Some(Way { touched, real: Some(end.into()) })
+    }
+
+    /// Goes the way from the root on.
+    fn walk(&mut self, path: &str) -> Option<Way> {
+        let height = self.tree.height().max(1);
+        let (touched, real, parts) = self.tree.way(path, self.budget.room(1) / height);
+        let way = Way { touched: touched.into(), real: real.map(Rc::from) };
+        self.budget.spend(parts as u64 * height as u64).then_some(way)
     }
 
     /// Makes room for something that is remembered to save work. Once that is too much, all of it is forgotten.
@@ -429,7 +453,7 @@ impl<'a> Reads<'a> {
 
     /// Returns the clean path, if a glance at its directory does not already say that nothing is there.
     fn lookup(&mut self, path: &str) -> Option<String> {
-        if path.len() > MAX_PATH || path.contains('\0') || !self.spend(1 + path.len() / STEP as usize) {
+        if path.len() > MAX_PATH || path.contains('\0') || !self.spend(LOOK + path.len() / STEP as usize) {
             return None;
         }
         // Not `clean`: `link/..` is where the link leads, and only the tree knows.
@@ -447,7 +471,7 @@ impl<'a> Reads<'a> {
         }
         let real = match directory.trim_matches('/') {
             "" => Rc::default(),
-            directory => self.way(directory).real?,
+            directory => self.walk(directory)?.real?,
         };
         Some(join(&real, name))
     }

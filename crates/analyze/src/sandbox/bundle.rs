@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 use serde_json::json;
 
+use super::seccomp;
 use crate::Launch;
 
 /// What Docker grants to containers, but for the making of devices: no control group says which of them may be opened.
@@ -23,6 +24,9 @@ const CAPABILITIES: [&str; 13] = [
     "CAP_SETUID",
     "CAP_SYS_CHROOT",
 ];
+
+/// How readily the kernel ends a program where memory runs out; 1000 is the most.
+const FIRST_TO_GO: i32 = 1000;
 
 /// Something of the host that the container sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +86,8 @@ pub fn bundle(launch: &Launch, settings: &Settings) -> Value {
             "destination": mount.destination, "type": mount.kind, "source": mount.source, "options": mount.options,
         })
     }));
-    let mut namespaces = vec!["pid", "ipc", "uts", "mount"];
+    // In a namespace of its own, the control group that it runs in has no path of the host's.
+    let mut namespaces = vec!["pid", "ipc", "uts", "mount", "cgroup"];
     if !settings.host_network {
         namespaces.push("network");
     }
@@ -100,15 +105,18 @@ pub fn bundle(launch: &Launch, settings: &Settings) -> Value {
                 "bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES,
             },
             "noNewPrivileges": true,
+            // Where memory runs out, the container goes first.
+            "oomScoreAdj": FIRST_TO_GO,
         },
         "root": { "path": "rootfs", "readonly": false },
         "hostname": "restow",
         "mounts": mounts,
         "linux": {
             "namespaces": namespaces,
+            "seccomp": seccomp::profile(std::env::consts::ARCH),
             "maskedPaths": [
                 "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/sched_debug",
-                "/proc/scsi", "/sys/firmware",
+                "/proc/scsi", "/sys/firmware", "/sys/fs/cgroup",
             ],
             "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
         },
@@ -167,9 +175,9 @@ mod tests {
             assert_eq!(devices, ["/dev", "/dev/pts"].contains(&destination), "{destination}");
         }
         let namespaces = names(&alone["linux"]["namespaces"], "type");
-        assert_eq!(namespaces, ["pid", "ipc", "uts", "mount", "network"]);
+        assert_eq!(namespaces, ["pid", "ipc", "uts", "mount", "cgroup", "network"]);
         let shared = bundle(&launch, &Settings { host_network: true, ..settings });
-        assert_eq!(names(&shared["linux"]["namespaces"], "type"), ["pid", "ipc", "uts", "mount"]);
+        assert_eq!(names(&shared["linux"]["namespaces"], "type"), ["pid", "ipc", "uts", "mount", "cgroup"]);
     }
 
     #[test]

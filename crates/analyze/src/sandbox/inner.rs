@@ -46,6 +46,10 @@ const TICK: Duration = Duration::from_millis(5);
 pub(super) const MAX_DESCRIPTION: u64 = 16 << 20;
 /// As much of the container's output as is passed on at once.
 const OUTPUT: usize = 16 << 10;
+/// Bytes of the sandbox's own files in memory.
+const OWN: u64 = 1 << 20;
+/// How often it is counted how much the container takes, in ticks.
+const COUNTED: u32 = 8;
 /// Where the runtime says what went wrong.
 const LOG: &str = "log";
 const NONE: Option<&str> = None;
@@ -171,7 +175,9 @@ impl Merged {
         let scratch = &sandbox.scratch;
         // What the container writes could hold devices.
         let tame = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        mount(Some("tmpfs"), scratch, Some("tmpfs"), tame, Some("mode=700"))
+        // Its own files are small, what the container writes is not.
+        let options = format!("mode=700,size={}", sandbox.allowance.written.saturating_add(OWN));
+        mount(Some("tmpfs"), scratch, Some("tmpfs"), tame, Some(options.as_str()))
             .map_err(mounted("a memory file system"))?;
         let path = scratch.join("bundle/rootfs");
         for directory in ["upper", "work", "state", "files", "bundle", "bundle/rootfs", "lower"] {
@@ -231,8 +237,15 @@ impl Merged {
         let bundle = described(sandbox, network, output)?;
         fs::write(sandbox.scratch.join("bundle/config.json"), serde_json::to_vec(&bundle)?)?;
         let (mut child, line_seen) = start(sandbox)?;
+        let mut ticks = 0_u32;
         let deadline = sandbox.period.map(|period| Instant::now() + Duration::from_millis(period));
         loop {
+            ticks = ticks.wrapping_add(1);
+            if ticks % COUNTED == 0
+                && let Some(problem) = sandbox.allowance.exceeded(Path::new("/proc"))?
+            {
+                return Err(io::Error::other(problem));
+            }
             // Asked first: what was opened before the end is read after it.
             let exit = child.try_wait()?;
             let over = exit.is_some()

@@ -24,6 +24,8 @@ mod cdi;
 mod cni;
 mod inner;
 mod lower;
+mod seccomp;
+mod usage;
 mod user;
 
 use std::collections::HashMap;
@@ -54,6 +56,7 @@ pub use self::cni::Network;
 pub use self::cni::clean as clean_networks;
 pub use self::inner::inner;
 pub use self::lower::serve;
+pub use self::usage::Allowance;
 pub use self::user::user;
 use crate::Error;
 use crate::Result;
@@ -76,6 +79,8 @@ pub struct Sandbox {
     pub files: Vec<(String, String)>,
     /// The network to attach the container to, and the directory for [`clean_networks`] to look into.
     pub network: Option<(Network, PathBuf)>,
+    /// What the container may take.
+    pub allowance: Allowance,
     /// Whether the container reads this process's standard input; otherwise it has none.
     pub input: bool,
     /// How long to watch, in milliseconds; to the end if there is no limit.
@@ -265,6 +270,7 @@ mod tests {
             bundle: Value::Null,
             files: Vec::new(),
             network: None,
+            allowance: Allowance::default(),
             input: false,
             period: None,
             wait_on_line: None,

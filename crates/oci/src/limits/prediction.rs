@@ -3,7 +3,7 @@
 /// There is no clock: work is counted in steps. The defaults come to less than 5 seconds and 256 MB.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PredictionLimits {
-    /// The work of a prediction. A step looks up one path in one layer, or handles some hundred bytes.
+    /// The work of a prediction. A step searches one layer for a name, or handles some dozen bytes.
     pub steps: u64,
     /// The size of all that a prediction remembers besides notes: paths, directories, commands.
     pub memory: u64,
@@ -40,7 +40,7 @@ impl Default for PredictionLimits {
         const KIB: u64 = 1 << 10;
         const MIB: u64 = 1 << 20;
         PredictionLimits {
-            steps: 20_000_000,
+            steps: 8_000_000,
             memory: 96 * MIB,
             notes: 48 * MIB,
             note: 256 * KIB as usize,

@@ -1,8 +1,11 @@
 //! What `docker save` writes, old and new, read where it lies.
 //!
 //! `manifest.json` lists images by the paths of their configs and layers. Newer archives are OCI layouts, too, in which
-//! the image of an entry is found by its config, with its own manifest and digest. In others there is no manifest; one is
-//! made of the list, of Docker's media types, and so has a digest of its own.
+//! the image of an entry is found by its config, with its own manifest and digest. In others there is no manifest; an OCI
+//! one is made of the list, and so has a digest of its own.
+
+mod contents;
+mod found;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,24 +19,19 @@ use restow_content::InMemory;
 use restow_content::Provider;
 use restow_content::file;
 use restow_content::file::Section;
-use restow_oci::Config;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
-use restow_oci::Digester;
 use restow_oci::Limits;
-use restow_oci::Manifest;
-use restow_oci::MediaType;
-use serde::Deserialize;
 
+use self::contents::Contents;
+use self::contents::Place;
+use self::found::Found;
 use super::OciArchive;
-use super::scan;
-use super::scan::Kind;
 use super::spool;
 use crate::Error;
 use crate::Result;
 use crate::Selector;
 use crate::access::STANDARD;
-use crate::error::unusable;
 
 /// The archive of `docker save`.
 #[derive(Debug)]
@@ -41,8 +39,7 @@ pub struct DockerArchive {
     path: PathBuf,
     file: Arc<File>,
     images: Vec<Image>,
-    /// Where each blob starts, and its size.
-    places: BTreeMap<Digest, (u64, u64)>,
+    places: BTreeMap<Digest, Place>,
     documents: BTreeMap<Digest, Vec<u8>>,
     /// The layout that the archive is besides.
     layout: Option<OciArchive>,
@@ -52,14 +49,6 @@ pub struct DockerArchive {
 struct Image {
     names: Vec<String>,
     root: Descriptor,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Entry {
-    config: String,
-    repo_tags: Option<Vec<String>>,
-    layers: Option<Vec<String>>,
 }
 
 impl DockerArchive {
@@ -81,26 +70,19 @@ impl DockerArchive {
     fn read(path: &Path, file: File, size: u64, limits: &Limits) -> Result<DockerArchive> {
         let file = Arc::new(file);
         let tar = Section::new(file.clone(), 0, size);
-        let mut contents = Contents::scan(path, &tar, limits)?;
-        let layout =
-            match contents.files.contains_key("index.json") && contents.files.contains_key("oci-layout") {
-                true => Some(OciArchive::scan(path, file.clone(), size, limits)?),
-                false => None,
-            };
-        let entries = contents.list(limits)?;
-        let mut archive = DockerArchive {
-            path: path.to_owned(),
-            file,
-            images: Vec::new(),
-            places: BTreeMap::new(),
-            documents: BTreeMap::new(),
-            layout,
+        let contents = Contents::scan(path, &tar, limits)?;
+        let is_layout = ["index.json", "oci-layout"].iter().all(|name| contents.holds(name));
+        let layout = match is_layout.then(|| OciArchive::scan(path, file.clone(), size, limits)) {
+            // Its index names no image.
+            None | Some(Err(Error::DockerArchive { .. })) => None,
+            Some(layout) => Some(layout?),
         };
-        for entry in entries {
-            let image = archive.image(&mut contents, entry, limits)?;
-            archive.images.push(image);
-        }
-        Ok(archive)
+        let entries = contents.list(limits)?;
+        let held = layout.as_ref().map(OciArchive::holders).unwrap_or_default();
+        let mut found = Found::new(&contents, held, limits);
+        let images = entries.into_iter().map(|entry| found.image(entry)).collect::<Result<_>>()?;
+        let Found { places, documents, .. } = found;
+        Ok(DockerArchive { path: path.to_owned(), file, images, places, documents, layout })
     }
 
     /// Returns the names of the images in the archive at `path`, which are not looked at.
@@ -111,101 +93,81 @@ impl DockerArchive {
         Ok(entries.into_iter().flat_map(|entry| entry.repo_tags.unwrap_or_default()).collect())
     }
 
-    /// Makes a manifest of an entry of the list.
-    fn image(&mut self, contents: &mut Contents<'_>, entry: Entry, limits: &Limits) -> Result<Image> {
-        let bytes = contents.document(&entry.config, limits.config_size)?;
-        let what = format!("{} of {}", entry.config, self.path.display());
-        let config = Config::parse(bytes.clone(), limits).map_err(unusable(what))?;
-        let paths = entry.layers.unwrap_or_default();
-        let diff_ids = config.diff_ids();
-        if paths.len() != diff_ids.len() {
-            let problem = format!("{} layers where the config names {}", paths.len(), diff_ids.len());
-            return Err(unusable(format!("manifest.json of {}", self.path.display()))(problem));
-        }
-        let mut layers = Vec::new();
-        for (path, diff_id) in paths.iter().zip(diff_ids) {
-            let (data, size) = contents.find(path)?;
-            let start = scan::bytes(contents.path, contents.tar, data, size.min(4))?;
-            let media_type = match start.as_slice() {
-                [0x1f, 0x8b, ..] => MediaType::DOCKER_LAYER_GZIP,
-                [0x28, 0xb5, 0x2f, 0xfd] => MediaType::DOCKER_LAYER_ZSTD,
-                _ => MediaType::DOCKER_LAYER,
-            };
-            // A plain tar has its DiffID for its digest, which whoever reads it verifies.
-            let digest = match media_type == MediaType::DOCKER_LAYER {
-                true => diff_id.clone(),
-                false => contents.digest(data, size)?,
-            };
-            self.places.insert(digest.clone(), (data, size));
-            layers.push(Descriptor::new(media_type, digest, size));
-        }
-        let size = bytes.len() as u64;
-        let config = Descriptor::new(MediaType::DOCKER_CONFIG, Digest::sha256(&bytes), size);
-        let names = entry.repo_tags.unwrap_or_default();
-        if let Some(layout) = &self.layout
-            && let Some(root) = layout.holder(&config.digest)
-        {
-            return Ok(Image { names, root });
-        }
-        self.documents.insert(config.digest.clone(), bytes);
-        let mut manifest = Manifest::new(config, layers);
-        manifest.set_media_type(&MediaType::DOCKER_MANIFEST);
-        let bytes = manifest.into_bytes();
-        let digest = Digest::sha256(&bytes);
-        let root = Descriptor::new(MediaType::DOCKER_MANIFEST, digest.clone(), bytes.len() as u64);
-        self.documents.insert(digest, bytes);
-        Ok(Image { names, root })
-    }
-
     /// Returns the image that `selector` means.
     pub fn resolve(&self, selector: &Selector) -> Result<Descriptor> {
+        Ok(self.find(selector)?.0.root.clone())
+    }
+
+    /// Returns the images that `selector` means, all of them if it means none in particular, and the names that they have
+    /// by it.
+    pub(crate) fn named(&self, selector: &Selector) -> Result<Vec<(Descriptor, Vec<String>)>> {
+        let all = |image: &Image| (image.root.clone(), image.names.clone());
+        if *selector == Selector::Only && !self.images.is_empty() {
+            return Ok(self.images.iter().map(all).collect());
+        }
+        let (image, name) = self.find(selector)?;
+        let names = name.map_or_else(|| image.names.clone(), |name| vec![name.to_owned()]);
+        Ok(vec![(image.root.clone(), names)])
+    }
+
+    /// Finds an image, and which of its names it was found by.
+    fn find(&self, selector: &Selector) -> Result<(&Image, Option<&str>)> {
         let place = || self.path.clone();
-        let names = || -> Vec<String> {
-            let named = |image: &Image| match image.names.first() {
-                Some(name) => name.clone(),
-                None => format!("@{}", image.root.digest),
-            };
-            self.images.iter().map(named).collect()
-        };
         match selector {
             Selector::Only => match self.images.as_slice() {
                 [] => Err(Error::Empty { place: place() }),
-                [image] => Ok(image.root.clone()),
-                _ => Err(Error::Ambiguous { place: place(), tags: names() }),
+                [image] => Ok((image, None)),
+                _ => Err(Error::Ambiguous { place: place(), tags: self.tags() }),
             },
-            Selector::Tag(tag) => {
-                // A whole name, one of Docker's short forms, or just the tag.
-                let matches: [fn(&str, &str) -> bool; 3] = [
-                    |name, tag| name == tag,
-                    |name, tag| match (crate::Name::parse(name), crate::Name::parse(tag)) {
-                        (Ok(name), Ok(wanted)) => {
-                            name.repository == wanted.repository
-                                && name.tag_or_latest() == wanted.tag_or_latest()
-                        }
-                        _ => false,
-                    },
-                    |name, tag| name.rsplit_once(':').is_some_and(|(_, last)| last == tag),
-                ];
-                for matches in matches {
-                    let mut found =
-                        self.images.iter().filter(|image| image.names.iter().any(|name| matches(name, tag)));
-                    match (found.next(), found.next()) {
-                        (None, _) => {}
-                        (Some(image), None) => return Ok(image.root.clone()),
-                        (Some(one), Some(other)) => {
-                            let digests = vec![one.root.digest.clone(), other.root.digest.clone()];
-                            return Err(Error::DuplicateTag { place: place(), tag: tag.clone(), digests });
-                        }
-                    }
-                }
-                Err(Error::UnknownTag { place: place(), tag: tag.clone(), tags: names() })
-            }
+            Selector::Tag(tag) => self.tagged(tag),
             Selector::Digest(digest) => {
                 let found = self.images.iter().find(|image| image.root.digest == *digest);
                 let unknown = || Error::UnknownDigest { place: place(), digest: digest.clone() };
-                found.map(|image| image.root.clone()).ok_or_else(unknown)
+                found.map(|image| (image, None)).ok_or_else(unknown)
             }
         }
+    }
+
+    fn tagged(&self, tag: &str) -> Result<(&Image, Option<&str>)> {
+        // A whole name, one of Docker's short forms, or just the tag.
+        let matches: [fn(&str, &str) -> bool; 3] = [
+            |name, tag| name == tag,
+            |name, tag| match (crate::Name::parse(name), crate::Name::parse(tag)) {
+                (Ok(name), Ok(wanted)) => {
+                    name.repository == wanted.repository && name.tag_or_latest() == wanted.tag_or_latest()
+                }
+                _ => false,
+            },
+            |name, tag| name.rsplit_once(':').is_some_and(|(_, last)| last == tag),
+        ];
+        for matches in matches {
+            let mut found = self.images.iter().filter_map(|image| {
+                let name = image.names.iter().find(|name| matches(name, tag))?;
+                Some((image, Some(name.as_str())))
+            });
+            match (found.next(), found.next()) {
+                (None, _) => {}
+                (Some(found), None) => return Ok(found),
+                (Some((one, _)), Some((other, _))) => {
+                    let digests = vec![one.root.digest.clone(), other.root.digest.clone()];
+                    return Err(Error::DuplicateTag {
+                        place: self.path.clone(),
+                        tag: tag.to_owned(),
+                        digests,
+                    });
+                }
+            }
+        }
+        Err(Error::UnknownTag { place: self.path.clone(), tag: tag.to_owned(), tags: self.tags() })
+    }
+
+    /// Returns a name of each image, or its digest where it has none.
+    fn tags(&self) -> Vec<String> {
+        let named = |image: &Image| match image.names.first() {
+            Some(name) => name.clone(),
+            None => format!("@{}", image.root.digest),
+        };
+        self.images.iter().map(named).collect()
     }
 }
 
@@ -215,8 +177,8 @@ impl Provider for DockerArchive {
         let digest = || descriptor.digest.clone();
         let blob: Box<dyn Blob> = if let Some(bytes) = self.documents.get(&descriptor.digest) {
             Box::new(InMemory(bytes.clone()))
-        } else if let Some(&(data, size)) = self.places.get(&descriptor.digest) {
-            Box::new(Section::new(self.file.clone(), data, size))
+        } else if let Some(&Place { start, size }) = self.places.get(&descriptor.digest) {
+            Box::new(Section::new(self.file.clone(), start, size))
         } else {
             let layout = self.layout.as_ref().ok_or_else(|| Error::NotFound { digest: digest() })?;
             return layout.open(descriptor);
@@ -227,89 +189,6 @@ impl Provider for DockerArchive {
             false => Err(Error::WrongSize { digest: digest(), expected, actual }),
         }
     }
-}
-
-/// The files of the archive by name.
-struct Contents<'a> {
-    path: &'a Path,
-    tar: &'a dyn Blob,
-    files: BTreeMap<String, (u64, u64)>,
-    links: BTreeMap<String, String>,
-}
-
-impl<'a> Contents<'a> {
-    /// Looks at the header of each entry.
-    fn scan(path: &'a Path, tar: &'a dyn Blob, limits: &Limits) -> Result<Self> {
-        let mut contents = Contents { path, tar, files: BTreeMap::new(), links: BTreeMap::new() };
-        scan::entries(path, tar, limits, &mut |entry| {
-            match entry.kind {
-                Kind::File => drop(contents.files.insert(entry.name, (entry.data, entry.size))),
-                // Old versions keep a layer once and link to it.
-                Kind::Link => drop(contents.links.insert(entry.name, entry.link)),
-                Kind::Directory | Kind::Special => {}
-            }
-            Ok(())
-        })?;
-        Ok(contents)
-    }
-
-    /// Reads the list of images.
-    fn list(&mut self, limits: &Limits) -> Result<Vec<Entry>> {
-        let list = self.document("manifest.json", limits.manifest_size)?;
-        serde_json::from_slice(&list).map_err(unusable(format!("manifest.json of {}", self.path.display())))
-    }
-
-    /// Returns where a file's content lies, behind links within the archive.
-    fn find(&self, name: &str) -> Result<(u64, u64)> {
-        const LINKS: usize = 8;
-        let mut at = name.trim_start_matches("./").to_owned();
-        for _ in 0..LINKS {
-            if let Some(&place) = self.files.get(&at) {
-                return Ok(place);
-            }
-            let Some(target) = self.links.get(&at) else { break };
-            let directory = at.rsplit_once('/').map_or("", |(directory, _)| directory);
-            at = joined(directory, target);
-        }
-        let problem = format!("{name} is not there");
-        Err(unusable(format!("manifest.json of {}", self.path.display()))(problem))
-    }
-
-    fn document(&mut self, name: &str, limit: u64) -> Result<Vec<u8>> {
-        let (data, size) = self.find(name).map_err(|error| match name {
-            "manifest.json" => unusable(self.path.display().to_string())("it has no manifest.json"),
-            _ => error,
-        })?;
-        if size > limit {
-            let what = format!("{name} of {}", self.path.display());
-            return Err(restow_content::Error::TooLarge { what, size, limit }.into());
-        }
-        scan::bytes(self.path, self.tar, data, size)
-    }
-
-    fn digest(&self, data: u64, size: u64) -> Result<Digest> {
-        let mut digester = Digester::sha256();
-        let mut offset = 0;
-        while offset < size {
-            let piece = scan::bytes(self.path, self.tar, data + offset, (size - offset).min(1 << 20))?;
-            digester.update(&piece);
-            offset += piece.len() as u64;
-        }
-        Ok(digester.finish())
-    }
-}
-
-/// Joins a link's target to the directory of the link.
-fn joined(directory: &str, target: &str) -> String {
-    let mut parts: Vec<&str> = directory.split('/').filter(|part| !part.is_empty()).collect();
-    for part in target.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    parts.join("/")
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use restow_content::Store;
 use restow_content::VerifiedReader;
 use restow_content::publish::Draft;
 use restow_content::read;
+use restow_oci::Config;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Index;
@@ -24,6 +25,7 @@ use serde_json::json;
 use crate::Destination;
 use crate::DockerArchive;
 use crate::Error;
+use crate::Name;
 use crate::Notice;
 use crate::OciArchive;
 use crate::Result;
@@ -101,6 +103,19 @@ impl ArchiveDestination {
         let bytes = read(source, &image, self.limits.manifest_size)?;
         let manifest = Manifest::parse_as(bytes, &image.media_type, &self.limits);
         let manifest = manifest.map_err(unusable(format!("manifest {}", image.digest)))?;
+        let is_tar = |layer: &Descriptor| matches!(layer.media_type.kind(), Kind::Layer { .. });
+        let config = manifest.config();
+        if config.media_type.kind() != Kind::Config || !manifest.layers().iter().all(is_tar) {
+            return Err(one(
+                "a docker archive holds images, and this is none; an oci-archive holds anything",
+            ));
+        }
+        let config = Config::parse(read(source, config, self.limits.config_size)?, &self.limits);
+        let config = config.map_err(unusable(format!("config {}", manifest.config().digest)))?;
+        let has_root = config.get("rootfs").is_some_and(Value::is_object);
+        if !has_root || config.diff_ids().len() != manifest.layers().len() {
+            return Err(one("docker takes no image whose config has not a DiffID for each layer (rootfs)"));
+        }
         let layers: Vec<_> = manifest.layers().iter().map(|layer| blob_path(&layer.digest)).collect();
         Ok(json!({
             "Config": blob_path(&manifest.config().digest),
@@ -145,6 +160,13 @@ impl Destination for ArchiveDestination {
                 tags => tags.iter().try_for_each(|tag| catalogue.set(root, Some(tag)))?,
             }
             if self.form == ArchiveForm::Docker {
+                for tag in *tags {
+                    // As Docker means it. containerd, which goes by this index, adds nothing to a name, and Kubernetes
+                    // looks for a whole one.
+                    if let Some(name) = Name::parse(tag).ok().and_then(|name| name.whole()) {
+                        catalogue.set_containerd_name(tag, &name)?;
+                    }
+                }
                 list.push(self.docker_entry(&source, root, tags)?);
             }
         }
@@ -156,7 +178,11 @@ impl Destination for ArchiveDestination {
             documents.push(("manifest.json".to_owned(), json!(list).to_string().into_bytes()));
         }
         let root = images.first().map_or_else(|| Digest::sha256(b""), |(root, _)| root.digest.clone());
-        let mut missing = graph.missing;
+        if !graph.missing.is_empty() {
+            // Nothing is copied in vain.
+            return Err(Error::MissingBlobs { root, missing: graph.missing_from(&source)? });
+        }
+        let mut missing = Vec::new();
         let mut notices = Vec::new();
         let write = |output: &mut dyn Write| -> Result<()> {
             let mut tar = Tar(tar::Builder::new(output));

@@ -14,6 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use reqwest::Method;
+use reqwest::StatusCode;
 use reqwest::Url;
 use reqwest::header;
 use reqwest::header::HeaderMap;
@@ -26,6 +27,8 @@ use super::credentials::Known;
 use super::credentials::Login;
 use super::http::Attempt;
 use super::http::Http;
+use super::http::Response;
+use super::http::Tries;
 use super::http::describe;
 use super::payload::Payload;
 use crate::Error;
@@ -34,6 +37,8 @@ use crate::Result;
 
 /// The most of a token's answer that is read.
 const TOKEN_ANSWER_SIZE: u64 = 1 << 20;
+/// The most that a challenge may ask for.
+const SCOPES_SIZE: usize = 4 << 10;
 /// The longest token that is sent on.
 const TOKEN_SIZE: usize = 64 << 10;
 /// How long a token lives where its issuer does not say.
@@ -43,7 +48,16 @@ const TOKEN_LIFE: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Challenge {
     Basic,
-    Bearer { realm: String, service: Option<String> },
+    Bearer(Bearer),
+}
+
+/// Where tokens come from, and what for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Bearer {
+    pub(crate) realm: String,
+    pub(crate) service: Option<String>,
+    /// What a token for the refused request must be for.
+    pub(crate) scopes: BTreeSet<String>,
 }
 
 impl Challenge {
@@ -81,13 +95,48 @@ fn challenges(text: &str) -> Vec<Challenge> {
     }
     let challenge = |(scheme, mut parameters): (String, BTreeMap<String, String>)| match scheme.as_str() {
         "basic" => Some(Challenge::Basic),
-        "bearer" => Some(Challenge::Bearer {
+        "bearer" => Some(Challenge::Bearer(Bearer {
             realm: parameters.remove("realm")?,
             service: parameters.remove("service"),
-        }),
+            scopes: parameters.get("scope").map(|text| scopes(text)).unwrap_or_default(),
+        })),
         _ => None,
     };
     found.into_iter().filter_map(challenge).collect()
+}
+
+/// Splits the scopes of a challenge. More than any request needs are none.
+fn scopes(text: &str) -> BTreeSet<String> {
+    let scopes: BTreeSet<_> = text.split_whitespace().map(str::to_owned).collect();
+    if text.len() <= SCOPES_SIZE { scopes } else { BTreeSet::new() }
+}
+
+/// Returns what a token has to be for, by what we think and what the registry says: all that either names, with all
+/// actions that either wants. A repository that the registry calls by another path, as a mirror does that keeps others
+/// below a path of its own, is asked for by that alone.
+pub(crate) fn merged(wanted: &BTreeSet<String>, named: &BTreeSet<String>) -> BTreeSet<String> {
+    let mut all: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    let parts: Vec<_> = named.iter().filter_map(|scope| parts(scope)).collect();
+    for (what, actions) in wanted.iter().filter_map(|scope| scope.rsplit_once(':')) {
+        let other_path = |named: &str| {
+            let name = |what: &str| Some(format!("/{}", what.strip_prefix("repository:")?));
+            let (Some(ours), Some(theirs)) = (name(what), name(named)) else { return false };
+            ours != theirs && (theirs.ends_with(&ours) || ours.ends_with(&theirs))
+        };
+        let there = parts.iter().map(|(named, _)| *named).find(|named| other_path(named));
+        let exact = parts.iter().any(|(named, _)| *named == what);
+        all.entry(there.filter(|_| !exact).unwrap_or(what)).or_default().extend(actions.split(','));
+    }
+    for (what, actions) in parts {
+        all.entry(what).or_default().extend(actions.split(','));
+    }
+    let joined = |actions: BTreeSet<&str>| actions.into_iter().collect::<Vec<_>>().join(",");
+    all.into_iter().map(|(what, actions)| format!("{what}:{}", joined(actions))).collect()
+}
+
+/// Splits a scope, `TYPE:NAME:ACTION,…`, into what it is about and the actions.
+fn parts(scope: &str) -> Option<(&str, &str)> {
+    scope.rsplit_once(':').filter(|(what, actions)| what.contains(':') && !actions.is_empty())
 }
 
 /// Splits a value, quoted or not, from what follows it.
@@ -132,8 +181,12 @@ impl std::fmt::Debug for Registry {
 #[derive(Default)]
 struct State {
     challenge: Option<Challenge>,
+    /// What a token must be for, by what we would ask for, where the registry said so.
+    corrected: BTreeMap<BTreeSet<String>, BTreeSet<String>>,
     /// By the scopes that each is for, in order.
     tokens: BTreeMap<BTreeSet<String>, Token>,
+    /// Whether its tokens are had by POST alone.
+    by_post: bool,
 }
 
 #[derive(Clone)]
@@ -157,10 +210,10 @@ impl Auth {
     ) -> Result<Option<HeaderValue>> {
         let registry = self.registry(endpoint);
         let Some(challenge) = registry.challenge() else { return Ok(None) };
-        let Challenge::Bearer { realm, service } = challenge else {
+        let Challenge::Bearer(bearer) = challenge else {
             return basic(self.login(http, endpoint).await?.as_deref());
         };
-        let wanted: BTreeSet<String> = scopes.iter().cloned().collect();
+        let wanted = registry.wanted(scopes);
         if let Some(token) = registry.token(&wanted, http.settings.clock.now()) {
             return Ok(Some(token));
         }
@@ -169,7 +222,7 @@ impl Auth {
             return Ok(Some(token));
         }
         let login = self.login(http, endpoint).await?;
-        let issuer = Issuer { http, endpoint, realm: &realm, service: service.as_deref(), login };
+        let issuer = Issuer { http, endpoint, registry: &registry, bearer: &bearer, login };
         let token = issuer.fetch(&wanted).await?;
         registry.state().tokens.insert(wanted, token.clone());
         Ok(Some(token.value))
@@ -204,16 +257,23 @@ impl Auth {
     pub(crate) fn challenged(
         &self,
         endpoint: &Endpoint,
-        challenge: Option<Challenge>,
+        response: &Response,
+        scopes: &[String],
         sent: Option<&HeaderValue>,
-        request: &str,
     ) -> Result<bool> {
         let registry = self.registry(endpoint);
+        let challenges = response.headers().get_all(header::WWW_AUTHENTICATE);
+        let challenge = Challenge::choose(challenges.iter().filter_map(|value| value.to_str().ok()));
         let Some(challenge) = challenge else { return Ok(false) };
-        if let Challenge::Bearer { realm, .. } = &challenge {
-            check_realm(realm, endpoint, request)?;
-        }
         let mut state = registry.state();
+        if let Challenge::Bearer(bearer) = &challenge {
+            check_realm(&bearer.realm, endpoint, response.request())?;
+            let wanted: BTreeSet<_> = scopes.iter().cloned().collect();
+            let corrected = merged(&wanted, &bearer.scopes);
+            if corrected != wanted {
+                state.corrected.insert(wanted, corrected);
+            }
+        }
         let basic_again = challenge == Challenge::Basic && sent.is_some();
         if let Some(sent) = sent {
             state.tokens.retain(|_, token| token.value != *sent);
@@ -231,6 +291,12 @@ impl Registry {
 
     fn challenge(&self) -> Option<Challenge> {
         self.state().challenge.clone()
+    }
+
+    /// Returns what a token for these scopes has to be for, as far as the registry has said.
+    fn wanted(&self, scopes: &[String]) -> BTreeSet<String> {
+        let wanted = scopes.iter().cloned().collect();
+        self.state().corrected.get(&wanted).cloned().unwrap_or(wanted)
     }
 
     fn token(&self, wanted: &BTreeSet<String>, now: Duration) -> Option<HeaderValue> {
@@ -257,13 +323,13 @@ fn covers(scope: &str, wanted: &str) -> bool {
     }
 }
 
-/// Refuses a place for tokens to which a password must not go.
-fn check_realm(realm: &str, endpoint: &Endpoint, request: &str) -> Result<()> {
+/// Returns the place of tokens, or refuses one to which a password must not go.
+fn check_realm(realm: &str, endpoint: &Endpoint, request: &str) -> Result<Url> {
     let problem = match Url::parse(realm) {
         Err(_) => "its tokens come from no URL".to_owned(),
-        Ok(url) if url.scheme() == "https" => return Ok(()),
+        Ok(url) if url.scheme() == "https" => return Ok(url),
         // Whoever listens in on the one can listen in on the other.
-        Ok(url) if url.scheme() == "http" && endpoint.base.scheme() == "http" => return Ok(()),
+        Ok(url) if url.scheme() == "http" && endpoint.base.scheme() == "http" => return Ok(url),
         Ok(url) => format!("its tokens come by {} from {}", url.scheme(), url.host_str().unwrap_or_default()),
     };
     Err(Error::Protocol { request: request.to_owned(), problem })
@@ -277,12 +343,12 @@ fn basic(known: Option<&Known>) -> Result<Option<HeaderValue>> {
     Ok(value)
 }
 
-/// Where tokens come from.
+/// Who issues tokens.
 struct Issuer<'a> {
     http: &'a Http,
     endpoint: &'a Endpoint,
-    realm: &'a str,
-    service: Option<&'a str>,
+    registry: &'a Registry,
+    bearer: &'a Bearer,
     login: Option<Arc<Known>>,
 }
 
@@ -293,46 +359,81 @@ impl Issuer<'_> {
             return self.token(token, None);
         }
         let request = describe(&Method::GET, &self.endpoint.base);
-        check_realm(self.realm, self.endpoint, &request)?;
-        let mut url = Url::parse(self.realm).map_err(|error| Error::Protocol {
-            request: request.clone(),
-            problem: format!("its tokens come from no URL: {error}"),
-        })?;
-        let mut pairs: Vec<(&str, &str)> = self.service.iter().map(|service| ("service", *service)).collect();
-        let mut headers = HeaderMap::new();
-        let mut payload = Payload::None;
-        let method = match login {
+        let url = check_realm(&self.bearer.realm, self.endpoint, &request)?;
+        let identity = matches!(login, Some(Login::Identity(_)));
+        let password = matches!(login, Some(Login::Password { .. }));
+        if identity || (password && self.registry.state().by_post) {
+            return self.read(self.post(&url, scopes).await?, scopes).await;
+        }
+        let response = self.get(&url, scopes).await?;
+        let unknown = matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED);
+        if !(unknown && password) {
+            return self.read(response, scopes).await;
+        }
+        let token = self.read(self.post(&url, scopes).await?, scopes).await?;
+        self.registry.state().by_post = true;
+        Ok(token)
+    }
+
+    /// Asks by the scheme of the first version.
+    async fn get(&self, url: &Url, scopes: &BTreeSet<String>) -> Result<Response> {
+        let mut url = url.clone();
+        let service = self.bearer.service.iter().map(|service| ("service", service.as_str()));
+        let scopes = scopes.iter().map(|scope| ("scope", scope.as_str()));
+        url.query_pairs_mut().extend_pairs(service.chain(scopes));
+        let headers = basic(self.login.as_deref())?.map(|value| (header::AUTHORIZATION, value));
+        self.send(&Method::GET, &url, headers.into_iter().collect(), &Payload::None).await
+    }
+
+    /// Asks by the scheme of OAuth.
+    ///
+    /// <https://distribution.github.io/distribution/spec/auth/oauth/>
+    async fn post(&self, url: &Url, scopes: &BTreeSet<String>) -> Result<Response> {
+        let scope = scopes.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
+        let mut pairs = vec![("client_id", "restow"), ("scope", &scope)];
+        pairs.extend(self.bearer.service.iter().map(|service| ("service", service.as_str())));
+        match self.login.as_ref().map(|known| &known.login) {
             Some(Login::Identity(token)) => {
-                let scope = scopes.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
                 pairs.extend([("grant_type", "refresh_token"), ("refresh_token", token)]);
-                pairs.extend([("client_id", "restow"), ("scope", &scope)]);
-                let mut form = Url::parse("form:").map_err(|_| self.malformed("no form"))?;
-                form.query_pairs_mut().extend_pairs(pairs);
-                payload = Payload::Bytes(Bytes::from(form.query().unwrap_or_default().to_owned()));
-                let form = HeaderValue::from_static("application/x-www-form-urlencoded");
-                headers.insert(header::CONTENT_TYPE, form);
-                Method::POST
             }
-            _ => {
-                pairs.extend(scopes.iter().map(|scope| ("scope", scope.as_str())));
-                url.query_pairs_mut().extend_pairs(pairs);
-                headers.extend(basic(self.login.as_deref())?.map(|value| (header::AUTHORIZATION, value)));
-                Method::GET
+            Some(Login::Password { user, password }) => {
+                pairs.extend([("grant_type", "password"), ("username", user), ("password", password)]);
             }
-        };
-        let trust = self.endpoint.trust_at(&url);
-        let budget = self.http.budget(&url, self.endpoint);
+            _ => {}
+        }
+        let mut form = Url::parse("form:").map_err(|_| self.malformed("no form"))?;
+        form.query_pairs_mut().extend_pairs(pairs);
+        let payload = Payload::Bytes(Bytes::from(form.query().unwrap_or_default().to_owned()));
+        let media_type = HeaderValue::from_static("application/x-www-form-urlencoded");
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, media_type)]);
+        self.send(&Method::POST, url, headers, &payload).await
+    }
+
+    async fn send(
+        &self,
+        method: &Method,
+        url: &Url,
+        headers: HeaderMap,
+        payload: &Payload,
+    ) -> Result<Response> {
+        let trust = self.endpoint.trust_at(url);
+        let budget = self.http.budget(url, self.endpoint);
         let attempt = Attempt {
             kind: RequestKind::Token,
-            method: &method,
-            url: &url,
+            method,
+            url,
             headers,
-            payload: &payload,
-            again: true,
+            payload,
+            tries: Tries::Usual,
+            spare: self.endpoint.spare.then_some(&self.endpoint.base),
             trust: &trust,
             budget: &budget,
         };
-        let response = self.http.attempts(attempt).await?;
+        self.http.attempts(attempt).await
+    }
+
+    /// Takes the token from an answer.
+    async fn read(&self, response: Response, scopes: &BTreeSet<String>) -> Result<Token> {
         if !response.status().is_success() {
             let known = match &self.login {
                 Some(known) => format!("the login of {} is refused", known.place),
@@ -345,12 +446,10 @@ impl Issuer<'_> {
                 problem: format!("{known} ({error})"),
             });
         }
+        let request = response.request().to_owned();
         let body = response.bytes(TOKEN_ANSWER_SIZE).await?;
-        let body = body.map_err(|broken| Error::Connection {
-            request: describe(&method, &url),
-            attempts: 1,
-            source: Box::new(broken),
-        })?;
+        let body =
+            body.map_err(|broken| Error::Connection { request, attempts: 1, source: Box::new(broken) })?;
         let document: Value = serde_json::from_slice(&body).map_err(|_| self.malformed("is not JSON"))?;
         let token = ["token", "access_token"].into_iter().find_map(|key| document[key].as_str());
         let token =
@@ -408,8 +507,13 @@ pub(crate) fn delete(endpoint: &Endpoint) -> String {
 mod tests {
     use super::*;
 
-    fn bearer(realm: &str, service: Option<&str>) -> Challenge {
-        Challenge::Bearer { realm: realm.into(), service: service.map(str::to_owned) }
+    fn set(scopes: &str) -> BTreeSet<String> {
+        scopes.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn bearer(realm: &str, service: Option<&str>, scopes: &str) -> Challenge {
+        let (realm, service) = (realm.into(), service.map(str::to_owned));
+        Challenge::Bearer(Bearer { realm, service, scopes: set(scopes) })
     }
 
     #[test]
@@ -420,18 +524,47 @@ mod tests {
             (&["basic"], Some(Challenge::Basic)),
             (
                 &[r#"Bearer realm="https://a/t",service="s",scope="repository:a/b:pull,push""#],
-                Some(bearer("https://a/t", Some("s"))),
+                Some(bearer("https://a/t", Some("s"), "repository:a/b:pull,push")),
             ),
-            (&[r#"BEARER Realm = "https://a/\"t" , x=y"#], Some(bearer("https://a/\"t", None))),
-            (&[r#"Basic realm="a, b", Bearer realm=https://a/t"#], Some(bearer("https://a/t", None))),
-            (&["Basic realm=x", "Bearer realm=https://a/t"], Some(bearer("https://a/t", None))),
+            (&[r#"BEARER Realm = "https://a/\"t" , x=y"#], Some(bearer("https://a/\"t", None, ""))),
+            (&[r#"Basic realm="a, b", Bearer realm=https://a/t"#], Some(bearer("https://a/t", None, ""))),
+            (&["Basic realm=x", "Bearer realm=https://a/t"], Some(bearer("https://a/t", None, ""))),
             (&["Negotiate"], None),
             (&["Bearer"], None),
-            (&["Bearer realm="], Some(bearer("", None))),
+            (&["Bearer realm="], Some(bearer("", None, ""))),
             (&["=,=,\"\"", ""], None),
-            (&[r#"Bearer realm="unterminated"#], Some(bearer("unterminated", None))),
+            (&[r#"Bearer realm="unterminated"#], Some(bearer("unterminated", None, ""))),
         ] {
             assert_eq!(choose(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_registry_says_of_a_scope_counts() {
+        for (wanted, named, expected) in [
+            ("repository:a:pull", "", "repository:a:pull"),
+            ("repository:a:pull,push", "repository:a:pull", "repository:a:pull,push"),
+            ("repository:a:pull", "repository:a:metadata_read", "repository:a:metadata_read,pull"),
+            ("repository:a:pull,push", "repository:cache/a:pull", "repository:cache/a:pull,push"),
+            ("repository:a:pull", "repository:cache/a:pull", "repository:cache/a:pull"),
+            // Of a mount, only the one it goes to may be named.
+            (
+                "repository:a:pull,push repository:b:pull",
+                "repository:a:pull,push",
+                "repository:a:pull,push repository:b:pull",
+            ),
+            (
+                "repository:a:pull,push repository:b:pull",
+                "repository:x/a:pull,push repository:x/b:pull",
+                "repository:x/a:pull,push repository:x/b:pull",
+            ),
+            ("repository:a/b:pull", "repository:b:pull", "repository:b:pull"),
+            ("repository:a:pull", "repository:ca:pull", "repository:a:pull repository:ca:pull"),
+            ("repository:a:pull", "registry:catalog:*", "registry:catalog:* repository:a:pull"),
+            ("repository:a:pull", "aws", "repository:a:pull"),
+            ("repository:a:pull", ":,: ::: ,", "repository:a:pull"),
+        ] {
+            assert_eq!(merged(&set(wanted), &set(named)), set(expected), "{wanted} | {named}");
         }
     }
 

@@ -98,6 +98,25 @@ impl Credentials {
         Ok(Credentials { files, paths: paths.to_vec(), patience: None })
     }
 
+    /// Reads what a variable of the environment holds in place of a file; `place` is its name, for messages.
+    pub fn parse(place: &str, text: &str) -> Result<Credentials> {
+        let file = File::parse(Path::new(place), text.as_bytes())?;
+        Ok(Credentials { files: vec![file], paths: vec![place.into()], patience: None })
+    }
+
+    /// Returns these logins, and those of `others` for registries that these do not know.
+    pub fn followed_by(mut self, others: Credentials) -> Credentials {
+        self.files.extend(others.files);
+        self.paths.extend(others.paths);
+        self
+    }
+
+    /// Returns whether the files name programs to ask.
+    #[cfg(feature = "fuzz")]
+    pub(crate) fn names_helpers(&self) -> bool {
+        self.files.iter().any(|file| !file.cred_helpers.is_empty() || !file.creds_store.is_empty())
+    }
+
     /// Gives up a helper that says nothing for so long; without it, for a minute.
     pub fn patience(self, patience: Duration) -> Credentials {
         Credentials { patience: Some(patience), ..self }
@@ -131,7 +150,10 @@ impl Credentials {
 
 impl File {
     fn load(path: &Path) -> Result<File> {
-        let bytes = restow_content::file::read(path, 4 << 20)?;
+        File::parse(path, &restow_content::file::read(path, 4 << 20)?)
+    }
+
+    fn parse(path: &Path, bytes: &[u8]) -> Result<File> {
         // An empty file is what some installers leave.
         if bytes.trim_ascii().is_empty() {
             return Ok(File { path: path.to_owned(), ..File::default() });
@@ -145,7 +167,7 @@ impl File {
                 error.column()
             ),
         };
-        let file: File = serde_json::from_slice(&bytes).map_err(malformed)?;
+        let file: File = serde_json::from_slice(bytes).map_err(malformed)?;
         Ok(File { path: path.to_owned(), ..file })
     }
 
@@ -342,6 +364,22 @@ mod tests {
         assert_eq!(find(&credentials, "i.org", "x"), Some(Login::Identity("id".into())));
         assert_eq!(find(&credentials, "r.org", "x"), Some(Login::Registry("reg".into())));
         assert_eq!(find(&credentials, "u.org", "x"), password("u"));
+    }
+
+    #[test]
+    fn a_variable_holds_what_a_file_would_and_stands_between_files() {
+        let text = |user: &str| format!(r#"{{"auths":{{"{user}.org":{0},"a.org":{0}}}}}"#, auth(user));
+        let variable = Credentials::parse("VARIABLE", &text("variable")).unwrap();
+        let found = |credentials: &Credentials, host| find(credentials, host, "x");
+        let first = file(&text("first")).unwrap().followed_by(variable.clone());
+        assert_eq!(found(&first, "a.org"), password("first"));
+        assert_eq!(found(&first, "variable.org"), password("variable"));
+        let second = variable.followed_by(file(&text("last")).unwrap());
+        assert_eq!(found(&second, "a.org"), password("variable"));
+        assert_eq!(found(&second, "last.org"), password("last"));
+        assert!(second.searched().contains("in VARIABLE, "), "{}", second.searched());
+        let error = Credentials::parse("VARIABLE", r#"{"auths":"c2VjcmV0""#).unwrap_err().to_string();
+        assert!(error.contains("VARIABLE") && !error.contains("c2Vj"), "{error}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use reqwest::Method;
 use reqwest::StatusCode;
+use reqwest::Url;
 use reqwest::header;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
@@ -18,8 +19,10 @@ use super::auth;
 use super::cache::OBJECT_SIZE;
 use super::hosts::Purpose;
 use super::http::Call;
+use super::http::Lookup;
 use super::http::Response;
 use super::http::describe;
+use super::http::is_refused;
 use super::manifests::check;
 use crate::Error;
 use crate::Repository;
@@ -82,21 +85,65 @@ impl Core {
         if !to_write && let Some(known) = self.cache.blob(repository, digest) {
             return Ok(known);
         }
-        let endpoint = self.upstream(repository)?;
-        let scopes = [if to_write { auth::push(&endpoint) } else { auth::pull(&endpoint) }];
-        let url = endpoint.url(&format!("blobs/{digest}"));
-        let call = Call::new(RequestKind::BlobHead, Method::HEAD, url, &scopes);
-        let response = self.http.send(&endpoint, call).await?;
-        let head = match response.status() {
-            StatusCode::OK => {
-                let length = response.text_header(header::CONTENT_LENGTH);
-                Some(BlobHead { size: length.and_then(|length| length.parse().ok()) })
+        let purpose = if to_write { Purpose::Push } else { Purpose::Pull };
+        let endpoints = self.endpoints(repository, purpose)?;
+        let mut result = Ok(Lookup::Absent);
+        for endpoint in &*endpoints {
+            result = self.blob_head_at(endpoint, digest, to_write).await;
+            if matches!(result, Ok(Lookup::There(_))) {
+                break;
             }
-            StatusCode::NOT_FOUND => None,
-            _ => return Err(response.into_error().await),
+        }
+        let head = match result? {
+            Lookup::There(head) => Some(head),
+            Lookup::Absent => None,
+            // Nobody knows, so it is sent.
+            Lookup::Refused => return Ok(None),
         };
         self.cache.keep_blob(repository, digest, head);
         Ok(head)
+    }
+
+    async fn blob_head_at(
+        &self,
+        endpoint: &Endpoint,
+        digest: &Digest,
+        to_write: bool,
+    ) -> Result<Lookup<BlobHead>> {
+        let scopes = [if to_write { auth::push(endpoint) } else { auth::pull(endpoint) }];
+        let url = endpoint.url(&format!("blobs/{digest}"));
+        let call = Call::new(RequestKind::BlobHead, Method::HEAD, url.clone(), &scopes).doubtful();
+        let response = self.http.send(endpoint, call).await?;
+        match response.status() {
+            StatusCode::OK => {
+                let length = response.text_header(header::CONTENT_LENGTH);
+                Ok(Lookup::There(BlobHead { size: length.and_then(|length| length.parse().ok()) }))
+            }
+            StatusCode::NOT_FOUND => Ok(Lookup::Absent),
+            status if is_refused(status) && to_write => Ok(Lookup::Refused),
+            status if is_refused(status) => self.first_byte(endpoint, url, &scopes).await,
+            _ => Err(response.into_error().await),
+        }
+    }
+
+    /// Learns by the first byte of a blob what its head would have told.
+    async fn first_byte(&self, endpoint: &Endpoint, url: Url, scopes: &[String]) -> Result<Lookup<BlobHead>> {
+        let call =
+            Call::new(RequestKind::BlobGet, Method::GET, url, scopes).header(header::RANGE, "bytes=0-0");
+        let response = self.http.send(endpoint, call).await?;
+        let size = match response.status() {
+            StatusCode::OK => {
+                response.text_header(header::CONTENT_LENGTH).and_then(|length| length.parse().ok())
+            }
+            StatusCode::PARTIAL_CONTENT => {
+                response.text_header(header::CONTENT_RANGE).and_then(content_range).and_then(|(_, size)| size)
+            }
+            // It has no first byte.
+            StatusCode::RANGE_NOT_SATISFIABLE => None,
+            StatusCode::NOT_FOUND => return Ok(Lookup::Absent),
+            _ => return Err(response.into_error().await),
+        };
+        Ok(Lookup::There(BlobHead { size }))
     }
 
     /// Returns a blob of at most 4 MiB, from memory where it has been seen.
@@ -343,7 +390,9 @@ impl Download {
         let settings = self.core.settings();
         let url = self.endpoints[self.place].url(&format!("blobs/{}", self.descriptor.digest));
         let request = describe(&Method::GET, &url);
-        if self.in_vain >= settings.attempts || self.breaks >= BREAKS {
+        let most =
+            if self.endpoints[self.place].spare { settings.attempts.min(2) } else { settings.attempts };
+        if self.in_vain >= most || self.breaks >= BREAKS {
             if self.place + 1 < self.endpoints.len() {
                 (self.place, self.in_vain, self.ranges) = (self.place + 1, 0, true);
                 return Ok(());
@@ -356,7 +405,7 @@ impl Download {
 }
 
 /// Parses `bytes START-END/TOTAL` into the start and the total, if that is known.
-fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
+pub(crate) fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (start, _) = range.split_once('-')?;
     let total = if total == "*" { None } else { Some(total.parse().ok()?) };

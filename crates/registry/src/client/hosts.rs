@@ -16,6 +16,7 @@ use reqwest::header::HeaderValue;
 use reqwest::redirect::Policy;
 
 use super::Settings;
+use super::http::authority;
 use super::http::same_host;
 use crate::Error;
 use crate::Repository;
@@ -52,9 +53,38 @@ pub(crate) struct Endpoint {
     /// Whether it may turn out to be a server that does not speak TLS.
     pub(crate) insecure: bool,
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// Whether another server is asked where this one does not answer.
+    pub(crate) spare: bool,
 }
 
 impl Endpoint {
+    /// Returns the registry that holds `url`, to which this one has led, if it looks like one.
+    pub(crate) fn elsewhere(&self, url: &Url) -> Option<Endpoint> {
+        let path = url.path().strip_prefix("/v2/")?;
+        let (path, _) = ["/manifests/", "/blobs/"].iter().find_map(|kind| path.rsplit_once(kind))?;
+        let mut base = url.clone();
+        base.set_path("/v2");
+        base.set_query(None);
+        base.set_fragment(None);
+        Some(Endpoint {
+            base,
+            host: authority(url),
+            path: path.to_owned(),
+            mirrored: None,
+            trust: self.trust_at(url),
+            insecure: false,
+            headers: Vec::new(),
+            spare: self.spare,
+        })
+    }
+
+    /// Returns whether the registry counts who fetches a manifest, and not who asks for its head.
+    ///
+    /// <https://docs.docker.com/docker-hub/usage/pulls/>
+    pub(crate) fn counts_fetches(&self) -> bool {
+        self.host == DOCKER_HUB && self.mirrored.is_none()
+    }
+
     /// Adds certificates. Where there are any, TLS has been set up.
     fn certified(mut self, found: Trust, settings: &Settings) -> Endpoint {
         self.trust.authorities.extend(found.authorities);
@@ -243,6 +273,9 @@ impl Hosts {
             Some(Found::Certificates(trust)) => endpoints.push(own.certified(trust, settings)),
             None => endpoints.push(own),
         }
+        if let Some((_, spare)) = endpoints.split_last_mut() {
+            spare.iter_mut().for_each(|endpoint| endpoint.spare = true);
+        }
         Ok(endpoints)
     }
 
@@ -301,6 +334,7 @@ fn endpoint(location: &str, insecure: bool, settings: &Settings) -> Result<Endpo
         trust: Trust { plain, ..trust },
         insecure,
         headers: Vec::new(),
+        spare: false,
     })
 }
 

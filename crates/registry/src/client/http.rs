@@ -7,6 +7,7 @@ use std::future::Future;
 use std::future::poll_fn;
 use std::hash::BuildHasher;
 use std::hash::RandomState;
+use std::io::Read as _;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -16,6 +17,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use flate2::read::MultiGzDecoder;
 use reqwest::Method;
 use reqwest::StatusCode;
 use reqwest::Url;
@@ -28,8 +30,8 @@ use super::Clock;
 use super::Endpoint;
 use super::RequestKind;
 use super::Settings;
+use super::auth;
 use super::auth::Auth;
-use super::auth::Challenge;
 use super::budget::Budget;
 use super::clock::Wait;
 use super::hosts::Trust;
@@ -58,13 +60,23 @@ pub(crate) struct Call<'a> {
     pub(crate) payload: Payload,
     /// The scopes that a token for it needs.
     pub(crate) scopes: &'a [String],
-    /// Whether it is sent again after a broken connection or a server's error.
-    pub(crate) again: bool,
+    pub(crate) tries: Tries,
+}
+
+/// How often a request is sent where connections break or the server fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tries {
+    /// As often as is usual.
+    Usual,
+    /// The same, but where the answer is 500: some say so to a question that they do not know, so two are enough.
+    Doubtful,
+    /// Once: it may be done though nothing was heard of it.
+    Once,
 }
 
 impl<'a> Call<'a> {
     pub(crate) fn new(kind: RequestKind, method: Method, url: Url, scopes: &'a [String]) -> Call<'a> {
-        Call { kind, method, url, headers: Vec::new(), payload: Payload::None, scopes, again: true }
+        Call { kind, method, url, headers: Vec::new(), payload: Payload::None, scopes, tries: Tries::Usual }
     }
 
     pub(crate) fn header(mut self, name: HeaderName, value: impl AsRef<str>) -> Call<'a> {
@@ -80,9 +92,12 @@ impl<'a> Call<'a> {
         self
     }
 
-    pub(crate) fn once(mut self) -> Call<'a> {
-        self.again = false;
-        self
+    pub(crate) fn once(self) -> Call<'a> {
+        Call { tries: Tries::Once, ..self }
+    }
+
+    pub(crate) fn doubtful(self) -> Call<'a> {
+        Call { tries: Tries::Doubtful, ..self }
     }
 }
 
@@ -96,6 +111,9 @@ pub(crate) struct Http {
     budgets: Mutex<HashMap<String, Arc<Budget>>>,
     /// The hosts that are called insecure and have turned out not to speak TLS.
     plain: Mutex<HashSet<String>>,
+    /// The servers that are passed over, as there are others, and until when: they could not be reached, or want to be
+    /// left alone.
+    resting: Mutex<HashMap<String, Duration>>,
     jitter: RandomState,
 }
 
@@ -107,6 +125,36 @@ pub(crate) struct Response {
     clock: Arc<dyn Clock>,
     idle: Duration,
     refusal: Option<Refusal>,
+}
+
+/// Who a request went to in the end.
+struct Asked {
+    /// The registry there, if it is one.
+    of: Option<Endpoint>,
+    scopes: Vec<String>,
+    /// What was sent along.
+    sent: Option<HeaderValue>,
+}
+
+/// What a look for something brought.
+#[derive(Debug)]
+pub(crate) enum Lookup<T> {
+    There(T),
+    Absent,
+    /// The registry does not answer the question, so nothing is known.
+    Refused,
+}
+
+/// Returns whether a registry, or what stands before it, has declined to answer a question that it need not know.
+pub(crate) fn is_refused(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BAD_REQUEST
+            | StatusCode::FORBIDDEN
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::INTERNAL_SERVER_ERROR
+            | StatusCode::NOT_IMPLEMENTED
+    )
 }
 
 /// Whom a registry has refused.
@@ -137,6 +185,7 @@ impl Http {
             clients: Mutex::default(),
             budgets: Mutex::default(),
             plain: Mutex::default(),
+            resting: Mutex::default(),
             jitter: RandomState::new(),
         }
     }
@@ -162,53 +211,48 @@ impl Http {
     }
 
     async fn ask(&self, endpoint: &Endpoint, call: &Call<'_>) -> Result<Response> {
-        let mut authorization = self.auth.header(self, endpoint, call.scopes).await?;
+        let mut url = call.url.clone();
         let mut refused = 0;
         loop {
-            let mut response = self.follow(endpoint, call, authorization.as_ref()).await?;
-            // Whoever else a redirect or an upload leads to has no say in where our login goes.
-            let own = same_host(response.url(), &endpoint.base);
-            if own && response.status() == StatusCode::UNAUTHORIZED && refused < 2 {
+            let (response, asked) = self.follow(endpoint, call, &url).await?;
+            let Asked { of, scopes, sent } = asked;
+            let Some(of) = of else { return Ok(response) };
+            if response.status() == StatusCode::UNAUTHORIZED && refused < 2 {
                 refused += 1;
-                let challenges = response.headers().get_all(header::WWW_AUTHENTICATE);
-                let challenges = challenges.iter().filter_map(|value| value.to_str().ok());
-                let challenge = Challenge::choose(challenges);
-                if self.auth.challenged(endpoint, challenge, authorization.as_ref(), &response.request)? {
-                    let next = self.auth.header(self, endpoint, call.scopes).await?;
+                if self.auth.challenged(&of, &response, &scopes, sent.as_ref())? {
                     // The same would be refused again.
-                    if next != authorization {
-                        authorization = next;
+                    if self.auth.header(self, &of, &scopes).await? != sent {
+                        url = response.url().clone();
                         continue;
                     }
                 }
             }
-            let refusal = matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-            if own && refusal {
-                let login = self.auth.explain(self, endpoint).await;
-                response.refusal = Some(Refusal { host: endpoint.host.clone(), login });
-            }
-            return Ok(response);
+            return Ok(self.explained(response, &of).await);
         }
     }
 
-    /// Sends a request and follows redirects, which never take what identifies us to another host.
-    async fn follow(
-        &self,
-        endpoint: &Endpoint,
-        call: &Call<'_>,
-        authorization: Option<&HeaderValue>,
-    ) -> Result<Response> {
-        let mut url = call.url.clone();
+    /// Adds to a refusal by which login that was.
+    async fn explained(&self, mut response: Response, of: &Endpoint) -> Response {
+        if matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            let login = self.auth.explain(self, of).await;
+            response.refusal = Some(Refusal { host: of.host.clone(), login });
+        }
+        response
+    }
+
+    /// Sends a request to `url` and follows redirects, which never take what identifies us to another host. A registry to
+    /// which they lead is one of its own, with its own tokens and logins.
+    async fn follow(&self, endpoint: &Endpoint, call: &Call<'_>, url: &Url) -> Result<(Response, Asked)> {
+        let mut url = url.clone();
         let mut kind = call.kind;
         for _ in 0..=REDIRECTS {
             let home = same_host(&url, &endpoint.base);
             let mut headers: HeaderMap = call.headers.iter().cloned().collect();
             if home {
                 headers.extend(endpoint.headers.iter().cloned());
-                if let Some(authorization) = authorization {
-                    headers.insert(header::AUTHORIZATION, authorization.clone());
-                }
             }
+            let asked = self.asked(endpoint, call, &url).await?;
+            headers.extend(asked.sent.clone().map(|sent| (header::AUTHORIZATION, sent)));
             let budget = self.budget(&url, endpoint);
             let trust = endpoint.trust_at(&url);
             let attempt = Attempt {
@@ -217,28 +261,16 @@ impl Http {
                 url: &url,
                 headers,
                 payload: &call.payload,
-                again: call.again,
+                tries: call.tries,
+                spare: endpoint.spare.then_some(&endpoint.base),
                 trust: &trust,
                 budget: &budget,
             };
             let response = self.attempts(attempt).await?;
             if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED {
-                return Ok(response);
+                return Ok((response, asked));
             }
-            let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
-            let Some(next) = location.and_then(|location| url.join(location).ok()) else {
-                return Err(response.protocol("a redirect to nowhere"));
-            };
-            if !matches!(next.scheme(), "http" | "https") {
-                return Err(response.protocol(format!("a redirect to {}:", next.scheme())));
-            }
-            if url.scheme() == "https" && next.scheme() != "https" {
-                return Err(response.protocol(format!("a redirect from https to {}", shown(&next))));
-            }
-            if call.method != Method::GET && call.method != Method::HEAD && !same_host(&url, &next) {
-                return Err(response.protocol(format!("an upload was sent on to {}", shown(&next))));
-            }
-            (url, kind) = (next, RequestKind::Redirect);
+            (url, kind) = (redirected(&response, call, &url, &endpoint.base)?, RequestKind::Redirect);
         }
         Err(Error::Protocol {
             request: describe(&call.method, &call.url),
@@ -246,80 +278,128 @@ impl Http {
         })
     }
 
+    /// Returns who is asked at `url`, and what is sent along.
+    async fn asked(&self, endpoint: &Endpoint, call: &Call<'_>, url: &Url) -> Result<Asked> {
+        let reads = matches!(call.method, Method::GET | Method::HEAD);
+        let (of, scopes) = match same_host(url, &endpoint.base) {
+            true => (Some(endpoint.clone()), call.scopes.to_vec()),
+            // Whoever else an upload leads to has no say in where our login goes.
+            false => {
+                let there = endpoint.elsewhere(url).filter(|_| reads);
+                let scopes = there.iter().map(auth::pull).collect();
+                (there, scopes)
+            }
+        };
+        let sent = match &of {
+            Some(of) => self.auth.header(self, of, &scopes).await?,
+            None => None,
+        };
+        Ok(Asked { of, scopes, sent })
+    }
+
     /// Sends a request as often as it takes and is allowed.
     pub(crate) async fn attempts(&self, attempt: Attempt<'_>) -> Result<Response> {
         let clock = &*self.settings.clock;
-        let client = self.client(attempt.trust)?;
         let request = describe(attempt.method, attempt.url);
-        let host = authority(attempt.url);
         let (mut broken, mut postponed) = (0, 0);
         loop {
             attempt.budget.take(clock).await;
-            self.stats.count(&host, attempt.kind);
-            let (body, progress) = attempt.payload.body();
-            let mut builder =
-                client.request(attempt.method.clone(), attempt.url.clone()).headers(attempt.headers.clone());
-            if let Some(body) = body {
-                builder = builder.body(body);
+            match self.attempt(&attempt, &request).await {
+                Ok(response) if is_impatient(response.status()) => {
+                    if !self.postpones(&attempt, &response, postponed) {
+                        return Ok(response);
+                    }
+                    postponed += 1;
+                    continue;
+                }
+                Ok(response) => {
+                    let most = attempt.most(self.settings.attempts, response.status());
+                    if !has_failed(response.status()) || broken + 1 >= most {
+                        return Ok(response);
+                    }
+                }
+                Err(lost) => {
+                    if broken + 1 >= attempt.most_lost(self.settings.attempts, &lost) {
+                        // One that does not speak TLS is reached without, or told of.
+                        let no_tls = matches!(lost, Lost::For(Error::NoTls { .. }));
+                        if let Some(base) = attempt.spare.filter(|_| !no_tls) {
+                            self.rest(base, Duration::MAX);
+                        }
+                        return Err(lost.into_error(request, broken + 1));
+                    }
+                }
             }
-            let idle = self.settings.idle_timeout;
-            // A registry may take its time to put a large blob away once it has all of it.
-            let patience = if matches!(attempt.payload, Payload::Part(_)) { idle * 10 } else { idle };
-            let moved = || progress.as_ref().map_or(0, |progress| progress.sent());
-            let outcome = patient(builder.send(), clock, patience, moved).await;
-            let failure: Box<dyn StdError + Send + Sync> = match outcome {
-                Some(Ok(inner)) => {
-                    let response = Response {
-                        inner,
-                        request: request.clone(),
-                        clock: self.settings.clock.clone(),
-                        idle,
-                        refusal: None,
-                    };
-                    match response.status() {
-                        status @ (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => {
-                            let asked = response.retry_after();
-                            if asked.is_some_and(|asked| asked > LONGEST_PAUSE) {
-                                return Ok(response);
-                            }
-                            let pause = asked.unwrap_or_else(|| self.backoff(&request, postponed));
-                            attempt.budget.close(clock.now(), pause);
-                            postponed += 1;
-                            // A host that says when to come back has done nothing with the request.
-                            let refused = status == StatusCode::TOO_MANY_REQUESTS || asked.is_some();
-                            if postponed > POSTPONED || !(attempt.again || refused) {
-                                return Ok(response);
-                            }
-                            continue;
-                        }
-                        StatusCode::INTERNAL_SERVER_ERROR
-                        | StatusCode::BAD_GATEWAY
-                        | StatusCode::GATEWAY_TIMEOUT
-                            if attempt.again && broken + 1 < self.settings.attempts =>
-                        {
-                            format!("status {}", response.status().as_u16()).into()
-                        }
-                        _ => return Ok(response),
-                    }
-                }
-                Some(Err(error)) => {
-                    // What went wrong with the bytes to send says more than what became of the request.
-                    if let Some(failure) = progress.as_ref().and_then(|progress| progress.failure()) {
-                        return Err(failure);
-                    }
-                    if let Some(failure) = tls::failure(&error, &host) {
-                        return Err(failure);
-                    }
-                    Box::new(error.without_url())
-                }
-                None => Box::new(Broken::Silent(patience)),
-            };
             broken += 1;
-            if broken >= self.settings.attempts || !attempt.again {
-                return Err(Error::Connection { request, attempts: broken, source: failure });
-            }
             clock.sleep(self.backoff(&request, broken)).await;
         }
+    }
+
+    /// Sends a request once.
+    async fn attempt(&self, attempt: &Attempt<'_>, request: &str) -> Result<Response, Lost> {
+        let client = self.client(attempt.trust).map_err(Lost::For)?;
+        let host = authority(attempt.url);
+        self.stats.count(&host, attempt.kind);
+        let (body, progress) = attempt.payload.body();
+        let mut builder =
+            client.request(attempt.method.clone(), attempt.url.clone()).headers(attempt.headers.clone());
+        if let Some(body) = body {
+            builder = builder.body(body);
+        }
+        let idle = self.settings.idle_timeout;
+        // A registry may take its time to put a large blob away once it has all of it.
+        let patience = if matches!(attempt.payload, Payload::Part(_)) { idle * 10 } else { idle };
+        let moved = || progress.as_ref().map_or(0, |progress| progress.sent());
+        let error = match patient(builder.send(), &*self.settings.clock, patience, moved).await {
+            Some(Ok(inner)) => {
+                let (request, clock) = (request.to_owned(), self.settings.clock.clone());
+                return Ok(Response { inner, request, clock, idle, refusal: None });
+            }
+            Some(Err(error)) => error,
+            None => return Err(Lost::Unreached(Box::new(Broken::Silent(patience)))),
+        };
+        // What went wrong with the bytes to send says more than what became of the request.
+        if let Some(failure) = progress.as_ref().and_then(|progress| progress.failure()) {
+            return Err(Lost::For(failure));
+        }
+        if let Some(failure) = tls::failure(&error, &host) {
+            return Err(Lost::For(failure));
+        }
+        Err(match error.is_connect() {
+            true => Lost::Unreached(Box::new(error.without_url())),
+            false => Lost::Broken(Box::new(error.without_url())),
+        })
+    }
+
+    /// Closes the budget of a host that asks for patience, and returns whether it is worth while to wait.
+    fn postpones(&self, attempt: &Attempt<'_>, response: &Response, postponed: u32) -> bool {
+        let asked = response.retry_after();
+        let pause = asked.unwrap_or_else(|| self.backoff(&response.request, postponed));
+        if let Some(base) = attempt.spare {
+            self.rest(base, pause);
+            return false;
+        }
+        if asked.is_some_and(|asked| asked > LONGEST_PAUSE) {
+            return false;
+        }
+        attempt.budget.close(self.settings.clock.now(), pause);
+        // A host that says when to come back has done nothing with the request.
+        let refused = response.status() == StatusCode::TOO_MANY_REQUESTS || asked.is_some();
+        postponed < POSTPONED && (attempt.tries != Tries::Once || refused)
+    }
+
+    /// Takes note that a server is not to be asked for a while, as there are others.
+    fn rest(&self, url: &Url, pause: Duration) {
+        let until = self.settings.clock.now().saturating_add(pause);
+        let origin = url.origin().ascii_serialization();
+        let mut resting = lock(&self.resting);
+        let known = resting.entry(origin).or_default();
+        *known = until.max(*known);
+    }
+
+    /// Returns whether a server is to be passed over.
+    pub(crate) fn rests(&self, endpoint: &Endpoint) -> bool {
+        let origin = endpoint.base.origin().ascii_serialization();
+        lock(&self.resting).get(&origin).is_some_and(|until| *until > self.settings.clock.now())
     }
 
     /// Returns how long to wait after the `count`th failure: twice as long each time, and not in step with
@@ -362,9 +442,66 @@ pub(crate) struct Attempt<'a> {
     pub(crate) url: &'a Url,
     pub(crate) headers: HeaderMap,
     pub(crate) payload: &'a Payload,
-    pub(crate) again: bool,
+    pub(crate) tries: Tries,
+    /// The server that is passed over from now on if this fails, where there are others to ask.
+    pub(crate) spare: Option<&'a Url>,
     pub(crate) trust: &'a Trust,
     pub(crate) budget: &'a Budget,
+}
+
+impl Attempt<'_> {
+    /// Returns how often it is sent where such a failure is the answer.
+    fn most(&self, usual: u32, status: StatusCode) -> u32 {
+        match (self.tries, status) {
+            _ if self.spare.is_some() => 1,
+            (Tries::Once, _) => 1,
+            (Tries::Doubtful, StatusCode::INTERNAL_SERVER_ERROR) => usual.min(2),
+            _ => usual,
+        }
+    }
+
+    /// Returns how often it is sent where nothing comes back.
+    fn most_lost(&self, usual: u32, lost: &Lost) -> u32 {
+        match (lost, self.tries) {
+            (Lost::For(_), _) | (_, Tries::Once) => 1,
+            (Lost::Unreached(_), _) if self.spare.is_some() => 1,
+            // A connection that was kept open may have been closed meanwhile.
+            (Lost::Broken(_), _) if self.spare.is_some() => usual.min(2),
+            _ => usual,
+        }
+    }
+}
+
+/// Why there is no answer.
+enum Lost {
+    /// Another try changes nothing.
+    For(Error),
+    /// There is nobody, or nobody says anything.
+    Unreached(Box<dyn StdError + Send + Sync>),
+    /// The connection broke.
+    Broken(Box<dyn StdError + Send + Sync>),
+}
+
+impl Lost {
+    fn into_error(self, request: String, attempts: u32) -> Error {
+        match self {
+            Lost::For(error) => error,
+            Lost::Unreached(source) | Lost::Broken(source) => Error::Connection { request, attempts, source },
+        }
+    }
+}
+
+/// Returns whether a server asks to be left alone for a while.
+fn is_impatient(status: StatusCode) -> bool {
+    matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+}
+
+/// Returns whether a server has failed in a way that may pass.
+fn has_failed(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::INTERNAL_SERVER_ERROR | StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT
+    )
 }
 
 impl Response {
@@ -380,6 +517,11 @@ impl Response {
         self.headers().get(name).and_then(|value| value.to_str().ok())
     }
 
+    /// Returns method and URL, for messages.
+    pub(crate) fn request(&self) -> &str {
+        &self.request
+    }
+
     /// Returns the URL that answered.
     pub(crate) fn url(&self) -> &Url {
         self.inner.url()
@@ -393,19 +535,37 @@ impl Response {
         }
     }
 
-    /// Reads a body of at most `limit` bytes.
+    /// Reads a document of at most `limit` bytes. Some come compressed though nobody asked for that.
     pub(crate) async fn bytes(mut self, limit: u64) -> Result<Result<Vec<u8>, Broken>> {
         let mut bytes = Vec::new();
         loop {
             match self.chunk().await {
                 Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
-                Ok(None) => return Ok(Ok(bytes)),
+                Ok(None) => return self.decoded(bytes, limit).map(Ok),
                 Err(broken) => return Ok(Err(broken)),
             }
             if bytes.len() as u64 > limit {
                 return Err(self.protocol(format!("the answer has more than {limit} bytes")));
             }
         }
+    }
+
+    fn decoded(&self, bytes: Vec<u8>, limit: u64) -> Result<Vec<u8>> {
+        let encoding = self.text_header(header::CONTENT_ENCODING).unwrap_or_default().trim();
+        // What carries the name and is none after all is what it is.
+        if !matches!(encoding, "gzip" | "x-gzip") || !bytes.starts_with(&[0x1f, 0x8b]) {
+            return Ok(bytes);
+        }
+        let mut decoded = Vec::new();
+        let read =
+            MultiGzDecoder::new(bytes.as_slice()).take(limit.saturating_add(1)).read_to_end(&mut decoded);
+        if read.is_err() {
+            return Err(self.protocol("the answer is damaged: it is called gzip"));
+        }
+        if decoded.len() as u64 > limit {
+            return Err(self.protocol(format!("the answer has more than {limit} bytes")));
+        }
+        Ok(decoded)
     }
 
     /// Makes an error of an answer, with what the registry says in it.
@@ -418,6 +578,7 @@ impl Response {
             }
         }
         let status = self.status().as_u16();
+        let body = self.decoded(body, ERROR_SIZE as u64).unwrap_or_default();
         let (codes, message) = error_message(&body);
         match self.refusal {
             Some(Refusal { host, login }) => {
@@ -450,7 +611,7 @@ impl Response {
 /// Parses a date such as `Sun, 06 Nov 1994 08:49:37 GMT` into seconds since the year 0.
 ///
 /// <https://www.rfc-editor.org/rfc/rfc9110#name-date-time-formats>
-fn date(text: &str) -> Option<u64> {
+pub(crate) fn date(text: &str) -> Option<u64> {
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let words: Vec<_> = text.split(' ').collect();
@@ -470,7 +631,7 @@ fn date(text: &str) -> Option<u64> {
 /// servers that are none send a line of text.
 ///
 /// <https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#error-codes>
-fn error_message(body: &[u8]) -> (Vec<String>, String) {
+pub(crate) fn error_message(body: &[u8]) -> (Vec<String>, String) {
     const LINE: usize = 200;
     let document: serde_json::Value = match serde_json::from_slice(body) {
         Ok(document) => document,
@@ -524,6 +685,35 @@ async fn race<T>(work: impl Future<Output = T>, mut wait: Wait) -> Option<T> {
         Poll::Pending => wait.as_mut().poll(context).map(|()| None),
     })
     .await
+}
+
+/// Returns where a redirect leads, if that is safe to follow.
+fn redirected(response: &Response, call: &Call<'_>, from: &Url, base: &Url) -> Result<Url> {
+    let location = response.text_header(header::LOCATION);
+    let Some(mut next) = location.and_then(|location| from.join(location).ok()) else {
+        return Err(response.protocol("a redirect to nowhere"));
+    };
+    if !matches!(next.scheme(), "http" | "https") {
+        return Err(response.protocol(format!("a redirect to {}:", next.scheme())));
+    }
+    if from.scheme() == "https" && next.scheme() != "https" {
+        if !same_host(from, base) || next.host() != base.host() {
+            return Err(response.protocol(format!("a redirect from https to {}", shown(&next))));
+        }
+        next = at_home(next, base);
+    }
+    if call.method != Method::GET && call.method != Method::HEAD && !same_host(from, &next) {
+        return Err(response.protocol(format!("an upload was sent on to {}", shown(&next))));
+    }
+    Ok(next)
+}
+
+/// Returns a URL of the same host by the scheme and port of `base`: a registry behind a proxy may not know them.
+pub(crate) fn at_home(mut url: Url, base: &Url) -> Url {
+    // Both are of the web, so neither can fail.
+    let _ = url.set_scheme(base.scheme());
+    let _ = url.set_port(base.port());
+    url
 }
 
 pub(crate) fn same_host(one: &Url, other: &Url) -> bool {

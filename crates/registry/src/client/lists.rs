@@ -1,5 +1,7 @@
 //! Lists: tags, repositories, referrers.
 
+use std::sync::PoisonError;
+
 use bytes::Bytes;
 use reqwest::Method;
 use reqwest::StatusCode;
@@ -19,8 +21,10 @@ use super::Endpoint;
 use super::RequestKind;
 use super::auth;
 use super::http::Call;
+use super::http::Lookup;
 use super::http::Response;
-use super::http::same_host;
+use super::http::at_home;
+use super::http::is_refused;
 use super::manifests::referrers_tag;
 use crate::Error;
 use crate::Name;
@@ -92,7 +96,7 @@ impl Core {
                 StatusCode::NOT_FOUND => return Err(Error::NotInRegistry { name: what.to_owned() }),
                 _ => return Err(response.into_error().await),
             }
-            next = following(&response)?;
+            next = following(&response, &endpoint.base)?;
             let document = self.document(response, PAGE_SIZE).await?;
             let page = document[key].as_array().map(Vec::as_slice).unwrap_or_default();
             // An empty page that names another one would go on for ever.
@@ -114,16 +118,11 @@ impl Core {
         artifact_type: Option<&MediaType>,
     ) -> Result<Vec<Descriptor>> {
         let endpoint = self.upstream(repository)?;
-        let mut found = match self.listed_referrers(&endpoint, digest, artifact_type).await? {
+        let mut found = match self.listed_referrers(repository, &endpoint, digest, artifact_type).await? {
             Some(found) => found,
             None => {
                 let tag = repository.tagged(&referrers_tag(digest))?;
-                match self.manifest(&tag).await? {
-                    Some(content) if content.descriptor.media_type.kind() == Kind::Index => {
-                        self.index(&content.bytes, &tag)?.manifests().to_vec()
-                    }
-                    _ => Vec::new(),
-                }
+                self.fallback(&tag, digest).await?.map_or(Vec::new(), |index| index.manifests().to_vec())
             }
         };
         found.retain(|referrer| {
@@ -132,13 +131,50 @@ impl Core {
         Ok(found)
     }
 
-    /// Returns nothing where the registry does not know such a list.
+    /// Returns the index that stands in for a list of referrers, if there is one. Some registries take the tag for the
+    /// digest that it is made of, and return the subject itself.
+    async fn fallback(&self, tag: &Name, subject: &Digest) -> Result<Option<Index>> {
+        let Some(content) = self.manifest(tag).await? else { return Ok(None) };
+        let Descriptor { media_type, digest, .. } = &content.descriptor;
+        if media_type.kind() != Kind::Index || digest == subject {
+            return Ok(None);
+        }
+        self.index(&content.bytes, tag).map(Some)
+    }
+
+    /// Returns nothing where the registry does not know such a list, or does not show it. That is found out once.
     async fn listed_referrers(
         &self,
+        repository: &Repository,
         endpoint: &Endpoint,
         digest: &Digest,
         artifact_type: Option<&MediaType>,
     ) -> Result<Option<Vec<Descriptor>>> {
+        let lists =
+            self.lists_referrers.lock().unwrap_or_else(PoisonError::into_inner).get(repository).copied();
+        if lists == Some(false) {
+            return Ok(None);
+        }
+        let found = self.referrers_at(endpoint, digest, artifact_type, lists.is_some()).await?;
+        if let Lookup::There(_) | Lookup::Refused = &found {
+            let lists = matches!(found, Lookup::There(_));
+            let mut known = self.lists_referrers.lock().unwrap_or_else(PoisonError::into_inner);
+            known.insert(repository.clone(), lists);
+        }
+        Ok(match found {
+            Lookup::There(found) => Some(found),
+            Lookup::Absent | Lookup::Refused => None,
+        })
+    }
+
+    /// `known`: the registry has shown such a list before, so that a refusal is an error.
+    async fn referrers_at(
+        &self,
+        endpoint: &Endpoint,
+        digest: &Digest,
+        artifact_type: Option<&MediaType>,
+        known: bool,
+    ) -> Result<Lookup<Vec<Descriptor>>> {
         let scopes = [auth::pull(endpoint)];
         let mut first = endpoint.url(&format!("referrers/{digest}"));
         if let Some(artifact_type) = artifact_type {
@@ -151,20 +187,28 @@ impl Core {
             let name = url.path().to_owned();
             let call = Call::new(RequestKind::List, Method::GET, url, &scopes)
                 .header(header::ACCEPT, MediaType::OCI_INDEX.as_str());
+            let call = if known { call } else { call.doubtful() };
             let response = self.http.send(endpoint, call).await?;
             match response.status() {
                 StatusCode::OK => {}
-                StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::BAD_REQUEST => {
-                    return Ok(None);
+                // Of another subject, it may know it.
+                StatusCode::BAD_REQUEST => return Ok(Lookup::Absent),
+                StatusCode::NOT_FOUND => {
+                    // It may know the question, and not yet what it is about.
+                    let unknown = response.into_error().await.to_string().contains("_UNKNOWN");
+                    return Ok(if unknown { Lookup::Absent } else { Lookup::Refused });
+                }
+                status if !known && (is_refused(status) || status == StatusCode::UNAUTHORIZED) => {
+                    return Ok(Lookup::Refused);
                 }
                 _ => return Err(response.into_error().await),
             }
-            next = following(&response)?;
+            next = following(&response, &endpoint.base)?;
             let broken = response.protocol("the answer breaks off");
             let bytes = response.bytes(PAGE_SIZE).await?.map_err(|_| broken)?;
             let limits = &self.settings().limits;
             // Some answer every unknown path with a page for people.
-            let Ok(index) = Index::parse(bytes, limits) else { return Ok(None) };
+            let Ok(index) = Index::parse(bytes, limits) else { return Ok(Lookup::Refused) };
             if index.manifests().is_empty() {
                 next = None;
             }
@@ -173,7 +217,7 @@ impl Core {
                 return Err(Error::TooMany { what: name, limit });
             }
         }
-        Ok(Some(found))
+        Ok(Lookup::There(found))
     }
 
     /// Adds a manifest that has a subject to the list of that subject's referrers, for a registry that does
@@ -187,7 +231,11 @@ impl Core {
         let Some((subject, entry)) = self.referrer(descriptor, bytes) else { return Ok(()) };
         let endpoint = self.upstream(repository)?;
         let is_listed = |listed: &[Descriptor]| listed.iter().any(|one| one.digest == entry.digest);
-        if self.listed_referrers(&endpoint, &subject, None).await?.is_some_and(|listed| is_listed(&listed)) {
+        if self
+            .listed_referrers(repository, &endpoint, &subject, None)
+            .await?
+            .is_some_and(|listed| is_listed(&listed))
+        {
             return Ok(());
         }
         let add = |index: &mut Index| {
@@ -209,7 +257,7 @@ impl Core {
     ) -> Result<()> {
         let Some((subject, entry)) = self.referrer(descriptor, bytes) else { return Ok(()) };
         let endpoint = self.upstream(repository)?;
-        if self.listed_referrers(&endpoint, &subject, None).await?.is_some() {
+        if self.listed_referrers(repository, &endpoint, &subject, None).await?.is_some() {
             return Ok(());
         }
         let remove = |index: &mut Index| {
@@ -251,12 +299,7 @@ impl Core {
         let _alone = flight.lock().await;
         // Another program may have changed it since it was read.
         self.cache.forget(repository, None, Some(tag.tag_or_latest()));
-        let mut index = match self.manifest(&tag).await? {
-            Some(content) if content.descriptor.media_type.kind() == Kind::Index => {
-                self.index(&content.bytes, &tag)?
-            }
-            _ => Index::new(Vec::new()),
-        };
+        let mut index = self.fallback(&tag, subject).await?.unwrap_or_else(|| Index::new(Vec::new()));
         if !edit(&mut index) {
             return Ok(());
         }
@@ -270,18 +313,62 @@ impl Core {
     }
 }
 
-/// Returns the next page, which must be on the same host.
+/// Returns the next page, which must be on the same host. A registry behind a proxy may not know by which scheme and port
+/// it is reached.
+fn following(response: &Response, base: &Url) -> Result<Option<Url>> {
+    let links = response.headers().get_all(header::LINK);
+    let next = links.iter().filter_map(|link| link.to_str().ok()).find_map(next_page);
+    let Some(target) = next else { return Ok(None) };
+    match response.url().join(target) {
+        Ok(url) if url.host() == base.host() && matches!(url.scheme(), "http" | "https") => {
+            Ok(Some(at_home(url, base)))
+        }
+        _ => Err(response.protocol("the next page is on another host")),
+    }
+}
+
+/// Returns the target of the link to the next page, of those in a header.
 ///
 /// <https://www.rfc-editor.org/rfc/rfc8288>
-fn following(response: &Response) -> Result<Option<Url>> {
-    let link = response.text_header(header::LINK).unwrap_or_default();
-    let next = link.split(',').find(|part| {
-        part.split(';').skip(1).any(|parameter| matches!(parameter.trim(), "rel=\"next\"" | "rel=next"))
-    });
-    let target = next.and_then(|part| part.trim().strip_prefix('<')).and_then(|part| part.split('>').next());
-    let Some(target) = target else { return Ok(None) };
-    match response.url().join(target) {
-        Ok(url) if same_host(&url, response.url()) => Ok(Some(url)),
-        _ => Err(response.protocol("the next page is on another host")),
+pub(crate) fn next_page(text: &str) -> Option<&str> {
+    let mut rest = text;
+    // A target may hold commas, which separate links elsewhere.
+    while let Some((target, after)) = rest.split_once('<').and_then(|(_, rest)| rest.split_once('>')) {
+        let parameters = &after[..after.find('<').unwrap_or(after.len())];
+        let is_next = |parameter: &str| {
+            let Some((name, value)) = parameter.trim_matches([' ', '\t', ',']).split_once('=') else {
+                return false;
+            };
+            let value = value.trim().trim_matches(['"', '\'']);
+            name.trim().eq_ignore_ascii_case("rel")
+                && value.split_whitespace().any(|word| word.eq_ignore_ascii_case("next"))
+        };
+        if parameters.split([';', ',']).any(is_next) {
+            return Some(target);
+        }
+        rest = after;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_page_is_read_out_of_any_header() {
+        for (text, expected) in [
+            ("</a>; rel=next", Some("/a")),
+            ("</a?last=x,y>; rel=\"prev next\"", Some("/a?last=x,y")),
+            ("</a>; rel=\"last\", </b>;REL=\"Next\"", Some("/b")),
+            ("</a>; rel=nextpage", None),
+            ("</a>; title=\"next\"", None),
+            ("</a>", None),
+            ("<", None),
+            (">; rel=next", None),
+            ("", None),
+        ] {
+            assert_eq!(next_page(text), expected, "{text}");
+        }
     }
 }

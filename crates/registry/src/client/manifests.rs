@@ -19,11 +19,14 @@ use super::RequestKind;
 use super::auth;
 use super::hosts::Purpose;
 use super::http::Call;
+use super::http::Lookup;
 use super::http::Response;
 use super::http::describe;
+use super::http::is_refused;
 use super::payload::Payload;
 use crate::Error;
 use crate::Name;
+use crate::Repository;
 use crate::Result;
 
 const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
@@ -122,7 +125,7 @@ impl Core {
         let endpoints = self.endpoints(repository, purpose)?;
         let mut result = Ok(None);
         for endpoint in &*endpoints {
-            result = self.fetch(endpoint, &wanted).await;
+            result = self.look_or_fetch(endpoint, repository, &wanted).await;
             if matches!(result, Ok(Some(_))) {
                 break;
             }
@@ -131,6 +134,31 @@ impl Core {
         let tag = name.digest.is_none().then(|| name.tag_or_latest());
         self.cache.keep_manifest(repository, tag, &content.descriptor, &content.bytes);
         Ok(Some(content))
+    }
+
+    /// Fetches a manifest. Where that is counted and a look is not, an earlier run's manifest is looked for first: it may
+    /// be the same.
+    async fn look_or_fetch(
+        &self,
+        endpoint: &Endpoint,
+        repository: &Repository,
+        reference: &str,
+    ) -> Result<Option<Content>> {
+        if !endpoint.counts_fetches() {
+            return self.fetch(endpoint, reference).await;
+        }
+        if let Some(seen) = self.seen.get(repository, reference)
+            && let Ok(Lookup::There(Head { digest: Some(digest) })) =
+                self.head_at(endpoint, reference, false).await
+            && digest == seen.descriptor.digest
+        {
+            return Ok(Some(seen));
+        }
+        let content = self.fetch(endpoint, reference).await?;
+        if let Some(content) = &content {
+            self.seen.keep(repository, reference, content);
+        }
+        Ok(content)
     }
 
     async fn fetch(&self, endpoint: &Endpoint, reference: &str) -> Result<Option<Content>> {
@@ -148,12 +176,16 @@ impl Core {
                 _ => return Err(response.into_error().await),
             }
             let content_type = response.text_header(header::CONTENT_TYPE).map(str::to_owned);
+            let named = response.text_header("docker-content-digest").map(str::to_owned);
             match response.bytes(limit).await? {
-                Ok(bytes) => return content(&url, reference, content_type.as_deref(), bytes).map(Some),
+                Ok(bytes) => {
+                    let digest = digest_of(reference, named.as_deref(), &bytes)?;
+                    return content(&url, digest, content_type.as_deref(), bytes).map(Some);
+                }
                 Err(broken) => {
                     attempts += 1;
                     let request = describe(&Method::GET, &url);
-                    if attempts >= self.settings().attempts {
+                    if attempts >= self.settings().attempts || endpoint.spare {
                         return Err(Error::Connection { request, attempts, source: Box::new(broken) });
                     }
                     self.settings().clock.sleep(self.http.backoff(&request, attempts)).await;
@@ -173,31 +205,41 @@ impl Core {
         }
         let purpose = if to_write { Purpose::Push } else { Purpose::Resolve };
         let endpoints = self.endpoints(repository, purpose)?;
-        let mut result = Ok(None);
+        let mut result = Ok(Lookup::Absent);
         for endpoint in &*endpoints {
-            result = self.head_at(endpoint, name, to_write).await;
-            if matches!(result, Ok(Some(_))) {
+            result = self.head_at(endpoint, &reference, to_write).await;
+            if matches!(result, Ok(Lookup::There(_))) {
                 break;
             }
         }
-        if let Ok(head) = &result {
-            self.cache.keep_head(repository, &reference, head);
-        }
-        result
+        let head = match result? {
+            // Nobody knows, so it is put.
+            Lookup::Refused if to_write => return Ok(None),
+            Lookup::Refused | Lookup::There(Head { digest: None }) if !to_write => {
+                let digest = self.manifest(name).await?.map(|content| content.descriptor.digest);
+                digest.map(|digest| Head { digest: Some(digest) })
+            }
+            Lookup::There(head) => Some(head),
+            Lookup::Absent | Lookup::Refused => None,
+        };
+        self.cache.keep_head(repository, &reference, &head);
+        Ok(head)
     }
 
-    async fn head_at(&self, endpoint: &Endpoint, name: &Name, to_write: bool) -> Result<Option<Head>> {
+    async fn head_at(&self, endpoint: &Endpoint, reference: &str, to_write: bool) -> Result<Lookup<Head>> {
         let scopes = [if to_write { auth::push(endpoint) } else { auth::pull(endpoint) }];
-        let url = endpoint.url(&format!("manifests/{}", reference(name)));
-        let call =
-            Call::new(RequestKind::ManifestHead, Method::HEAD, url, &scopes).header(header::ACCEPT, ACCEPT);
+        let url = endpoint.url(&format!("manifests/{reference}"));
+        let call = Call::new(RequestKind::ManifestHead, Method::HEAD, url, &scopes)
+            .header(header::ACCEPT, ACCEPT)
+            .doubtful();
         let response = self.http.send(endpoint, call).await?;
         match response.status() {
             StatusCode::OK => {
                 let digest = response.text_header("docker-content-digest");
-                Ok(Some(Head { digest: digest.and_then(|digest| Digest::parse(digest).ok()) }))
+                Ok(Lookup::There(Head { digest: digest.and_then(|digest| Digest::parse(digest).ok()) }))
             }
-            StatusCode::NOT_FOUND => Ok(None),
+            StatusCode::NOT_FOUND => Ok(Lookup::Absent),
+            status if is_refused(status) => Ok(Lookup::Refused),
             _ => Err(response.into_error().await),
         }
     }
@@ -296,19 +338,26 @@ fn reference(name: &Name) -> String {
     }
 }
 
-/// Makes of an answer what it holds, if that is what was asked for.
+/// Returns the digest of a manifest: the one that it was asked for by, or, where that was a tag, the one that the
+/// registry calls it by, if the bytes have it, which need not be of our favourite algorithm.
+fn digest_of(reference: &str, named: Option<&str>, bytes: &[u8]) -> Result<Digest> {
+    // A tag holds no colon.
+    if let Ok(expected) = Digest::parse(reference) {
+        return check(&expected, bytes);
+    }
+    let named = named.and_then(|named| Digest::parse(named).ok());
+    let checked = named.and_then(|named| check(&named, bytes).ok());
+    Ok(checked.unwrap_or_else(|| Digest::sha256(bytes)))
+}
+
+/// Makes of an answer what it holds.
 fn content(
     url: &reqwest::Url,
-    reference: &str,
+    digest: Digest,
     content_type: Option<&str>,
     bytes: Vec<u8>,
 ) -> Result<Content> {
     let bytes = Bytes::from(bytes);
-    let digest = match Digest::parse(reference) {
-        // A tag holds no colon.
-        Err(_) => Digest::sha256(&bytes),
-        Ok(expected) => check(&expected, &bytes)?,
-    };
     let request = || describe(&Method::GET, url);
     let is_manifest = |media_type: &MediaType| matches!(media_type.kind(), Kind::Manifest | Kind::Index);
     let header = content_type.and_then(|text| text.split(';').next()).map(str::trim);

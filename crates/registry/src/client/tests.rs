@@ -7,6 +7,7 @@ mod faults;
 mod mirrors;
 mod patience;
 mod proxies;
+mod quirks;
 mod tls;
 mod uploads;
 

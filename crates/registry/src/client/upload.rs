@@ -28,8 +28,9 @@ use crate::Result;
 
 /// Blobs larger than this are looked for before they are sent; smaller ones cost less to send.
 pub(crate) const WORTH_A_HEAD: u64 = 64 << 10;
-/// The size of pieces for a registry that takes no blob whole.
-const CHUNK: u64 = 16 << 20;
+/// The sizes of pieces for a registry, or a proxy before it, that takes no blob whole. The last is the most that nginx
+/// takes if nobody has told it otherwise.
+const CHUNKS: [u64; 3] = [16 << 20, 4 << 20, 1 << 20];
 
 /// How a blob came to lie in a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +99,7 @@ impl Client {
         }
         if from == to {
             let missing = || Error::NotInRegistry { name: from.at(digest).to_string() };
-            return if self.holds(to, digest)? { Ok(Pushed::There) } else { Err(missing()) };
+            return if self.blob_head(to, digest)?.is_some() { Ok(Pushed::There) } else { Err(missing()) };
         }
         let mut session = None;
         if from.host() == to.host() {
@@ -204,31 +205,57 @@ impl Core {
         Ok(Found::Not(session))
     }
 
-    /// Takes a blob from another repository. A registry that declines may have opened an upload instead.
+    /// Takes a blob from another repository. A registry that declines may have opened an upload instead. Whatever the
+    /// refusal is, the blob can be sent.
     async fn mount(
         &self,
         repository: &Repository,
         digest: &Digest,
         other: &Repository,
     ) -> Result<Result<(), Option<Session>>> {
+        if self.unmountable(repository, other) {
+            return Ok(Err(None));
+        }
         let endpoint = self.upstream(repository)?;
         let scopes = [auth::push(&endpoint), auth::pull_from(other)];
         let mut url = endpoint.url("blobs/uploads/");
         url.query_pairs_mut().append_pair("mount", digest.as_str()).append_pair("from", other.path());
         let call = Call::new(RequestKind::BlobMount, Method::POST, url, &scopes)
-            .payload(Payload::Bytes(Bytes::new()));
-        let response = self.http.send(&endpoint, call).await?;
+            .payload(Payload::Bytes(Bytes::new()))
+            .once();
+        let response = match self.http.send(&endpoint, call).await {
+            Ok(response) => response,
+            // There may be no token for both repositories, though there is one for each.
+            Err(Error::Unauthorized { .. } | Error::Connection { .. }) => {
+                self.give_up_mounting(repository, other);
+                return Ok(Err(None));
+            }
+            Err(error) => return Err(error),
+        };
         match response.status() {
-            StatusCode::CREATED => {
+            StatusCode::CREATED if !opens_upload(&response) => {
                 self.cache.sent(repository, digest);
                 Ok(Ok(()))
             }
-            StatusCode::ACCEPTED => Ok(Err(session(&endpoint, &response).ok())),
-            // Some refuse instead: the other repository may not be ours to read.
-            status if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => Ok(Err(None)),
-            _ => Err(response.into_error().await),
+            StatusCode::OK | StatusCode::CREATED | StatusCode::ACCEPTED => {
+                Ok(Err(session(&endpoint, &response).ok()))
+            }
+            StatusCode::TOO_MANY_REQUESTS => Err(response.into_error().await),
+            // The other repository may lack the blob.
+            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => Ok(Err(None)),
+            _ => {
+                self.give_up_mounting(repository, other);
+                Ok(Err(None))
+            }
         }
     }
+}
+
+/// Returns whether an answer is that to the beginning of an upload, and not that to a mount: some registries give both
+/// the same status.
+fn opens_upload(response: &Response) -> bool {
+    let location = response.text_header(header::LOCATION).unwrap_or_default();
+    response.headers().contains_key("docker-upload-uuid") || location.contains("/blobs/uploads/")
 }
 
 /// Takes an open upload from the answer that opened it or went on with it.
@@ -283,7 +310,14 @@ impl Upload<'_> {
                 // The registry has other bytes than we thought, or has forgotten the upload.
                 Error::Status { status: 416, .. } => {}
                 Error::Status { status: 404, .. } if failures > 0 => {}
-                Error::Status { status: 413, .. } if chunk.is_none() => chunk = Some(CHUNK),
+                Error::Status { status: 413, .. } => {
+                    let size = chunk.unwrap_or(u64::MAX).min(self.descriptor.size);
+                    let Some(smaller) = CHUNKS.into_iter().find(|&smaller| smaller < size) else {
+                        return Err(error);
+                    };
+                    chunk = Some(smaller);
+                    continue;
+                }
                 _ => return Err(error),
             }
             failures += 1;
@@ -305,7 +339,7 @@ impl Upload<'_> {
             .payload(Payload::Bytes(Bytes::new()));
         let response = self.core.http.send(self.endpoint, call).await?;
         match response.status() {
-            StatusCode::ACCEPTED => session(self.endpoint, &response),
+            StatusCode::OK | StatusCode::CREATED | StatusCode::ACCEPTED => session(self.endpoint, &response),
             _ => Err(response.into_error().await),
         }
     }
@@ -314,7 +348,7 @@ impl Upload<'_> {
     async fn resume(&self, location: Url) -> Option<(Session, u64)> {
         let call = Call::new(RequestKind::Upload, Method::GET, location.clone(), self.scopes).once();
         let response = self.core.http.send(self.endpoint, call).await.ok()?;
-        if !matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::ACCEPTED) {
+        if !response.status().is_success() {
             return None;
         }
         let offset = received(&response)?;
@@ -339,7 +373,7 @@ impl Upload<'_> {
                 .payload(self.part(offset, end))
                 .once();
             let response = self.core.http.send(self.endpoint, call).await?;
-            if response.status() != StatusCode::ACCEPTED {
+            if !response.status().is_success() {
                 return Err(response.into_error().await);
             }
             // A single byte and none look the same.

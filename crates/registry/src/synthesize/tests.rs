@@ -9,6 +9,7 @@ use crate::Client;
 use crate::Name;
 use crate::Remote;
 use crate::Settings;
+use restow_oci::annotations::DOCKER_REFERENCE_DIGEST;
 
 fn client() -> Client {
     Client::new(Settings::default()).unwrap()

@@ -104,6 +104,10 @@ impl State {
         Some((digest.to_owned(), media_type.clone(), bytes.clone()))
     }
 
+    pub(super) fn open_upload(&mut self, id: &str) {
+        self.uploads.insert(id.to_owned(), Vec::new());
+    }
+
     pub(super) fn require_token(&mut self, login: Option<(&str, &str)>, host: &str) {
         let login = login.map(|(user, password)| basic(user, password));
         self.gate = Gate::Token { host: host.to_owned(), login, issued: BTreeSet::new() };

@@ -102,14 +102,14 @@ pub(super) fn note(text: &str) -> String {
 }
 
 /// What begins and ends a string of several lines.
-const QUOTES: [&str; 2] = ["\"\"\"", "'''"];
+const QUOTES: [&[u8]; 2] = [b"\"\"\"", b"'''"];
 
 /// Where in a source a line is.
 #[derive(Default)]
 struct Scan {
     note: String,
     /// The quotes that end the string of several lines the line is in.
-    string: Option<&'static str>,
+    string: Option<&'static [u8]>,
     /// An import that goes on on the next line, and whether there was a parenthesis of either kind in it.
     open: String,
     opened: bool,
@@ -178,27 +178,22 @@ impl Scan {
 
     /// Keeps track of strings of several lines.
     fn strings(&mut self, line: &str) {
-        let mut rest = line;
-        loop {
-            match self.string {
-                Some(quotes) => {
-                    let Some(end) = rest.find(quotes) else { return };
-                    rest = &rest[end + 3..];
+        let mut rest = line.as_bytes();
+        while let Some(byte) = rest.first() {
+            let begun = || QUOTES.into_iter().find(|quotes| rest.starts_with(quotes));
+            let step = match self.string {
+                Some(quotes) if rest.starts_with(quotes) => {
                     self.string = None;
+                    quotes.len()
                 }
-                None => {
-                    // Nothing is looked at twice: a line may hold very many strings.
-                    let begins =
-                        |(at, _): &(usize, &str)| QUOTES.iter().any(|quotes| rest[*at..].starts_with(quotes));
-                    let mut marks = rest.match_indices(['"', '\'', '#']);
-                    let Some((at, _)) = marks.find(|mark| mark.1 == "#" || begins(mark)) else { return };
-                    let Some(quotes) = QUOTES.iter().find(|quotes| rest[at..].starts_with(**quotes)) else {
-                        return;
-                    };
-                    rest = &rest[at + 3..];
-                    self.string = Some(quotes);
+                None if *byte == b'#' => return,
+                None if matches!(byte, b'"' | b'\'') => {
+                    self.string = begun();
+                    self.string.map_or(1, |quotes| quotes.len())
                 }
-            }
+                _ => 1,
+            };
+            rest = &rest[step..];
         }
     }
 

@@ -170,7 +170,7 @@ fn a_prediction_that_costs_too_much_gives_what_it_has() {
     ] {
         // It only ever knows more, and tells until it knows all.
         let mut before = 0;
-        for most in (0..20).map(|power| 1 << power) {
+        for most in (0..24).map(|power| 1 << power) {
             let (found, notices) = within(|limits| set(limits, most), &files, &launch(&["node", "m0.js"]));
             assert_eq!(found[..], all[..found.len()], "{most}");
             assert!(found.len() >= before, "{most}");

@@ -88,6 +88,31 @@ fn only_an_archive_of_images_is_replaced() {
 }
 
 #[test]
+fn containerd_finds_the_whole_name_in_an_archive_for_docker() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.tar");
+    let image = image("linux/amd64");
+    for (form, tag, expected) in [
+        (ArchiveForm::Docker, "team/app:v1", Some("docker.io/team/app:v1")),
+        (ArchiveForm::Docker, "debian", Some("docker.io/library/debian:latest")),
+        (ArchiveForm::Docker, "localhost/app:v1", Some("localhost/app:v1")),
+        (ArchiveForm::Docker, "example.org:5000/a:v1", Some("example.org:5000/a:v1")),
+        // Docker would not take such a name.
+        (ArchiveForm::Docker, "Team/App:v1", None),
+        (ArchiveForm::Oci, "v1", None),
+    ] {
+        let _ = std::fs::remove_file(&path);
+        publish(&path, form, &image, &[tag]).unwrap();
+        let archive = OciArchive::open(&path, &Limits::default()).unwrap();
+        let root = archive.resolve(&Selector::Tag(tag.into())).unwrap();
+        assert_eq!(root.digest, image.root.digest, "{tag}");
+        let name = root.annotations.get("io.containerd.image.name");
+        assert_eq!(name.map(String::as_str), expected, "{tag}");
+        assert_eq!(archive.tags(), [tag]);
+    }
+}
+
+#[test]
 fn an_archive_for_docker_is_one_for_all() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.tar");
@@ -116,4 +141,31 @@ fn an_archive_for_docker_is_one_for_all() {
     let two = IndexBuilder::new().image(&one).image(&image("linux/arm64")).build();
     let error = publish(&path, ArchiveForm::Docker, &two, &["v1"]).unwrap_err();
     assert!(error.to_string().contains("choose one with --platform"), "{error}");
+}
+
+#[test]
+fn what_docker_could_not_load_becomes_no_archive_of_docker() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.tar");
+    let tar = TarBuilder::new().file("file", "content").finish();
+    let layer = || Layer::gzip(&tar);
+    let chart = "application/vnd.cncf.helm.config.v1+json";
+    let config = |image: &mut serde_json::Value| image["config"]["mediaType"] = chart.into();
+    for (image, expected) in [
+        (ImageBuilder::new().layer(layer()).build().edit(config), "holds images"),
+        (
+            ImageBuilder::new().layer(Layer::blob("application/vnd.in-toto+json", "{}")).build(),
+            "holds images",
+        ),
+        (ImageBuilder::new().layer(layer()).config_bytes(r#"{"os":"linux"}"#).build(), "(rootfs)"),
+        (ImageBuilder::new().config_bytes(r#"{"os":"linux"}"#).build(), "(rootfs)"),
+        (ImageBuilder::new().layer(layer().without_diff_id()).build(), "(rootfs)"),
+    ] {
+        let error = publish(&path, ArchiveForm::Docker, &image, &["v1"]).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+        assert!(!path.exists());
+        publish(&path, ArchiveForm::Oci, &image, &["v1"]).unwrap();
+        std::fs::remove_file(&path).unwrap();
+    }
+    publish(&path, ArchiveForm::Docker, &ImageBuilder::new().build(), &["v1"]).unwrap();
 }

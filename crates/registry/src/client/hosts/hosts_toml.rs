@@ -15,11 +15,12 @@ use super::Purpose;
 use super::Trust;
 use super::unusable;
 use crate::Result;
+use crate::client::http::authority;
 
 /// The servers of one host, in the order in which they are to be asked.
 #[derive(Clone, Debug)]
 pub(super) struct HostsToml {
-    mirrors: Vec<Server>,
+    hosts: Vec<Server>,
     /// The host itself, where the file says something of it.
     upstream: Option<Server>,
 }
@@ -36,29 +37,35 @@ struct Server {
 
 impl HostsToml {
     /// Returns the servers for a repository of the host that is reached at `own` without this file.
+    ///
+    /// A table of the host itself tells how that is reached; all others are mirrors.
     pub(super) fn endpoints(&self, own: &Endpoint, purpose: Purpose) -> Vec<Endpoint> {
         let capability = match purpose {
-            Purpose::Pull => Some("pull"),
-            Purpose::Resolve => Some("resolve"),
-            Purpose::Push => None,
+            Purpose::Pull => "pull",
+            Purpose::Resolve => "resolve",
+            Purpose::Push => "push",
         };
-        let mirrors = self.mirrors.iter().filter(|server| {
-            capability.is_some_and(|capability| {
-                server.capabilities.is_empty() || server.capabilities.iter().any(|found| found == capability)
-            })
-        });
-        let mut endpoints: Vec<_> = mirrors.map(|server| server.endpoint(own, true)).collect();
-        endpoints.push(match &self.upstream {
-            Some(server) => server.endpoint(own, false),
-            None => own.clone(),
-        });
+        let able = |server: &&Server| {
+            server.capabilities.is_empty() || server.capabilities.iter().any(|found| found == capability)
+        };
+        let is_own = |server: &Server| authority(&server.base) == authority(&own.base);
+        let asked =
+            self.hosts.iter().filter(able).filter(|server| purpose != Purpose::Push || is_own(server));
+        let mut endpoints: Vec<_> =
+            asked.clone().map(|server| server.endpoint(own, !is_own(server))).collect();
+        // Without a server of its own, the host is where its table says.
+        match &self.upstream {
+            Some(server) => endpoints.push(server.endpoint(own, false)),
+            None if asked.clone().any(is_own) => {}
+            None => endpoints.push(own.clone()),
+        }
         endpoints
     }
 }
 
 impl Server {
     fn endpoint(&self, own: &Endpoint, mirror: bool) -> Endpoint {
-        let host = super::super::http::authority(&self.base);
+        let host = authority(&self.base);
         // The server of a host has that host's credentials; a mirror is a host of its own.
         let host = if mirror { host } else { own.host.clone() };
         let inherited = Trust { plain: self.base.scheme() == "http", ..own.trust.clone() };
@@ -70,6 +77,7 @@ impl Server {
             trust: if self.certified { self.trust.clone() } else { inherited },
             insecure: false,
             headers: self.headers.clone(),
+            spare: false,
         }
     }
 }
@@ -92,7 +100,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<HostsToml> {
         Some(_) => return Err(unusable(path, "server is no text")),
         None => None,
     };
-    Ok(HostsToml { mirrors: servers.into_iter().map(|(_, server)| server).collect(), upstream })
+    Ok(HostsToml { hosts: servers.into_iter().map(|(_, server)| server).collect(), upstream })
 }
 
 fn server(path: &Path, url: &str, table: &toml::Table) -> Result<Server> {

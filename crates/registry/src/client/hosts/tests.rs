@@ -131,6 +131,34 @@ fn hosts_toml_names_servers_in_their_order() {
 }
 
 #[test]
+fn a_table_of_the_host_itself_says_how_that_is_reached() {
+    let own = "http://reg.corp:5000/v2/a/tags/list";
+    let tls = "https://reg.corp:5000/v2/a/tags/list";
+    let mirror = "https://mirror.corp/v2/a/tags/list?ns=reg.corp%3A5000";
+    for (capabilities, rest, pull, push) in [
+        (r#""pull", "resolve", "push""#, "", &[own][..], own),
+        ("", "", &[own], own),
+        (r#""pull", "resolve""#, "", &[own], tls),
+        (r#""push""#, "", &[tls], own),
+        (r#""push""#, "[host.\"https://mirror.corp\"]\n", &[mirror, tls], own),
+        ("", "[host.\"https://mirror.corp\"]\n", &[own, mirror], own),
+    ] {
+        let text = format!("[host.\"http://reg.corp:5000\"]\ncapabilities = [{capabilities}]\n{rest}");
+        let hosts = loaded("", &[("reg.corp:5000", &text)]);
+        let found = |purpose| endpoints(&hosts, "reg.corp:5000/a", purpose, &Settings::default());
+        assert_eq!(found(Purpose::Pull), pull, "{text}");
+        assert_eq!(found(Purpose::Push), [push], "{text}");
+    }
+    // Its login is that of the host, and a server that is named comes last, as ever.
+    let text = "server = \"https://up.corp\"\n[host.\"https://reg.corp\"]\nskip_verify = true\n";
+    let hosts = loaded("", &[("reg.corp", text)]);
+    let repository = Name::parse("reg.corp/a").unwrap().repository;
+    let found = hosts.endpoints(&repository, Purpose::Push, &Settings::default()).unwrap();
+    let shown: Vec<_> = found.iter().map(|found| (&*found.host, found.base.as_str(), found.spare)).collect();
+    assert_eq!(shown, [("reg.corp", "https://reg.corp/v2", true), ("reg.corp", "https://up.corp/v2", false)]);
+}
+
+#[test]
 fn a_host_with_a_port_has_containerds_directory_or_dockers() {
     let text = |name: &str| format!("server = \"https://{name}.example.org\"");
     let (theirs, plain, default) = (text("theirs"), text("plain"), text("default"));

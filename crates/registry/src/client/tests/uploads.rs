@@ -241,8 +241,86 @@ fn a_mount_that_is_declined_becomes_an_upload() {
     let there = large(100_000);
     registry.put_blob("a", &there);
     registry.take_lines();
-    assert_eq!(push(&there).unwrap(), Pushed::There);
+    let client = super::client();
+    assert_eq!(client.push_blob(&to, &layer(&there), &blob(&there), &[from]).unwrap(), Pushed::There);
     assert!(registry.take_lines().last().unwrap().starts_with("DELETE "));
+}
+
+#[test]
+fn whatever_the_refusal_of_a_mount_is_the_blob_is_sent_and_no_other_mount_tried() {
+    for (status, again) in [(400, true), (401, false), (403, false), (404, true), (405, false), (500, false)]
+    {
+        let registry = Registry::start();
+        registry.put_blob("other", b"x");
+        registry.intercept(move |request| request.value("mount").map(|_| Answer::new(status)));
+        let (from, to) = (name(&registry, "other").repository, name(&registry, "a").repository);
+        let (client, clock) = client_with(Settings::default());
+        for content in [b"x", b"y"] {
+            let from = std::slice::from_ref(&from);
+            let pushed = client.push_blob(&to, &layer(content), &blob(content), from).unwrap();
+            assert_eq!(pushed, Pushed::Uploaded, "{status}");
+        }
+        let mounts = registry.requests().iter().filter(|request| request.value("mount").is_some()).count();
+        assert_eq!(mounts, if again { 2 } else { 1 }, "{status}");
+        assert!(clock.slept().is_empty(), "{status}");
+    }
+}
+
+#[test]
+fn a_token_service_that_refuses_two_repositories_at_once_costs_the_mount_only() {
+    for status in [400, 401, 403] {
+        let registry = Registry::start();
+        registry.require_token(None);
+        registry.put_blob("other", b"x");
+        registry.intercept(move |request| {
+            let scopes = request.query.matches("scope=").count();
+            (request.path == "/token" && scopes > 1).then(|| Answer::error(status, "DENIED"))
+        });
+        let (from, to) = (name(&registry, "other").repository, name(&registry, "a").repository);
+        let pushed = client().push_blob(&to, &layer(b"x"), &blob(b"x"), &[from]).unwrap();
+        assert_eq!(pushed, Pushed::Uploaded, "{status}");
+        assert!(registry.blob("a", &Digest::sha256(b"x")).is_some(), "{status}");
+    }
+}
+
+#[test]
+fn an_upload_is_opened_by_any_success_and_is_never_taken_for_a_mount() {
+    for status in [200, 201, 202] {
+        let registry = Registry::start();
+        registry.intercept(move |request| {
+            let location = "/v2/a/blobs/uploads/upload-1";
+            (request.method == "POST").then(|| Answer::new(status).header("Location", location))
+        });
+        let (from, to) = (name(&registry, "other").repository, name(&registry, "a").repository);
+        registry.open_upload("upload-1");
+        let pushed = client().push_blob(&to, &layer(b"x"), &blob(b"x"), &[from]).unwrap();
+        assert_eq!(pushed, Pushed::Uploaded, "{status}");
+        assert!(registry.blob("a", &Digest::sha256(b"x")).is_some(), "{status}");
+        registry.open_upload("upload-1");
+        assert_eq!(push(&client(), &registry, b"y").unwrap(), Pushed::Uploaded, "{status}");
+        assert!(registry.blob("a", &Digest::sha256(b"y")).is_some(), "{status}");
+    }
+}
+
+#[test]
+fn pieces_become_smaller_until_a_proxy_lets_them_pass() {
+    let content = large(17 << 20);
+    for (limit, sizes) in [(16 << 20, 16 << 20), ((4 << 20) + 1, 4 << 20), (1 << 20, 1 << 20)] {
+        let registry = Registry::start();
+        registry.intercept(move |request| (request.body.len() > limit).then(|| Answer::new(413)));
+        let (client, clock) = client_with(Settings::default());
+        push(&client, &registry, &content).unwrap();
+        assert!(registry.blob("a", &Digest::sha256(&content)).as_ref() == Some(&content));
+        let largest = registry.requests().iter().rfind(|request| request.method == "PATCH").cloned();
+        assert!(largest.is_some_and(|request| request.body.len() <= sizes), "{limit}");
+        assert!(clock.slept().is_empty(), "a proxy that takes no more will not take more later");
+    }
+    let registry = Registry::start();
+    registry.intercept(|request| (request.body.len() > 1000).then(|| Answer::new(413)));
+    let error = push(&client(), &registry, &content).unwrap_err();
+    assert!(matches!(error, Error::Status { status: 413, .. }), "{error}");
+    // Once whole and once in pieces of each size.
+    assert_eq!(registry.requests().iter().filter(|request| request.body.len() > 1000).count(), 4);
 }
 
 #[test]

@@ -214,7 +214,7 @@ pub(crate) fn plan(drafts: &[Draft], arguments: &RunArguments) -> anyhow::Result
     let workshop = Workshop::for_batch(&arguments.work, arguments.images, arguments.repair.existing())?;
     let states = States::new(&workshop);
     let planned = parallel::map(&jobs, arguments.images, |job| {
-        let state = states.of(&job.work, &job.draft.words, job.draft.only);
+        let state = states.explain(&job.work, &job.draft.words, job.draft.only);
         let mut line = head(job);
         line.insert("source".into(), job.work.source().to_string().into());
         line.insert("destinations".into(), job.work.destination().names().into());

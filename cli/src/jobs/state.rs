@@ -82,6 +82,19 @@ impl States {
         })
     }
 
+    /// As [`of`](States::of), and tells a destination that does not exist from one of which nothing is known.
+    pub(super) fn explain(
+        &self,
+        work: &Work<'_>,
+        words: &[String],
+        only: Only,
+    ) -> restow_registry::Result<State> {
+        match self.of(work, words, only)? {
+            State::Changed(None) if self.destination(work)?.is_none() => Ok(State::Missing),
+            state => Ok(state),
+        }
+    }
+
     /// Returns the digest of the source, if it can be told.
     pub(super) fn source(&self, work: &Work<'_>) -> Option<Digest> {
         access().digest(work.source()).ok().flatten()

@@ -212,7 +212,7 @@ fn mistakes_in_rules_have_a_line_and_a_column_and_nothing_is_done() {
                 "{{sources: ['docker://{}/out/a:v1-zc'], destination: 'oci:x:y'}}",
                 registry.host()
             )),
-            "rules.yaml:8:15: line 6, column 15 writes what is read here",
+            "rules.yaml:8:16: line 6, column 15 writes what is read here",
         ),
         (String::new(), "rules.yaml:1:1: "),
         (" ".repeat(2 << 20), "rules.yaml:1:1: the rules take more than 1048576 bytes"),

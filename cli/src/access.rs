@@ -57,6 +57,9 @@ pub(crate) struct RegistryArguments {
     /// Upload blobs in pieces of this size [default: whole]
     #[arg(long, global = true, hide_short_help = true, value_name = "SIZE", value_parser = parse_chunk)]
     upload_chunk_size: Option<u64>,
+    /// Read zstd layers that ask for a window of up to this size, and for as much memory [default: 128MiB]
+    #[arg(long, global = true, hide_short_help = true, value_name = "SIZE", value_parser = parse_window)]
+    zstd_window: Option<u32>,
     /// Print at the end how many requests of each kind each registry was sent
     #[arg(long, global = true, hide_short_help = true)]
     pub(crate) registry_stats: bool,
@@ -70,7 +73,11 @@ static ACCESS: OnceLock<Access> = OnceLock::new();
 /// Sets up how images are reached, once, before any command runs. Files are read when a registry is needed.
 pub(crate) fn set_up(arguments: &RegistryArguments) {
     let own = arguments.clone();
-    let access = Access::new(Limits::default(), &scratch(), move || own.settings());
+    let mut limits = Limits::default();
+    if let Some(log) = arguments.zstd_window {
+        limits.zstd_window_log = log;
+    }
+    let access = Access::new(limits, &scratch(), move || own.settings());
     let _ = ACCESS.set(access);
 }
 
@@ -113,6 +120,14 @@ pub(crate) fn tell_requests() {
     }
     let requests = output::count(usize::try_from(total).unwrap_or(usize::MAX), "request");
     output::tell(&format!("{requests} to registries"));
+}
+
+/// Returns the base-2 logarithm of the smallest window that is as large.
+fn parse_window(text: &str) -> Result<u32, String> {
+    match parse_size(text)?.checked_next_power_of_two().map(u64::trailing_zeros) {
+        Some(log @ 10..=31) => Ok(log),
+        _ => Err("expected a size from 1KiB to 2GiB".into()),
+    }
 }
 
 fn parse_chunk(text: &str) -> Result<u64, String> {

@@ -117,6 +117,11 @@ pub(crate) struct ConversionArguments {
     /// Accept names in layers that go through a parent directory (../x), which some readers refuse
     #[arg(long)]
     allow_parent_refs: bool,
+    /// Accept hard links that say another mode, owner or time of a file than its own entry
+    ///
+    /// Whoever unpacks a layer goes by the last of them, as `restow ls` does; containerd's lazy readers by the file's own.
+    #[arg(long)]
+    allow_diverging_links: bool,
     /// Keep a layer as it is, once all of it is verified, if it has the format already and no files move in it
     ///
     /// It may be any tool's, with any chunk size and level. Annotations that were lost come back.
@@ -243,8 +248,11 @@ impl Checked<'_> {
     ) -> anyhow::Result<Value> {
         let started = Instant::now();
         let Self { job, reference, destination, toc_tags } = self;
-        let parent_references = job.arguments.allow_parent_refs;
-        let limits = Limits { parent_references, ..Limits::default() };
+        let limits = Limits {
+            parent_references: job.arguments.allow_parent_refs,
+            diverging_links: job.arguments.allow_diverging_links,
+            ..access().limits().clone()
+        };
         let source = open_source(reference)?;
         let Whole { root, documents, gaps } = whole(&source, &limits)?;
         let gaps = self.tell_of(&source, &gaps, progress)?;

@@ -76,6 +76,9 @@ fn remedy(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
         | layer::Error::UnsupportedCompression { .. } => {
             Some("--unsupported keep leaves such layers as they are")
         }
+        layer::Error::Window { window, .. } if window.is_none_or(|window| window <= 2 << 30) => {
+            Some("--zstd-window SIZE gives it the memory")
+        }
         layer::Error::Spool(_) => Some("--tmp-dir names another directory for temporary files"),
         _ => None,
     })

@@ -1,6 +1,7 @@
 //! Writing to stdout and stderr, and the way numbers and tables look.
 
 use std::io;
+use std::io::Read as _;
 use std::io::Write as _;
 use std::time::Duration;
 
@@ -30,6 +31,54 @@ pub(crate) fn warn(warnings: &[Warning]) {
 /// Writes a document to stdout as JSON that people can read too.
 pub(crate) fn print_json(document: &serde_json::Value) -> io::Result<()> {
     print(&format!("{document:#}"))
+}
+
+/// Writes JSON to stdout as people can read it, a piece at a time. It must be sound, and is spelled as it was.
+pub(crate) fn print_indented(json: &mut dyn io::Read) -> anyhow::Result<()> {
+    let mut output = io::BufWriter::new(io::stdout().lock());
+    let written = indent(json, &mut output).and_then(|()| Ok(output.flush()?));
+    match written {
+        Err(error) if is_broken_pipe(&error) => Ok(()),
+        result => result,
+    }
+}
+
+/// Tells whether the error is that whoever reads what we write has left.
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let broken = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+    error.downcast_ref::<io::Error>().is_some_and(broken)
+        || matches!(error.downcast_ref(), Some(restow::Error::Io(error)) if broken(error))
+}
+
+fn indent(json: &mut dyn io::Read, output: &mut dyn io::Write) -> anyhow::Result<()> {
+    let (mut depth, mut quoted, mut escaped, mut opened) = (0, false, false, false);
+    for byte in io::BufReader::new(json).bytes() {
+        let byte = byte?;
+        if quoted {
+            quoted = escaped || byte != b'"';
+            escaped = byte == b'\\' && !escaped;
+            output.write_all(&[byte])?;
+            continue;
+        }
+        if byte.is_ascii_whitespace() {
+            continue;
+        }
+        let closes = matches!(byte, b'}' | b']');
+        depth = usize::saturating_sub(depth, usize::from(closes));
+        if opened != closes && (opened || closes) {
+            write!(output, "\n{:1$}", "", depth * 2)?;
+        }
+        opened = matches!(byte, b'{' | b'[');
+        depth += usize::from(opened);
+        quoted = byte == b'"';
+        output.write_all(&[byte])?;
+        match byte {
+            b',' => write!(output, "\n{:1$}", "", depth * 2)?,
+            b':' => output.write_all(b" ")?,
+            _ => {}
+        }
+    }
+    Ok(output.write_all(b"\n")?)
 }
 
 /// Returns the number of bytes with a binary unit and three or more digits.

@@ -1,5 +1,6 @@
 //! `restow cat`: the content of one file of an image.
 
+use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
 
@@ -7,9 +8,9 @@ use anyhow::Context as _;
 use clap::Args;
 use restow::files::Files;
 use restow::image::Image;
-use restow_oci::Limits;
 use restow_oci::Platform;
 
+use crate::access::access;
 use crate::access::open_source;
 use crate::args::JobsArguments;
 use crate::args::TocArguments;
@@ -27,7 +28,7 @@ pub(crate) struct Arguments {
     reference: String,
     /// The file
     #[arg(value_name = "PATH")]
-    path: String,
+    path: OsString,
     /// Take the image for this platform
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = Platform::parse)]
     platform: Option<Platform>,
@@ -38,7 +39,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let limits = Limits::default();
+    let limits = access().limits().clone();
     let reference = reference::parse(&arguments.reference)?;
     let source = open_source(&reference)?;
     let tables = arguments.toc.open(&reference, &source, &limits)?;
@@ -51,12 +52,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     match copy() {
         // A reader that has left (`restow cat … | head`) is no error.
-        Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
+        Err(error) if output::is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
         result => result.with_context(|| source.name.clone()).map(|()| ExitCode::SUCCESS),
     }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let broken = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
-    matches!(error.downcast_ref(), Some(restow::Error::Io(error)) if broken(error))
 }

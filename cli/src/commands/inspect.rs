@@ -1,5 +1,6 @@
 //! `restow inspect`: what an image is made of.
 
+use std::io::BufReader;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -18,9 +19,11 @@ use restow_registry::Gap;
 use restow_registry::Needs;
 use restow_registry::Source;
 use restow_registry::Whole;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::access::access;
 use crate::access::open_source;
 use crate::args::Format;
 use crate::args::TocArguments;
@@ -50,7 +53,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let limits = Limits::default();
+    let limits = access().limits().clone();
     let reference = reference::parse(&arguments.reference)?;
     let source = open_source(&reference)?;
     if let Some(position) = arguments.toc {
@@ -238,14 +241,17 @@ fn print_toc(
     limits: &Limits,
 ) -> anyhow::Result<()> {
     let layer = image.layer(source, position)?;
-    let read = || -> anyhow::Result<Value> {
+    let print = || -> anyhow::Result<()> {
         let blob = LayerBlob::open(&*source.provider, layer)?;
-        let toc = blob.with_table(&image.descriptor.digest, &layer.digest, elsewhere)?.toc(limits)?;
-        serde_json::from_slice(&toc).context("the table of contents is not JSON")
+        let blob = blob.with_table(&image.descriptor.digest, &layer.digest, elsewhere)?;
+        // Once to see whether it is JSON at all, and once to print it: it may be larger than memory.
+        blob.read_toc(limits, |json| {
+            let sound = serde_json::from_reader::<_, IgnoredAny>(BufReader::new(json));
+            sound.map(|_| ()).context("the table of contents is not JSON")
+        })??;
+        blob.read_toc(limits, output::print_indented)?
     };
-    let json = read().with_context(|| format!("{}: layer {position}, {}", source.name, layer.digest))?;
-    output::print_json(&json)?;
-    Ok(())
+    print().with_context(|| format!("{}: layer {position}, {}", source.name, layer.digest))
 }
 
 /// Returns the part of a layer's media type that tells it from others.

@@ -1,5 +1,6 @@
 //! `restow ls`: the files of an image.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -9,11 +10,11 @@ use restow::files::Files;
 use restow::files::Stat;
 use restow::image::Image;
 use restow_layer::Kind;
-use restow_oci::Limits;
 use restow_oci::Platform;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::access::access;
 use crate::access::open_source;
 use crate::args::Format;
 use crate::args::JobsArguments;
@@ -24,7 +25,8 @@ use crate::reference;
 
 /// List the files of an image as a container sees them, without unpacking it
 ///
-/// Layers are merged, what they delete is left out, and PATH is followed through symbolic links. Layers with a table of
+/// Layers are merged, what they delete is left out, and PATH is followed through symbolic links. Bytes of names that are
+/// not UTF-8 are spelled \xNN; PATH may be either. Layers with a table of
 /// contents that the manifest vouches for are not read any further; others are, to their ends.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -33,7 +35,7 @@ pub(crate) struct Arguments {
     reference: String,
     /// A directory to list the files of, or a file
     #[arg(value_name = "PATH", default_value = "/", hide_default_value = true)]
-    path: String,
+    path: OsString,
     /// List what is in directories below, too
     #[arg(short, long)]
     recursive: bool,
@@ -50,7 +52,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let limits = Limits::default();
+    let limits = access().limits().clone();
     let reference = reference::parse(&arguments.reference)?;
     let source = open_source(&reference)?;
     let tables = arguments.toc.open(&reference, &source, &limits)?;

@@ -11,11 +11,11 @@ use restow_analyze::Prediction;
 use restow_analyze::list;
 use restow_convert as convert;
 use restow_convert::Cancel;
-use restow_oci::Limits;
 use restow_registry::Source;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::access::access;
 use crate::access::open_source;
 use crate::args::Format;
 use crate::args::JobsArguments;
@@ -58,7 +58,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<ExitCode> {
-    let limits = Limits::default();
+    let limits = access().limits().clone();
     let source = open_source(&reference::parse(&arguments.source)?)?;
     let Source { provider, root, .. } = &source;
     let images = convert::select(&**provider, root, &arguments.platforms.choice(), &limits)?.images;

@@ -12,9 +12,9 @@ use restow_analyze::record;
 use restow_content::publish;
 use restow_convert as convert;
 use restow_convert::Cancel;
-use restow_oci::Limits;
 use serde_json::json;
 
+use crate::access::access;
 use crate::access::open_source;
 use crate::args::Format;
 use crate::args::JobsArguments;
@@ -68,7 +68,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<ExitCode> {
-    let limits = Limits::default();
+    let limits = access().limits().clone();
     let source = open_source(&reference::parse(&arguments.source)?)?;
     let images =
         convert::select(&*source.provider, &source.root, &arguments.platforms.choice(), &limits)?.images;

@@ -18,6 +18,7 @@ use restow_oci::Limits;
 use restow_oci::Platform;
 use restow_registry::Source;
 
+use crate::access::access;
 use crate::access::open_source;
 use crate::args::TocArguments;
 use crate::output;
@@ -42,7 +43,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let limits = Limits::default();
+    let limits = access().limits().clone();
     let reference = reference::parse(&arguments.reference)?;
     let source = open_source(&reference)?;
     let elsewhere = arguments.elsewhere.open(&reference, &source, &limits)?;

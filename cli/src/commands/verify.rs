@@ -30,6 +30,7 @@ use restow_registry::Whole;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::access::access;
 use crate::access::open_source;
 use crate::args::Format;
 use crate::args::JobsArguments;
@@ -73,7 +74,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let limits = Limits { parent_references: arguments.allow_parent_refs, ..Limits::default() };
+    let limits = Limits { parent_references: arguments.allow_parent_refs, ..access().limits().clone() };
     let reference = reference::parse(&arguments.reference)?;
     let source = open_source(&reference)?;
     let tables = arguments.toc.open(&reference, &source, &limits)?;
@@ -398,8 +399,9 @@ impl Verifier<'_> {
     /// Reads a layer that is nothing but a tar, both digests in one pass.
     fn tar(&self, descriptor: &Descriptor, diff_id: Option<&Digest>) -> anyhow::Result<()> {
         let mut compressed = VerifiedReader::new(self.source.provider.open(descriptor)?, descriptor)?;
-        if let Some(expected) = diff_id {
-            let actual = restow_layer::diff_id(&mut compressed, expected.algorithm(), self.limits)?;
+        let algorithm = diff_id.map(Digest::algorithm);
+        let actual = restow_layer::check_tar(&mut compressed, algorithm, self.limits)?;
+        if let (Some(expected), Some(actual)) = (diff_id, actual) {
             anyhow::ensure!(actual == *expected, "its DiffID is {actual}, the config says {expected}");
         }
         Ok(compressed.finish()?)

@@ -8,7 +8,9 @@ use restow_testkit::Image;
 use restow_testkit::ImageBuilder;
 use restow_testkit::IndexBuilder;
 use restow_testkit::Layer;
+use restow_testkit::Sparse;
 use restow_testkit::TarBuilder;
+use restow_testkit::compress::RawFrame;
 use restow_testkit::testdata;
 use serde_json::Value;
 
@@ -22,7 +24,7 @@ fn layered() -> Image {
         .dir("usr/bin/")
         .symlink("bin", "usr/bin")
         .entry(Entry::file("usr/bin/tool", "#!tool").mode(0o4755).owner(7, 8))
-        .hardlink("usr/bin/alias", "usr/bin/tool")
+        .entry(Entry::hardlink("usr/bin/alias", "usr/bin/tool").mode(0o4755).owner(7, 8))
         .symlink("usr/bin/absolute", "/usr/bin/tool")
         .symlink("dangling", "nowhere")
         .file("gone", "deleted above")
@@ -377,4 +379,151 @@ fn a_directory_of_which_a_whiteout_is_left_is_empty() {
     assert_eq!(paths("ls src / -r"), ["b", "c", "c/d", "n"]);
     assert_eq!((paths("ls src b"), paths("ls src c")), (vec![], vec!["c/d".to_owned()]));
     assert_eq!(bench.run("ls src kept").code, Some(1));
+}
+
+/// Returns what `ls -r` lists, as `path type size mode layer`.
+fn listed(bench: &Bench, image: &str) -> Vec<String> {
+    let files = bench.json(&format!("ls {image} / -r --format json"));
+    let text = |file: &Value, key: &str| file[key].to_string().trim_matches('"').to_owned();
+    let line = |file: &Value| ["path", "type", "size", "mode", "layer"].map(|key| text(file, key)).join(" ");
+    files.as_array().unwrap().iter().map(line).collect()
+}
+
+#[test]
+fn sparse_files_are_listed_and_printed_with_their_holes() {
+    let mut expected = vec![0; 8192];
+    expected[4096..4608].fill(b'D');
+    for form in [Sparse::Gnu, Sparse::Pax00, Sparse::Pax01, Sparse::Pax10] {
+        let sparse = Entry::sparse(form, "var/sparse", 8192, &[(4096, &[b'D'; 512])]);
+        let tar = TarBuilder::new().dir("var/").entry(sparse).file("var/next", "n").finish();
+        let bench = Bench::with(&ImageBuilder::new().layer(Layer::gzip(tar)).build());
+        assert_eq!(listed(&bench, "src")[2], "var/sparse file 8192 0644 0", "{form:?}");
+        assert_eq!(bench.ok("cat src var/sparse").stdout.as_bytes(), expected, "{form:?}");
+        assert_eq!(bench.ok("cat src var/next").stdout, "n");
+    }
+}
+
+#[test]
+fn entries_below_a_link_of_their_layer_are_where_the_link_leads() {
+    let tar = TarBuilder::new()
+        .dir("usr/lib/")
+        .symlink("lib", "usr/lib")
+        .file("lib/x", "found")
+        .hardlink("lib/y", "lib/x")
+        .finish();
+    let bench = Bench::with(&ImageBuilder::new().layer(Layer::gzip(tar)).build());
+    let paths: Vec<_> =
+        listed(&bench, "src").iter().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
+    assert_eq!(paths, ["lib", "usr", "usr/lib", "usr/lib/x", "usr/lib/y"]);
+    for path in ["lib/x", "usr/lib/x", "lib/y", "usr/lib/y"] {
+        assert_eq!(bench.ok(&format!("cat src {path}")).stdout, "found", "{path}");
+    }
+}
+
+#[test]
+fn names_that_are_not_utf_8_are_spelled_and_found_by_their_spelling() {
+    let tar = TarBuilder::new()
+        .entry(Entry::file(b"d/one\xff", "1"))
+        .entry(Entry::file(b"d/one\xfe", "2"))
+        .file("d/one\\xff", "3")
+        .finish();
+    let bench = Bench::with(&ImageBuilder::new().layer(Layer::gzip(tar)).build());
+    let lines = listed(&bench, "src");
+    let paths: Vec<_> = lines.iter().map(|line| line.split(' ').next().unwrap()).collect();
+    // What looks like a spelling is spelled, too. This is JSON's text, with its own backslashes.
+    assert_eq!(paths, ["d", "d/one\\\\x5cxff", "d/one\\\\xfe", "d/one\\\\xff"]);
+    for (path, expected) in [("d/one\\xff", "1"), ("d/one\\xfe", "2"), ("d/one\\x5cxff", "3")] {
+        assert_eq!(bench.ok(&format!("cat src {path}")).stdout, expected, "{path}");
+    }
+}
+
+#[test]
+fn a_hard_link_says_last_what_its_file_is_and_a_table_cannot_say_so() {
+    let tar = TarBuilder::new()
+        .entry(Entry::file("tool", "#!").mode(0o4755))
+        .entry(Entry::hardlink("link", "tool").mode(0o600))
+        .finish();
+    let bench = Bench::with(&ImageBuilder::new().layer(Layer::gzip(tar)).build());
+    let expected = ["link file 2 0600 0", "tool file 2 0600 0"];
+    assert_eq!(listed(&bench, "src"), expected);
+    let run = bench.run("convert src refused --zstdchunked");
+    assert!(
+        run.code == Some(1) && run.stderr.contains("whose mode, owner, time or attributes"),
+        "{}",
+        run.stderr
+    );
+    assert!(run.stderr.contains("--unsupported keep"), "{}", run.stderr);
+    let kept = bench.ok("convert src kept --zstdchunked --unsupported keep");
+    assert!(kept.stderr.contains("warning"), "{}", kept.stderr);
+    bench.ok("convert src accepted --zstdchunked --allow-diverging-links");
+    assert_eq!(listed(&bench, "accepted"), expected);
+}
+
+#[test]
+fn a_layer_of_nothing_is_one_to_every_command() {
+    let something = TarBuilder::new().file("f", "f").finish();
+    for nothing in [Layer::plain(""), Layer::gzip(""), Layer::zstd("")] {
+        let image = ImageBuilder::new().layer(Layer::gzip(something.clone())).layer(nothing).build();
+        let bench = Bench::with(&image);
+        for line in [
+            "ls src",
+            "cat src f",
+            "inspect src",
+            "verify src",
+            "predict src",
+            "convert src a --zstdchunked",
+            "convert src b --estargz",
+            "convert src c --gzip",
+            "convert src d --uncompress",
+            "optimize src e --zstdchunked",
+            "verify a",
+            "verify b",
+            "verify d",
+        ] {
+            bench.ok(line);
+        }
+    }
+}
+
+#[test]
+fn a_tar_that_ends_within_a_file_does_not_hold() {
+    let tar = TarBuilder::new().file("f", vec![1; 5000]).finish();
+    let bench = Bench::with(&ImageBuilder::new().layer(Layer::gzip(&tar[..2000])).build());
+    let run = bench.run("verify src");
+    assert_eq!(run.code, Some(1));
+    assert!(run.stdout.contains("the tar ends 3512 bytes before the end of its content"), "{}", run.stdout);
+}
+
+#[test]
+fn a_window_that_is_too_large_is_named_with_the_flag_for_it() {
+    let tar = TarBuilder::new().file("f", "content").finish();
+    let blob = RawFrame::new().window_log(28).store(&tar);
+    let layer =
+        Layer::blob("application/vnd.oci.image.layer.v1.tar+zstd", blob).diff_id(Digest::sha256(&tar));
+    let bench = Bench::with(&ImageBuilder::new().layer(layer).build());
+    let run = bench.run("cat src f");
+    assert!(
+        run.stderr.contains("a window of 268435456 bytes, more than the limit of 134217728"),
+        "{}",
+        run.stderr
+    );
+    assert!(run.stderr.contains("hint: --zstd-window"), "{}", run.stderr);
+    assert_eq!(bench.ok("--zstd-window 256MiB cat src f").stdout, "content");
+}
+
+#[test]
+fn what_aufs_left_behind_is_not_listed_and_its_links_lead_to_their_files() {
+    let tar = TarBuilder::new()
+        .file(".wh..wh.aufs", "")
+        .dir(".wh..wh.plnk/")
+        .file(".wh..wh.plnk/77.1234", "the content")
+        .dir("opt/")
+        .hardlink("opt/linked", ".wh..wh.plnk/77.1234")
+        .finish();
+    let bench = Bench::with(&ImageBuilder::new().layer(Layer::gzip(tar)).build());
+    bench.ok("convert src made --zstdchunked");
+    for image in ["src", "made"] {
+        assert_eq!(listed(&bench, image), ["opt directory 0 0755 0", "opt/linked file 11 0644 0"]);
+        assert_eq!(bench.ok(&format!("cat {image} opt/linked")).stdout, "the content");
+    }
 }

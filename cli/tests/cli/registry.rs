@@ -422,6 +422,44 @@ fn a_deployment_is_done_or_said_to_be_pending() {
 }
 
 #[test]
+fn what_a_registry_has_lost_is_sent_again_when_asked() {
+    let (registry, source) = (Registry::start(), Registry::start());
+    source.put("a", "v1", &image());
+    let bench = Bench::with(&image());
+    let host = registry.host();
+    let deployment = json!({
+        "type": "manifest",
+        "refs": [format!("{host}/deploy:v1")],
+        "lookup": {"": format!("{}/a:v1", source.host())},
+    });
+    bench.write("input", &deployment.to_string());
+    bench.write("jobs", &format!("copy oci:src:v1 docker://{host}/batch:v1"));
+    bench.write("jobs.2", &format!("copy --repair oci:src:v1 docker://{host}/job:v1"));
+    for (repository, command) in [
+        ("copy", format!("copy oci:src:v1 docker://{host}/copy:v1")),
+        ("optimize", format!("optimize --zstdchunked oci:src:v1 docker://{host}/optimize:v1")),
+        ("convert", format!("convert --gzip oci:src:v1 docker://{host}/convert:v1")),
+        ("deploy", "deploy input".to_owned()),
+        ("batch", "batch jobs".to_owned()),
+        ("job", "batch jobs.2".to_owned()),
+    ] {
+        bench.ok(&command);
+        let manifest = registry.manifest(repository, "v1").unwrap();
+        let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+        let lost = restow_oci::Digest::parse(manifest["config"]["digest"].as_str().unwrap()).unwrap();
+        registry.remove_blob(repository, &lost);
+        bench.ok(&command);
+        let left = registry.missing(repository, "v1");
+        assert_eq!(left.is_empty(), repository == "job", "{command}");
+        if repository != "job" {
+            bench.ok(&format!("{command} --repair"));
+            assert!(registry.missing(repository, "v1").is_empty(), "{command}");
+        }
+    }
+    assert_eq!(bench.run("deploy --dry-run --repair input").code, Some(2));
+}
+
+#[test]
 fn errors_name_the_registry_and_never_a_secret() {
     let registry = Registry::start();
     registry.require_password("user", "right");

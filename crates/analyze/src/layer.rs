@@ -14,20 +14,27 @@ use restow_layer::path::RESERVED;
 use restow_layer::path::WHITEOUT_PREFIX;
 use restow_layer::path::base;
 use restow_layer::path::clean;
+use restow_layer::path::is_of_aufs;
 use restow_layer::path::parent;
 use restow_layer::path::removed;
+use restow_layer::path::text;
+use restow_oci::Limits;
 use restow_oci::PredictionLimits;
 
 use crate::Entry;
 use crate::Kind;
+use crate::links::Links;
+use crate::path::MAX_COMPONENTS;
+use crate::path::MAX_LENGTH;
 use crate::path::ancestors;
 use crate::path::join;
 use crate::predict::passing;
 
 /// The names of one layer.
 ///
-/// [`add`](Self::add) each header of its tar, then [`finish`](Self::finish).
-#[derive(Debug, Default)]
+/// [`add`](Self::add) each header of its tar, then [`finish`](Self::finish). What would take more memory than a layer's
+/// names may is left out.
+#[derive(Debug)]
 pub struct Layer {
     /// In tar order, whiteouts taken out.
     entries: Vec<Entry>,
@@ -40,6 +47,30 @@ pub struct Layer {
     notes: Notes,
     /// Whether there was more to write down than there was room for.
     notes_lost: bool,
+    links: Links,
+    /// How many bytes of names may still be kept.
+    room: u64,
+    /// Whether the entry pushed last is kept.
+    kept: bool,
+}
+
+/// What a name takes besides its text, in bytes.
+const OVERHEAD: u64 = 64;
+
+impl Default for Layer {
+    fn default() -> Self {
+        Self {
+            entries: Vec::new(),
+            by_path: Vec::new(),
+            deleted: BTreeSet::new(),
+            opaque: BTreeSet::new(),
+            notes: Notes::default(),
+            notes_lost: false,
+            links: Links::default(),
+            room: Limits::default().layer_names,
+            kept: false,
+        }
+    }
 }
 
 /// What is written down about files, by their indices in `entries`.
@@ -124,6 +155,16 @@ impl Layer {
 
     /// Adds the next entry of the tar. After the last, [`index`](Self::index).
     pub(crate) fn push(&mut self, entry: Entry) {
+        self.kept = false;
+        let entry = self.links.place(entry);
+        if is_of_aufs(&entry.path) {
+            return;
+        }
+        let Some(room) = self.room.checked_sub(entry.path.len() as u64 + OVERHEAD) else {
+            self.notes_lost = true;
+            return;
+        };
+        self.room = room;
         let name = base(&entry.path);
         if name == OPAQUE_WHITEOUT {
             self.opaque.insert(parent(&entry.path).unwrap_or_default().into());
@@ -131,12 +172,14 @@ impl Layer {
             self.deleted.extend(removed(&entry.path).map(String::into_boxed_str));
         } else if !RESERVED.contains(&&*entry.path) {
             self.entries.push(entry);
+            self.kept = true;
         }
     }
 
-    /// Keeps a note about the entry pushed last.
+    /// Keeps a note about the entry pushed last, if that is kept.
     pub(crate) fn push_note(&mut self, note: Box<str>) {
-        let index = self.entries.len().checked_sub(1).and_then(|index| u32::try_from(index).ok());
+        let last = self.entries.len().checked_sub(1).filter(|_| self.kept);
+        let index = last.and_then(|index| u32::try_from(index).ok());
         if let (Some(index), Notes::Written(notes)) = (index, &mut self.notes) {
             notes.insert(index, note);
         }
@@ -272,6 +315,23 @@ impl Layer {
         holds_entry || !self.deleted.contains(path) && holds_mark()
     }
 
+    /// Yields the paths that the layer takes away from those below.
+    pub(crate) fn deleted(&self) -> impl Iterator<Item = &str> {
+        self.deleted.iter().map(|path| &**path)
+    }
+
+    /// Yields the directories that show nothing of the layers below.
+    pub(crate) fn opaque(&self) -> impl Iterator<Item = &str> {
+        self.opaque.iter().map(|path| &**path)
+    }
+
+    /// Yields the indices of the entries that no later one of the same path replaces.
+    pub(crate) fn lasting(&self) -> impl Iterator<Item = u32> {
+        let path = |index: u32| &*self.entries[index as usize].path;
+        let mut before: Option<&str> = None;
+        self.by_path.iter().copied().filter(move |&index| before.replace(path(index)) != Some(path(index)))
+    }
+
     /// Yields the directories that whiteouts stand in, some more than once.
     pub(crate) fn marked(&self) -> impl Iterator<Item = &str> {
         let deleted = self.deleted.iter().filter_map(|path| parent(path));
@@ -330,16 +390,19 @@ fn within<'a>(paths: &'a BTreeSet<Box<str>>, prefix: &str) -> impl Iterator<Item
     from.map_while(move |path| path.strip_prefix(prefix))
 }
 
-/// Returns the entry; lists and records are text and cannot mean a name that is not.
+/// Returns the entry, unless its name, or the target of a link, is longer than any path may be.
 pub(crate) fn entry(header: &Header) -> Option<Entry> {
+    let components = header.name.split(|byte| *byte == b'/').count();
+    if header.name.len().max(header.link_name.len()) > MAX_LENGTH || components > MAX_COMPONENTS {
+        return None;
+    }
+    let target = || text(&header.link_name);
     let kind = match header.kind {
         restow_layer::Kind::Directory => Kind::Directory,
-        restow_layer::Kind::Symlink => Kind::Symlink(String::from_utf8_lossy(&header.link_name).into()),
-        restow_layer::Kind::Hardlink => {
-            Kind::Hardlink(clean(&String::from_utf8_lossy(&header.link_name)).into())
-        }
+        restow_layer::Kind::Symlink => Kind::Symlink(target().into()),
+        restow_layer::Kind::Hardlink => Kind::Hardlink(clean(&target()).into()),
         restow_layer::Kind::Regular => Kind::File { size: header.size },
         _ => Kind::Other,
     };
-    std::str::from_utf8(&header.name).ok().map(|name| Entry::new(name, kind))
+    Some(Entry::new(&text(&header.name), kind))
 }

@@ -15,18 +15,21 @@
 
 mod error;
 mod layer;
+mod links;
 pub mod list;
 mod path;
 pub mod predict;
 mod read;
 pub mod record;
 pub mod sandbox;
+mod seen;
 mod tree;
 mod unpack;
 mod workload;
 
 pub use error::Error;
 pub use layer::Layer;
+pub use links::Links;
 pub use list::Pattern;
 pub use predict::Launch;
 pub use predict::Predicted;

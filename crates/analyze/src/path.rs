@@ -4,7 +4,13 @@ use restow_layer::path::clean;
 use restow_layer::path::parent;
 
 /// Longer paths are refused; no kernel opens them.
-const MAX_LENGTH: usize = 4096;
+pub(crate) const MAX_LENGTH: usize = 4096;
+/// Deeper paths are passed over: no layer with one is converted either.
+pub(crate) const MAX_COMPONENTS: usize = 256;
+/// As many links as Linux follows before it calls them a loop.
+pub(crate) const MAX_LINKS: usize = 40;
+/// As many components as are walked for one path, those of link targets included.
+pub(crate) const MAX_STEPS: usize = 4096;
 
 /// Returns the cleaned path, or why no layer can hold it.
 pub(crate) fn parse(path: &str) -> Result<String, &'static str> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -13,13 +14,11 @@ use restow_layer::path::parent;
 use restow_oci::PredictionLimits;
 
 use crate::Layer;
+use crate::path::MAX_LINKS;
+use crate::path::MAX_STEPS;
 use crate::path::depth;
 use crate::path::join;
-
-/// As many links as Linux follows before it calls them a loop.
-const MAX_LINKS: usize = 40;
-/// As many components as are walked for one path, those of link targets included.
-const MAX_STEPS: usize = 4096;
+use crate::seen::Seen;
 
 /// What a name in a layer stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +70,7 @@ struct Walk {
 #[derive(Debug, Default)]
 pub struct Tree {
     layers: Vec<Arc<Layer>>,
+    seen: OnceLock<Seen>,
     /// Bytes of notes that were written on demand, those that were not kept among them.
     noted: AtomicU64,
     /// What a file is read into while its note is written, kept so that the memory is not taken anew for each.
@@ -214,13 +214,16 @@ impl Tree {
 
     /// Returns the directories that no layer has an entry for and that whiteouts stand in. Nothing else need be left of
     /// them.
-    pub fn implied(&self) -> BTreeSet<&str> {
-        let marked = self.layers.iter().flat_map(|layer| layer.marked());
-        let marked: BTreeSet<&str> = marked.filter(|path| !path.is_empty()).collect();
-        marked.into_iter().filter(|path| self.is_implied(path)).collect()
+    pub fn implied(&self) -> impl Iterator<Item = &str> {
+        self.seen().implied.iter().map(|path| &**path)
     }
 
-    /// Returns the file that is read at the clean path, or of the one it is a hard link to: its layer, its place in it, its size.
+    fn seen(&self) -> &Seen {
+        self.seen.get_or_init(|| Seen::of(&self.layers))
+    }
+
+    /// Returns the file that is read at the clean path, or the one that it is a hard link to: its layer, its place there, its
+    /// size.
     pub(crate) fn file(&self, path: &str) -> Option<(usize, u32, u64)> {
         let (position, _) = self.find(path)?;
         let index = self.layers[position].index_of_file(path)?;
@@ -253,14 +256,11 @@ impl Tree {
 
     /// Yields what a container sees, with the providing layer: bottom layer first, then in tar order.
     pub fn visible(&self, matches: impl Fn(&str) -> bool) -> impl Iterator<Item = (usize, &str)> {
-        self.layers
-            .iter()
-            .enumerate()
-            .flat_map(move |(position, layer)| layer.entries().iter().map(move |entry| (position, entry)))
-            .filter(move |(_, entry)| matches(&entry.path))
-            // The entry itself, not its path: a name may stand twice in a layer, and the last one counts.
-            .filter(|(_, entry)| self.find(&entry.path).is_some_and(|(_, seen)| std::ptr::eq(seen, *entry)))
-            .map(|(position, entry)| (position, &*entry.path))
+        let entry = |&(position, index): &(u32, u32)| {
+            let position = position as usize;
+            (position, &*self.layers[position].entries()[index as usize].path)
+        };
+        self.seen().entries.iter().map(entry).filter(move |(_, path)| matches(path))
     }
 
     fn find(&self, path: &str) -> Option<(usize, &Entry)> {
@@ -437,7 +437,7 @@ mod tests {
             (vec!["x"], vec![], vec![], vec!["d"])
         );
         assert_eq!((names("n"), names("o"), names("o/p")), (vec![], vec!["p"], vec![]));
-        assert_eq!(tree.implied().into_iter().collect::<Vec<_>>(), ["a", "b", "c/d", "f", "n", "o/p"]);
+        assert_eq!(tree.implied().collect::<Vec<_>>(), ["a", "b", "c/d", "f", "n", "o/p"]);
         let seen: Vec<_> = tree.visible(|_| true).collect();
         assert_eq!(seen, [(0, "usr/lib/y"), (0, "m"), (1, "lib/x"), (2, "k.wh.x")]);
         for (path, expected) in

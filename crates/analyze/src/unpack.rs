@@ -13,7 +13,6 @@ use restow_layer::Buffer;
 use restow_layer::Header;
 use restow_layer::TarReader;
 use restow_layer::path::base;
-use restow_layer::path::clean;
 use restow_layer::path::parent;
 use restow_oci::Descriptor;
 use rustix::fs::AtFlags;
@@ -27,15 +26,15 @@ use rustix::fs::Uid;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
+use crate::Entry;
 use crate::Error;
 use crate::Kind;
+use crate::Links;
 use crate::Reading;
 use crate::Result;
 use crate::Tree;
+use crate::layer::entry;
 use crate::read::BoxError;
-
-/// Bytes written at once.
-const STEP: u64 = 1 << 20;
 
 impl Reading<'_> {
     /// Writes what a container of these layers sees into the directory, which is there and empty.
@@ -80,10 +79,14 @@ impl Unpacker<'_> {
         let mut raw = Buffer::default();
         let mut links = self.tree.hidden_targets(self.layer);
         let mut seen: HashMap<String, String> = HashMap::new();
+        let mut on_the_way = Links::default();
         while let Some(header) = tar.next(&mut raw)? {
             raw.truncate(0);
-            let path = std::str::from_utf8(&header.name).ok().map(clean).filter(|path| !path.is_empty());
-            if let Some(path) = path {
+            let placed = entry(&header).map(|entry| on_the_way.place(entry));
+            // The text of a name that is not UTF-8 is not the name.
+            let placed = placed.filter(|_| std::str::from_utf8(&header.name).is_ok());
+            if let Some(Entry { path, kind }) = placed.filter(|placed| !placed.path.is_empty()) {
+                let path = String::from(path);
                 // A file of which nothing but a second name is left is written under that name.
                 let place = if self.is_seen(&path) {
                     Some(path.clone())
@@ -91,18 +94,21 @@ impl Unpacker<'_> {
                     links.get(path.as_str()).map(|link| (*link).to_owned())
                 };
                 if let Some(place) = place {
-                    match header.kind {
-                        restow_layer::Kind::Regular => {
+                    match (header.kind, kind) {
+                        (restow_layer::Kind::Regular | restow_layer::Kind::Sparse, _) => {
                             let mut file = self.create(&place)?;
-                            while tar.read_payload(&mut raw, STEP)? > 0 {
-                                file.write_all(raw.filled())?;
-                                raw.truncate(0);
+                            let mut content = tar.content(&header)?;
+                            loop {
+                                match content.piece()? {
+                                    [] => break,
+                                    piece => file.write_all(piece)?,
+                                }
                             }
                             finish(&file, &header);
                             seen.insert(path, place);
                         }
-                        restow_layer::Kind::Hardlink => {
-                            let target = clean(&String::from_utf8_lossy(&header.link_name));
+                        (_, Kind::Hardlink(target)) => {
+                            let target = String::from(target);
                             // The link is made; a later file of that name is another one.
                             links.remove(target.as_str());
                             let target = seen.get(&target).cloned().unwrap_or(target);
@@ -110,8 +116,8 @@ impl Unpacker<'_> {
                                 self.link(&target, &place)?;
                             }
                         }
-                        restow_layer::Kind::Symlink => self.symlink(&place, &header)?,
-                        restow_layer::Kind::Directory => {
+                        (_, Kind::Symlink(_)) => self.symlink(&place, &header)?,
+                        (_, Kind::Directory) => {
                             drop(self.directory(&place)?);
                             self.late.push((place, header.clone()));
                         }
@@ -291,7 +297,10 @@ mod tests {
         let layers = [write(&store, MediaType::OCI_LAYER, &hostile).unwrap()];
         let second = outside.path().join("second");
         std::fs::create_dir(&second).unwrap();
-        assert!(reading.unpack(&layers, &reading.tree(&layers).unwrap(), &second).is_err());
+        // The link leads where it says, in the directory.
+        reading.unpack(&layers, &reading.tree(&layers).unwrap(), &second).unwrap();
+        let inside = second.join(host.strip_prefix("/").unwrap()).join("file");
+        assert_eq!(std::fs::read_to_string(inside).unwrap(), "out");
         assert_eq!(std::fs::read_dir(&host).unwrap().count(), 0);
     }
 }

@@ -12,9 +12,6 @@ use crate::spool::{Packed, TocBlob};
 use crate::tar::{BLOCK, plain_header};
 use crate::toc::{Dialect, TAR_NAME};
 
-/// Two zero blocks end an archive.
-const END: u64 = 2 * BLOCK as u64;
-
 /// How a format compresses the frames of a layer and what it puts behind them.
 ///
 /// Frames are cut by the encoder, by content and options alone, and must not depend on each other: they are
@@ -93,8 +90,42 @@ pub struct Contents {
     pub(crate) tar_split: Option<Packed>,
     /// The tar so far.
     pub(crate) tar: Tar,
+    /// How many zeros end the archive, where the table is its last file.
+    pub(crate) end: u64,
     /// Where temporary files are made.
     pub(crate) spool_directory: PathBuf,
+}
+
+/// What ends a tar archive: zeros, often more of them than the two blocks that must be there. A table that becomes the
+/// last file keeps them behind it, so that the tar is the old one again when the table goes.
+#[derive(Debug, Default)]
+pub(crate) struct End {
+    found: u64,
+    /// Whether there is something else, or too much, which goes.
+    other: bool,
+}
+
+impl End {
+    /// Two zero blocks.
+    pub(crate) const LEAST: u64 = 2 * BLOCK as u64;
+    /// The largest record that tools fill up. A reader of the table's tar has to pass over it.
+    pub(crate) const MOST: u64 = 1 << 20;
+
+    /// Adds bytes that stand behind the last entry's padding.
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        self.found += bytes.len() as u64;
+        self.other |= self.found > Self::MOST || bytes.iter().any(|byte| *byte != 0);
+    }
+
+    /// Says that there are more of them than are kept.
+    pub(crate) fn exceed(&mut self) {
+        self.other = true;
+    }
+
+    /// Returns how many zeros the archive is ended with.
+    pub(crate) fn size(&self) -> u64 {
+        if self.other { Self::LEAST } else { self.found.max(Self::LEAST) }
+    }
 }
 
 /// The digest and the size in bytes of a tar that may not be complete.
@@ -129,20 +160,20 @@ impl Contents {
 
     /// Returns a tar of the table alone.
     pub fn toc_tar(&mut self) -> Result<impl Read + '_> {
-        toc_tar(&mut self.toc)
+        toc_tar(&mut self.toc, End::LEAST)
     }
 
     /// Returns the table as the last file of the layer's tar, and the end of the archive. What is read of it counts as
     /// part of the tar.
     pub fn tar_end(&mut self) -> Result<impl Read + '_> {
-        Ok(Counted { bytes: toc_tar(&mut self.toc)?, tar: &mut self.tar })
+        Ok(Counted { bytes: toc_tar(&mut self.toc, self.end)?, tar: &mut self.tar })
     }
 }
 
-fn toc_tar(toc: &mut Packed) -> Result<impl Read + '_> {
+fn toc_tar(toc: &mut Packed, end: u64) -> Result<impl Read + '_> {
     let padding = toc.size.wrapping_neg() % BLOCK as u64;
     let header = plain_header(TAR_NAME, toc.size);
-    Ok(Cursor::new(header).chain(toc.read()?).chain(io::repeat(0).take(padding + END)))
+    Ok(Cursor::new(header).chain(toc.read()?).chain(io::repeat(0).take(padding + end)))
 }
 
 struct Counted<'a, R> {

@@ -6,7 +6,10 @@ use std::io::{self, BufRead, BufReader, Cursor, Read};
 use flate2::bufread::MultiGzDecoder;
 use restow_oci::{Algorithm, Digest, Digester, Limits};
 
+use crate::buffer::Buffer;
 use crate::error::{Error, Result};
+use crate::tar::TarReader;
+use crate::zstdframe;
 
 /// Compressed bytes read at once.
 const INPUT_BUFFER: usize = 256 << 10;
@@ -41,12 +44,10 @@ impl Format {
     }
 }
 
-/// Recognises the compression of a layer by its first bytes; a media type may lie, bytes cannot.
+/// Recognises the compression of a layer by its first bytes; a media type may lie, bytes cannot. Where there are none, the
+/// layer is a tar of nothing, as it is to Go's readers (layers of Windows images are).
 pub fn sniff(first: &[u8]) -> Result<Format> {
     match first {
-        [] => {
-            Err(Error::Tar { offset: 0, entry: None, problem: "the layer is empty, which is no tar".into() })
-        }
         [0x1f, 0x8b, 0x08, ..] => Ok(Format::Gzip),
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Format::Zstd),
         [0x1e, 0xb5, 0x2f, 0xfd, ..] | [0x22..=0x27, 0xb5, 0x2f, 0xfd, ..] => unsupported("zstd before 0.8"),
@@ -116,6 +117,44 @@ pub fn diff_id(source: impl Read, algorithm: Algorithm, limits: &Limits) -> Resu
     }
 }
 
+/// Reads the layer in `source`, in any supported compression, to its end. Returns the digest of its tar, if `algorithm` says
+/// which.
+///
+/// A tar that nobody could unpack is an error: one that ends within an entry, or has headers that mean nothing.
+pub fn check_tar(source: impl Read, algorithm: Option<Algorithm>, limits: &Limits) -> Result<Option<Digest>> {
+    let unverifiable = |_| Error::Unverifiable { what: "the tar".into() };
+    let digester = algorithm.map(Digester::new).transpose().map_err(unverifiable)?;
+    let mut tar = TarReader::new(Hashed { source: decompress(source, limits)?, digester }, limits);
+    let mut scratch = Buffer::default();
+    loop {
+        scratch.truncate(0);
+        match tar.next(&mut scratch) {
+            Ok(Some(_)) => tar.skip_payload(&mut scratch)?,
+            // What comes after such a header cannot be told, but is not damaged for that.
+            Ok(None) | Err(Error::Unlistable { .. }) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    tar.finish(&mut scratch)?;
+    Ok(tar.into_source().digester.map(Digester::finish))
+}
+
+/// A stream that is hashed while it is read.
+struct Hashed<R> {
+    source: R,
+    digester: Option<Digester>,
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.source.read(buffer)?;
+        if let Some(digester) = &mut self.digester {
+            digester.update(&buffer[..length]);
+        }
+        Ok(length)
+    }
+}
+
 fn compressor(error: io::Error) -> Error {
     Error::Compressor { format: "zstd", problem: error.to_string() }
 }
@@ -166,11 +205,18 @@ impl<R: Read> Decompress<R> {
         if error.kind() == io::ErrorKind::Interrupted || is_ours(&error) {
             return error;
         }
+        let (offset, problem) = (self.consumed(), error.to_string());
+        if let Decoder::Zstd(decoder) = &self.decoder
+            && let Some(refusal) = zstdframe::refusal(decoder.get_ref().buffer(), offset, &self.limits)
+                .or_else(|| zstdframe::named(&problem, offset, &self.limits))
+        {
+            return io::Error::other(refusal);
+        }
         let problem = match error.kind() {
             io::ErrorKind::UnexpectedEof => "it ends too early".to_string(),
-            _ => error.to_string(),
+            _ => problem,
         };
-        io::Error::other(Error::Compression { format: self.format.name(), offset: self.consumed(), problem })
+        io::Error::other(Error::Compression { format: self.format.name(), offset, problem })
     }
 }
 

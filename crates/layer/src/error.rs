@@ -53,6 +53,20 @@ pub enum Error {
         format: &'static str,
     },
 
+    /// A zstd frame wants more memory of its reader than is given: what it repeats may lie that far back.
+    #[error(
+        "the zstd frame at blob byte {offset} asks for a window of {}more than the limit of {limit} bytes",
+        window.map_or_else(String::new, |window| format!("{window} bytes, "))
+    )]
+    Window {
+        /// Where the frame starts.
+        offset: u64,
+        /// The size of the window in bytes, where it is known.
+        window: Option<u64>,
+        /// The largest that is accepted.
+        limit: u64,
+    },
+
     /// The compressor refused its input or parameters.
     #[error("the {format} compressor failed: {problem}")]
     Compressor {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! gzip members                    the first of headers; then one from each chunk of a file up to the next
-//! gzip( tar file of the TOC )     the last file of the layer's tar, and the end of the archive
+//! gzip( tar file of the TOC )     the last file of the layer's tar, and the end of the archive, with the source's padding
 //! footer                          51 bytes: an empty member that says where the TOC's member starts
 //! ```
 //!
@@ -24,7 +24,7 @@ use crate::toc::Dialect;
 
 /// The version of the bytes this codec writes for given content and options. It changes whenever they do: with the
 /// rules that place members, the spelling of the table, or the libraries that compress.
-const FORMAT_VERSION: u32 = 2;
+const FORMAT_VERSION: u32 = 3;
 
 /// The level used when none is asked for: the fastest whose layers are no larger than those of Go's level 9, which
 /// ctr-remote writes (205.3 MB against 208.4 MB of a 625 MB Debian image; level 4 gives 209.1 MB).

@@ -7,7 +7,7 @@ use restow_oci::Limits;
 
 use crate::blob::{ReadAt, Section};
 use crate::decompress::Format;
-use crate::{Error, Result};
+use crate::{Error, Result, zstdframe};
 
 /// Compressed bytes read at once.
 const INPUT_BUFFER: u64 = 64 << 10;
@@ -15,6 +15,7 @@ const INPUT_BUFFER: u64 = 64 << 10;
 /// Decodes whole frames or members from `start` to `end`; a part of one at the end is an error of the reading.
 pub(crate) struct Frames<'a> {
     decoder: Decoder<'a>,
+    limits: Limits,
 }
 
 enum Decoder<'a> {
@@ -43,7 +44,7 @@ impl<'a> Frames<'a> {
                 Decoder::Zstd(decoder)
             }
         };
-        Ok(Self { decoder })
+        Ok(Self { decoder, limits: limits.clone() })
     }
 
     /// Tells what the decoder says from what the blob says, which comes wrapped already.
@@ -56,6 +57,13 @@ impl<'a> Frames<'a> {
             Decoder::Zstd(decoder) => ("zstd", decoder.get_ref()),
         };
         let offset = input.get_ref().position() - input.buffer().len() as u64;
+        let refusal = || {
+            let refusal = zstdframe::refusal(input.buffer(), offset, &self.limits);
+            refusal.or_else(|| zstdframe::named(&error.to_string(), offset, &self.limits))
+        };
+        if let ("zstd", Some(refusal)) = (format, refusal()) {
+            return io::Error::other(refusal);
+        }
         let problem = match error.kind() {
             ErrorKind::UnexpectedEof => "it ends too early".to_string(),
             _ => error.to_string(),

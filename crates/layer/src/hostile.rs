@@ -755,7 +755,7 @@ fn tar(shape: Shape) -> Vec<u8> {
         .file("d/big", content(2500))
         .entry(TarEntry::file("d/small", b"small").owner(7, 8))
         .file("empty", b"")
-        .hardlink("again", "d/small")
+        .entry(TarEntry::hardlink("again", "d/small").owner(7, 8))
         .symlink("link", "d/big")
         .character("null", 1, 3)
         .fifo("pipe")

@@ -209,6 +209,9 @@ fn refusal(header: &Header, entry: &Entry, path: &str) -> Option<&'static str> {
         Some("it has a global extended header")
     } else if header.typeflag == b'7' {
         Some("it has an entry of typeflag 7")
+    } else if path::is_of_aufs(path) {
+        // It leaves no whiteout as podman reads them: `.wh..wh.plnk` would become one of `.wh.plnk`.
+        Some("it has an entry that AUFS left behind")
     } else if header.recorded_size != header.size {
         Some("it has a link, directory or device with a size")
     } else if goes_up(&entry.name) {

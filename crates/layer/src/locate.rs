@@ -161,7 +161,13 @@ impl<'h> Location<'h> {
     /// Opens the table. Its digests are checked as far as they are known: that of the compressed table now, that of
     /// the JSON by [`OpenToc::finish`].
     pub(crate) fn open_toc<'a>(&'a self, blob: &'a dyn ReadAt, limits: &'a Limits) -> Result<OpenToc<'a>> {
-        let json = match &self.table {
+        let json = BufReader::with_capacity(JSON_BUFFER, self.json(blob, limits)?);
+        Ok(OpenToc { parser: Parser::new(json, limits)?, hints: self.hints })
+    }
+
+    /// Returns the bytes of the table.
+    pub(crate) fn json<'a>(&'a self, blob: &'a dyn ReadAt, limits: &'a Limits) -> Result<Json<'a>> {
+        Ok(match &self.table {
             Table::Frame(toc) => {
                 if let Some(expected) = &self.hints.stored_toc_digest {
                     check_digest(blob, toc, expected, "the compressed table of contents")?;
@@ -177,10 +183,6 @@ impl<'h> Location<'h> {
                 let frames = Frames::new(Format::Gzip, toc, 0, toc.size(), limits)?;
                 Json::new(Box::new(TarContent::new(frames, limits)), limits.toc_size, false)
             }
-        };
-        Ok(OpenToc {
-            parser: Parser::new(BufReader::with_capacity(JSON_BUFFER, json), limits)?,
-            hints: self.hints,
         })
     }
 

@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use restow_oci::Limits;
 
 use crate::error::{Error, Result};
 use crate::listing::Listing;
 use crate::path;
-use crate::toc::EntryKind;
+use crate::toc::{Entry, EntryKind};
 
 /// What stands for a name. In words, so that a million of them with their positions take 20 MB.
 type Key = [u32; 4];
@@ -20,17 +23,54 @@ impl Keys {
         let [one, other] = self.0.each_ref().map(|state| state.hash_one(path));
         [(one >> 32) as u32, one as u32, (other >> 32) as u32, other as u32]
     }
+
+    fn look(&self, entry: &Entry) -> Look {
+        let [state, _] = &self.0;
+        let owner_and_time = state.hash_one((entry.uid, entry.gid, entry.modified)) as u32;
+        let xattrs = if entry.xattrs.is_empty() { 0 } else { state.hash_one(&entry.xattrs) as u32 };
+        Look { mode: (entry.mode & PERMISSIONS) as u16, owner_and_time, xattrs }
+    }
+}
+
+/// The bits of a mode that a file has; others say of what kind it is, or nothing.
+const PERMISSIONS: i64 = 0o7777;
+
+/// What a name costs besides its text, in bytes.
+const OVERHEAD: u64 = 64;
+
+/// What stands for what a header says of a file: mode, owner, modification time; and extended attributes, 0 if there are
+/// none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Look {
+    mode: u16,
+    owner_and_time: u32,
+    xattrs: u32,
+}
+
+impl Look {
+    /// Tells whether a file of this look stays as it is when a hard link of that look is unpacked: what the link says is
+    /// applied to the file, and attributes that it does not name stay.
+    /// A symbolic link has no mode.
+    fn is_kept_by(self, link: Look, kind: EntryKind) -> bool {
+        (self.mode == link.mode || kind == EntryKind::Symlink)
+            && self.owner_and_time == link.owner_and_time
+            && (link.xattrs == 0 || self.xattrs == link.xattrs)
+    }
 }
 
 /// Collects the names of a layer's entries, in the order of the tar. [`finish`](Self::finish) makes them ready to be
 /// found.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Names {
     keys: Keys,
+    /// How many bytes the texts of links and parents take, and how many they may.
+    held: u64,
+    limit: u64,
     /// The name of each entry, with its position.
     entries: Vec<(Key, u32)>,
     /// What each entry is, by position.
     kinds: Vec<EntryKind>,
+    looks: Vec<Look>,
     links: BTreeMap<u32, Link>,
     /// What whiteouts remove.
     removed: Vec<Key>,
@@ -47,6 +87,7 @@ pub(crate) struct NameIndex {
     /// The last entry of each name, in the order of the keys.
     last: Vec<(Key, u32)>,
     kinds: Vec<EntryKind>,
+    looks: Vec<Look>,
     /// Entries that a later one of the same name replaces.
     replaced: BTreeSet<u32>,
     /// Hard links that none replaces.
@@ -62,23 +103,58 @@ struct Link {
     offset: u64,
 }
 
+impl Link {
+    fn refused(&self, problem: &str) -> Error {
+        Error::Unlistable {
+            offset: self.offset,
+            entry: Some(self.name.clone()),
+            problem: format!("it is a hard link to {:?}, {problem}", self.target),
+        }
+    }
+}
+
+/// A directory that something lies in.
 #[derive(Debug)]
 struct Parent {
-    path: String,
     /// The first entry below it, and where that starts.
-    entry: String,
+    entry: Arc<str>,
     offset: u64,
+    /// How many bytes of the entry's path are the directory's.
+    length: u32,
+}
+
+impl Parent {
+    fn path(&self) -> &str {
+        &self.entry[..self.length as usize]
+    }
 }
 
 impl Names {
-    /// Adds the next entry of the tar, which starts at tar byte `offset`.
-    pub(crate) fn add(&mut self, listing: &Listing, offset: u64) {
-        let entry = &listing.entry;
-        let target = (entry.kind == EntryKind::Hardlink).then(|| path::clean(&entry.link_name));
-        self.add_path(&listing.path, entry.kind, target, offset);
+    /// Starts with no names; `limits` says how much may be held of them.
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            keys: Keys::default(),
+            held: 0,
+            limit: limits.layer_names,
+            entries: Vec::new(),
+            kinds: Vec::new(),
+            looks: Vec::new(),
+            links: BTreeMap::new(),
+            removed: Vec::new(),
+            parents: HashMap::new(),
+            parent: String::new(),
+        }
     }
 
-    fn add_path(&mut self, path: &str, kind: EntryKind, link: Option<String>, offset: u64) {
+    /// Adds the next entry of the tar, which starts at tar byte `offset`.
+    pub(crate) fn add(&mut self, listing: &Listing, offset: u64) -> Result<()> {
+        let entry = &listing.entry;
+        let target = (entry.kind == EntryKind::Hardlink).then(|| path::clean(&entry.link_name));
+        self.looks.push(self.keys.look(entry));
+        self.add_path(&listing.path, entry.kind, target, offset)
+    }
+
+    fn add_path(&mut self, path: &str, kind: EntryKind, link: Option<String>, offset: u64) -> Result<()> {
         let position = self.kinds.len() as u32;
         self.kinds.push(kind);
         self.entries.push((self.keys.of(path), position));
@@ -86,9 +162,20 @@ impl Names {
             self.removed.push(self.keys.of(&removed));
         }
         if let Some(target) = link {
+            self.held += (path.len() + target.len()) as u64 + OVERHEAD;
             self.links.insert(position, Link { name: path.to_string(), target, offset });
         }
         self.add_parents(path, offset);
+        if self.held > self.limit {
+            return Err(Error::TarLimit {
+                offset,
+                entry: Some(path.to_string()),
+                what: "the size in bytes of the names of hard links, and of directories that something lies in",
+                found: self.held,
+                limit: self.limit,
+            });
+        }
+        Ok(())
     }
 
     fn add_parents(&mut self, path: &str, offset: u64) {
@@ -96,13 +183,21 @@ impl Names {
         if nearest == self.parent && !self.parents.is_empty() {
             return;
         }
+        // One text for all of them: each is the beginning of it.
+        let mut entry: Option<Arc<str>> = None;
         let mut next = Some(nearest);
         while let Some(parent) = next {
             let key = self.keys.of(parent);
             if self.parents.contains_key(&key) {
                 break;
             }
-            self.parents.insert(key, Parent { path: parent.to_string(), entry: path.to_string(), offset });
+            let entry = entry.get_or_insert_with(|| {
+                self.held += path.len() as u64;
+                path.into()
+            });
+            self.held += OVERHEAD;
+            let parent_of = Parent { entry: entry.clone(), offset, length: parent.len() as u32 };
+            self.parents.insert(key, parent_of);
             next = path::parent(parent);
         }
         nearest.clone_into(&mut self.parent);
@@ -110,7 +205,7 @@ impl Names {
 
     /// Makes the names ready to be found.
     pub(crate) fn finish(self) -> NameIndex {
-        let Self { keys, entries: mut last, kinds, mut links, removed, parents, .. } = self;
+        let Self { keys, entries: mut last, kinds, looks, mut links, removed, parents, .. } = self;
         last.sort_unstable();
         let replaced: BTreeSet<u32> =
             last.windows(2).filter(|pair| pair[0].0 == pair[1].0).map(|pair| pair[0].1).collect();
@@ -119,7 +214,7 @@ impl Names {
             links.retain(|position, _| !replaced.contains(position));
         }
         let parents = parents.into_values().collect();
-        NameIndex { keys, last, kinds, replaced, links, removed, parents }
+        NameIndex { keys, last, kinds, looks, replaced, links, removed, parents }
     }
 }
 
@@ -155,9 +250,8 @@ impl NameIndex {
 
     /// Returns the first directory, by its path, that entries lie in and that no entry names, the root aside.
     pub(crate) fn unlisted(&self) -> Option<&str> {
-        let parents = self.parents.iter().filter(|parent| !parent.path.is_empty());
-        let unlisted = parents.filter(|parent| self.find(&parent.path).is_none());
-        unlisted.map(|parent| &*parent.path).min()
+        let parents = self.parents.iter().map(Parent::path).filter(|path| !path.is_empty());
+        parents.filter(|path| self.find(path).is_none()).min()
     }
 
     /// Refuses what readers of a table of contents cannot resolve: hard links to nothing, to directories or to later
@@ -171,25 +265,41 @@ impl NameIndex {
                 Some(target) if self.is_directory(target) => "which is a directory".to_string(),
                 Some(_) => continue,
             };
-            return Err(Error::Unlistable {
-                offset: link.offset,
-                entry: Some(link.name.clone()),
-                problem: format!("it is a hard link to {:?}, {problem}", link.target),
-            });
+            return Err(link.refused(&problem));
         }
         // In the order of the tar, so that the error is the same each time.
         let mut parents: Vec<_> = self.parents.iter().collect();
-        parents.sort_by(|one, other| (one.offset, &one.path).cmp(&(other.offset, &other.path)));
+        parents.sort_by_key(|parent| (parent.offset, parent.length));
         for parent in parents {
-            if self.find(&parent.path).is_some_and(|position| !self.is_directory(position)) {
+            let path = parent.path();
+            if self.find(path).is_some_and(|position| !self.is_directory(position)) {
                 return Err(Error::Unlistable {
                     offset: parent.offset,
-                    entry: Some(parent.entry.clone()),
-                    problem: format!("it lies below {:?}, which is not a directory", parent.path),
+                    entry: Some(parent.entry.to_string()),
+                    problem: format!("it lies below {path:?}, which is not a directory"),
                 });
             }
         }
         Ok(())
+    }
+
+    /// Refuses hard links that say something else of a file than its own entry, in a layer that [`check`](Self::check)
+    /// has passed: a table lists both, and its readers do not agree which of them counts.
+    pub(crate) fn check_looks(&self) -> Result<()> {
+        let target = |link: &Link| self.find(&link.target);
+        let diverging = |(position, link): &(&u32, &Link)| {
+            target(link).is_some_and(|target| self.changes(target, **position))
+        };
+        match self.links.iter().find(diverging) {
+            None => Ok(()),
+            Some((_, link)) => Err(link.refused("whose mode, owner, time or attributes it would change")),
+        }
+    }
+
+    /// Tells whether a hard link says something else of the file it leads to than the file's own entry.
+    fn changes(&self, target: u32, link: u32) -> bool {
+        let [target, link] = [target, link].map(|position| position as usize);
+        !self.looks[target].is_kept_by(self.looks[link], self.kinds[target])
     }
 
     fn is_directory(&self, position: u32) -> bool {
@@ -265,12 +375,21 @@ enum Step {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::listing::Role;
+    use restow_oci::Timestamp;
+
+    fn listing(path: &str, entry: Entry) -> Listing {
+        let entry = Entry { name: path.to_string(), ..entry };
+        Listing { entry, path: path.to_string(), role: Role::Content, refusal: None }
+    }
 
     fn names(entries: &[(&str, EntryKind, &str)]) -> NameIndex {
-        let mut names = Names::default();
+        let mut names = Names::new(&Limits::default());
         for (index, (path, kind, target)) in entries.iter().enumerate() {
-            let link = (*kind == EntryKind::Hardlink).then(|| target.to_string());
-            names.add_path(path, *kind, link, index as u64 * 512);
+            let link_name = if *kind == EntryKind::Hardlink { (*target).to_string() } else { String::new() };
+            names
+                .add(&listing(path, Entry { kind: *kind, link_name, ..Entry::default() }), index as u64 * 512)
+                .unwrap();
         }
         names.finish()
     }
@@ -310,10 +429,12 @@ mod tests {
 
     #[test]
     fn a_long_chain_of_links_is_followed_without_recursion() {
-        let mut names = Names::default();
-        names.add_path("0", Regular, None, 0);
+        let mut names = Names::new(&Limits::default());
+        names.add(&listing("0", Entry::default()), 0).unwrap();
         for index in 1..100_000u64 {
-            names.add_path(&index.to_string(), Hardlink, Some((index - 1).to_string()), index * 512);
+            let link_name = (index - 1).to_string();
+            let link = Entry { kind: Hardlink, link_name, ..Entry::default() };
+            names.add(&listing(&index.to_string(), link), index * 512).unwrap();
         }
         let (order, missing) = names.finish().order(&["99999".to_string()]);
         assert!(missing.is_empty());
@@ -379,5 +500,69 @@ mod tests {
         let names = names(&[("f", Regular, ""), ("g", Regular, ""), ("f", Regular, "")]);
         assert!(names.replaced().iter().copied().eq([0]));
         assert_eq!(names.order(&["f".to_string()]).0, [2]);
+    }
+
+    #[test]
+    fn a_hard_link_that_would_change_its_file_is_refused() {
+        let mode = |mode| Entry { mode, ..Entry::default() };
+        let xattr = |name: &str| Entry {
+            xattrs: BTreeMap::from([(name.to_string(), b"v".to_vec())]),
+            ..Entry::default()
+        };
+        let time = |seconds| Entry { modified: Timestamp::new(seconds, 0), ..Entry::default() };
+        for (file, link, kept) in [
+            (mode(0o644), mode(0o644), true),
+            // The file's type is no part of what is applied.
+            (mode(0o100_644), mode(0o644), true),
+            (mode(0o644), mode(0o4644), false),
+            (mode(0o644), mode(0o600), false),
+            (Entry { uid: 1, ..Entry::default() }, Entry::default(), false),
+            (Entry { gid: 1, ..Entry::default() }, Entry::default(), false),
+            (Entry { user_name: "u".into(), ..Entry::default() }, Entry::default(), true),
+            (time(1), time(1), true),
+            (time(1), time(2), false),
+            (xattr("a"), xattr("a"), true),
+            (xattr("a"), Entry::default(), true),
+            (Entry::default(), xattr("a"), false),
+            (xattr("a"), xattr("b"), false),
+        ] {
+            let mut names = Names::new(&Limits::default());
+            names.add(&listing("f", file.clone()), 0).unwrap();
+            let link = Entry { kind: Hardlink, link_name: "f".into(), ..link };
+            names.add(&listing("l", link.clone()), 512).unwrap();
+            let names = names.finish();
+            names.check().unwrap();
+            let checked = names.check_looks();
+            assert_eq!(checked.is_ok(), kept, "{file:?} {link:?}");
+            if let Err(error) = checked {
+                assert!(error.is_unlistable() && error.to_string().contains("(l)"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_held_of_links_and_directories_is_bounded() {
+        // The root, d, d/e; then the link.
+        let exact = (OVERHEAD * 3 + "d/e/f".len() as u64) + (OVERHEAD + "l".len() as u64 + "f".len() as u64);
+        let add = |limit: u64| {
+            let mut names = Names::new(&Limits { layer_names: limit, ..Limits::default() });
+            names.add(&listing("d/e/f", Entry::default()), 0)?;
+            names.add(&listing("d/e/g", Entry::default()), 512)?;
+            let link = Entry { kind: Hardlink, link_name: "f".into(), ..Entry::default() };
+            names.add(&listing("l", link), 1024)
+        };
+        add(exact).unwrap();
+        let error = add(exact - 1).unwrap_err();
+        assert!(
+            matches!(&error, Error::TarLimit { offset: 1024, entry: Some(entry), .. } if entry == "l"),
+            "{error}"
+        );
+        // Deep paths cost what their directories do, not the square of that.
+        let deep = vec!["d"; 250].join("/");
+        let mut names = Names::new(&Limits::default());
+        for number in 0..100 {
+            names.add(&listing(&format!("{number}/{deep}/f"), Entry::default()), number * 512).unwrap();
+        }
+        assert!(names.held < 100 * (600 + 252 * OVERHEAD), "{}", names.held);
     }
 }

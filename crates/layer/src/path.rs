@@ -1,5 +1,7 @@
 //! Paths inside a layer.
 
+use std::borrow::Cow;
+
 use crate::landmark;
 use crate::toc::TAR_NAME;
 
@@ -56,9 +58,84 @@ pub fn removed(cleaned: &str) -> Option<String> {
     hides.then(|| format!("{directory}{name}"))
 }
 
+/// Tells whether the cleaned path is one of AUFS's own files, which old layers have and no container sees: it, or a
+/// directory above it, has the prefix of whiteouts twice, and is not the whiteout of a whole directory.
+pub fn is_of_aufs(cleaned: &str) -> bool {
+    let own = |name: &str| name.starts_with(".wh..wh.") && name != OPAQUE_WHITEOUT;
+    cleaned.contains(".wh..wh.") && cleaned.split('/').any(own)
+}
+
+/// Returns a name as text, another text for every other name.
+///
+/// Bytes that are not UTF-8 become `\\xNN`. So does a backslash that would be taken for the start of one, or of its own
+/// spelling: `\\x5c`.
+pub fn text(name: &[u8]) -> Cow<'_, str> {
+    let is_spelling = |text: &str| {
+        let mut bytes = text.bytes();
+        let head = [bytes.next(), bytes.next(), bytes.next(), bytes.next()];
+        matches!(
+            head,
+            [Some(b'\\'), Some(b'x'), Some(b'5'), Some(b'c')]
+                | [Some(b'\\'), Some(b'x'), Some(b'8' | b'9' | b'a'..=b'f'), Some(b'0'..=b'9' | b'a'..=b'f')]
+        )
+    };
+    if let Ok(text) = std::str::from_utf8(name)
+        && !text.match_indices('\\').any(|(at, _)| is_spelling(&text[at..]))
+    {
+        return text.into();
+    }
+    let mut spelled = String::with_capacity(name.len() * 2);
+    for part in name.utf8_chunks() {
+        for (at, character) in part.valid().char_indices() {
+            match character {
+                '\\' if is_spelling(&part.valid()[at..]) => spelled.push_str("\\x5c"),
+                character => spelled.push(character),
+            }
+        }
+        spelled.extend(part.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    spelled.into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_name_has_a_text_of_its_own() {
+        for (name, expected) in [
+            (&b"plain"[..], "plain"),
+            (b"system\\x2dslice", "system\\x2dslice"),
+            ("gr\u{fc}\u{df}e".as_bytes(), "gr\u{fc}\u{df}e"),
+            (b"a\xff", "a\\xff"),
+            (b"a\\xff", "a\\x5cxff"),
+            (b"a\\x5cxff", "a\\x5cx5cxff"),
+            (b"\\\x80", "\\\\x80"),
+            (b"\\x8\xff", "\\x8\\xff"),
+            (b"d\xc3/\xa9", "d\\xc3/\\xa9"),
+            (b"a\\xFF", "a\\xFF"),
+        ] {
+            assert_eq!(text(name), expected, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn what_aufs_left_is_known_at_any_depth() {
+        for (path, expected) in [
+            (".wh..wh.aufs", true),
+            (".wh..wh.plnk/77.1234", true),
+            ("d/.wh..wh.plnk", true),
+            ("d/.wh..wh.plnk/f", true),
+            (".wh..wh..opq", false),
+            ("d/.wh..wh..opq", false),
+            (".wh.a", false),
+            ("d/.wh.a", false),
+            ("a.wh..wh.b", false),
+            ("", false),
+        ] {
+            assert_eq!(is_of_aufs(path), expected, "{path}");
+        }
+    }
 
     #[test]
     fn names_are_cleaned_as_absolute_paths() {

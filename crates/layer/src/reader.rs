@@ -32,12 +32,9 @@ impl<B: ReadAt> Reader<B> {
     pub fn open(blob: B, hints: &Hints, limits: &Limits) -> Result<Self> {
         let location = Location::find(&blob, hints, limits)?;
         let mut open = location.open_toc(&blob, limits)?;
-        let mut entries = Vec::new();
-        while let Some(entry) = open.parser.next_entry()? {
-            entries.push(entry);
-        }
-        let toc_digest = open.finish()?.digest;
+        let entries = std::iter::from_fn(|| open.parser.next_entry().transpose());
         let toc = Toc::new(entries, location.payload_end, limits)?;
+        let toc_digest = open.finish()?.digest;
         let format = location.format;
         Ok(Self { blob, format, toc, toc_digest, limits: limits.clone() })
     }
@@ -113,6 +110,17 @@ impl<B: ReadAt> Reader<B> {
             digester: Some(Digester::sha256()),
         })
     }
+}
+
+/// Shows `read` the JSON of a layer's table of contents as it stands there, found sound or not.
+pub fn read_toc<T>(
+    blob: &dyn ReadAt,
+    hints: &Hints,
+    limits: &Limits,
+    read: impl FnOnce(&mut dyn Read) -> T,
+) -> Result<T> {
+    let location = Location::find(blob, hints, limits)?;
+    Ok(read(&mut location.json(blob, limits)?))
 }
 
 impl<B> fmt::Debug for Reader<B> {

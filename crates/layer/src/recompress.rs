@@ -9,7 +9,7 @@ use restow_oci::{Digest, Digester, Limits, MediaType};
 
 use crate::buffer::Buffer;
 use crate::codec::Codec as _;
-use crate::decompress::{Decompress, Format, decompress, sniff};
+use crate::decompress::{Decompress, Format, decompress};
 use crate::error::{Error, Result};
 use crate::tar::{BLOCK, Header, Kind, TarReader};
 use crate::workers::{Memory, Workers};
@@ -142,8 +142,6 @@ pub fn recompress(
         |mut slice| recompression.compress(&mut slice, check, workers).map(|()| slice),
         |slice| {
             let bytes = match recompression {
-                // A blob without a byte is no layer to anybody.
-                Recompression::None if slice.plain.is_empty() => sniff(&[]).map(|_| &[][..])?,
                 Recompression::None => slice.plain.filled(),
                 _ => &slice.compressed,
             };

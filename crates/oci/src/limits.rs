@@ -43,7 +43,17 @@ pub struct Limits {
     /// Whether a path in a layer may go through a parent directory (`../x`). Readers take it for what is left of it
     /// (`x`), or refuse the layer.
     pub parent_references: bool,
-    /// The size of one PAX record block or GNU long name.
+    /// Whether a hard link may say something else of its file than the file's own entry: another mode, owner, time.
+    /// Whoever unpacks a layer goes by the last of them, stargz-snapshotter by the file's own.
+    pub diverging_links: bool,
+    /// How many bytes are held of the names of one layer that is encoded or verified: those of its hard links, and of the
+    /// directories that something lies in, with what it takes to find each.
+    pub layer_names: u64,
+    /// How many bytes are held of the names of an image whose files are listed, with what is known of each file.
+    pub image_names: u64,
+    /// How many entries, with those of chunks, and extended attributes a table of contents has that is held in memory.
+    pub toc_entries: u64,
+    /// The size of one PAX record block or GNU long name, or of the map of a sparse file.
     pub tar_extension_size: u64,
     /// The base-2 logarithm of the window that a zstd frame asks for.
     pub zstd_window_log: u32,
@@ -86,6 +96,10 @@ impl Default for Limits {
             path_length: 4096,
             path_components: 255,
             parent_references: false,
+            diverging_links: false,
+            layer_names: 256 * MIB,
+            image_names: 512 * MIB,
+            toc_entries: 1_000_000,
             tar_extension_size: MIB,
             zstd_window_log: 27,
             uncompressed_size: 1024 * GIB,

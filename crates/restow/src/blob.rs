@@ -5,22 +5,18 @@ use std::io::Read;
 
 use restow_content::Blob;
 use restow_content::Provider;
-use restow_layer::Buffer;
-use restow_layer::Error;
 use restow_layer::Format;
 use restow_layer::Hints;
 use restow_layer::ReadAt;
 use restow_layer::Reader;
-use restow_layer::TarReader;
-use restow_layer::decompress;
 use restow_layer::footer;
 use restow_layer::footer::Footer;
-use restow_layer::footer::Position;
 use restow_layer::sniff;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Limits;
 
+use crate::Error;
 use crate::Result;
 use crate::toc_image::Tables;
 
@@ -100,54 +96,13 @@ impl LayerBlob {
         Ok(Reader::open(self, &hints, limits)?.toc().entries().count())
     }
 
-    /// Returns the JSON of the table of contents as it stands in the blob.
-    pub fn toc(&self, limits: &Limits) -> Result<Vec<u8>> {
-        if let (Some(Footer::ExternalToc { .. }), Some(blob)) = (self.footer, &self.hints.external_toc) {
-            return file_in_tar(blob, limits);
+    /// Shows `read` the JSON of the table of contents as it stands in the blob.
+    pub fn read_toc<T>(&self, limits: &Limits, read: impl FnOnce(&mut dyn Read) -> T) -> Result<T> {
+        if matches!(self.footer, Some(Footer::ExternalToc { .. })) && self.hints.external_toc.is_none() {
+            return Err(Error::TocElsewhere);
         }
-        let (start, end) = match (self.footer, self.hints.toc) {
-            (Some(Footer::Gzip { toc_offset, start }), _) => (toc_offset, start),
-            (Some(Footer::Zstd { toc, .. }), _) | (None, Some(toc)) => frame(toc)?,
-            (None, None) => return Err(Error::NotSeekable.into()),
-            (Some(Footer::ExternalToc { .. }), _) => {
-                return Err(crate::Error::TocElsewhere);
-            }
-        };
-        if end.saturating_sub(start) > limits.toc_size {
-            return Err(crate::Error::TocTooLarge);
-        }
-        let stored = read(&*self.blob, start, end)?;
-        if matches!(self.footer, Some(Footer::Gzip { .. })) {
-            return file_in_tar(&stored, limits);
-        }
-        let mut json = Vec::new();
-        decompress(&*stored, limits)?.take(limits.toc_size + 1).read_to_end(&mut json)?;
-        if json.len() as u64 > limits.toc_size {
-            return Err(crate::Error::TocTooLarge);
-        }
-        Ok(json)
+        Ok(restow_layer::read_toc(self, &self.hints, limits, read)?)
     }
-}
-
-/// Returns the table of eStargz, which is the first file of a compressed tar.
-fn file_in_tar(compressed: &[u8], limits: &Limits) -> Result<Vec<u8>> {
-    let mut tar = TarReader::new(decompress(compressed, limits)?, limits);
-    let mut raw = Buffer::default();
-    tar.next(&mut raw)?;
-    raw.truncate(0);
-    while (raw.len() as u64) <= limits.toc_size && tar.read_payload(&mut raw, 1 << 20)? > 0 {}
-    if raw.len() as u64 > limits.toc_size {
-        return Err(crate::Error::TocTooLarge);
-    }
-    Ok(raw.filled().to_vec())
-}
-
-fn frame(toc: Position) -> Result<(u64, u64)> {
-    let end = toc.offset.checked_add(toc.size);
-    Ok((
-        toc.offset,
-        end.ok_or_else(|| Error::Footer(format!("the table of contents is said to be at {toc}")))?,
-    ))
 }
 
 /// Reads the bytes `start..end`, or fewer where the blob ends before.

@@ -75,9 +75,6 @@ pub enum Error {
     /// The table of contents of a layer is in another image, which was not found.
     #[error("the table of contents is in another image; --toc-image says in which")]
     TocElsewhere,
-    /// A table of contents is larger than is read.
-    #[error("the table of contents is too large")]
-    TocTooLarge,
     /// A digest or a count is another one than a document says.
     #[error("{0}")]
     Mismatch(String),

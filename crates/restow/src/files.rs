@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io::Write;
 use std::num::NonZeroUsize;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 
 use restow_analyze::Entry;
+use restow_analyze::Links;
 use restow_analyze::Tree;
 use restow_content::Provider;
 use restow_content::VerifiedReader;
@@ -33,11 +37,8 @@ use crate::image::Image;
 use crate::parallel;
 use crate::toc_image::Tables;
 
-/// As many hard links as one may take to a file.
+/// As many hard links as one may take to a file, from layer to layer.
 const MAX_LINKS: usize = 40;
-
-/// Content is read in pieces of this size.
-const STEP: u64 = 1 << 20;
 
 /// The files of an image.
 pub struct Files<'a> {
@@ -50,30 +51,59 @@ pub struct Files<'a> {
 }
 
 /// A layer whose names are known.
-enum Layer<'a> {
+struct Layer<'a> {
+    source: Source<'a>,
+    names: Names,
+}
+
+/// Where the content of a layer's files is read from.
+enum Source<'a> {
     /// By a table of contents that the descriptor vouches for.
     Seekable(Box<Reader<LayerBlob>>),
-    /// By a tar that was read to its end and verified.
-    Tar(&'a Descriptor, HashMap<Box<str>, Member>),
+    /// From a tar that was read to its end and verified.
+    Tar(&'a Descriptor),
 }
 
-/// The last entry of a name in a tar.
-struct Member {
-    stat: Stat,
-    /// Where it starts.
-    offset: u64,
-    /// Of a hard link, what had the name that it repeats at that point of the tar.
-    repeats: Option<(Stat, u64)>,
+/// The names of a layer's files.
+#[derive(Default)]
+struct Names {
+    links: Links,
+    /// The last entry of each path.
+    by_path: HashMap<Box<str>, Name>,
+    /// Files, of which those with several names are here once.
+    files: Vec<Inode>,
 }
 
-/// Where the content of a file is.
-struct Place {
-    layer: usize,
-    path: String,
-    stat: Stat,
-    /// Where the entry starts, if the layer is a tar.
-    offset: Option<u64>,
+struct Name {
+    file: usize,
+    /// Of a hard link, the name that it repeats, as the layer spells it.
+    repeats: Option<String>,
 }
+
+/// A file, or a hard link to one that is not known where the link stands.
+struct Inode {
+    stat: Stat,
+    place: Place,
+    /// Of such a link, where its target would be.
+    target: Option<Box<str>>,
+}
+
+/// Where in its layer the content of a file is.
+enum Place {
+    /// In the table of contents, under this name.
+    Table(String),
+    /// In the tar, in the entry that starts at this byte.
+    Tar(u64),
+}
+
+/// How much may be held of the names of all layers.
+struct Room {
+    held: AtomicU64,
+    limit: u64,
+}
+
+/// What a name takes besides its text, and what a directory does that it implies, in bytes.
+const OVERHEAD: usize = 256;
 
 /// What is known of a file besides its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,8 +141,9 @@ impl<'a> Files<'a> {
     ) -> Result<Self> {
         let manifest = &image.descriptor.digest;
         let places: Vec<_> = image.manifest.layers().iter().enumerate().collect();
+        let room = Room { held: AtomicU64::new(0), limit: limits.image_names };
         let read = parallel::map(&places, threads, |(position, layer)| {
-            Layer::read(provider, manifest, layer, tables, limits)
+            Layer::read(provider, manifest, layer, tables, limits, &room)
                 .with_context(|| format!("layer {position}, {}", layer.digest))
         });
         let read = read.into_iter().collect::<Result<Vec<_>>>()?;
@@ -128,35 +159,45 @@ impl<'a> Files<'a> {
         Ok(Self { provider, limits, tree: Tree::new(entries), layers, warnings })
     }
 
-    /// Follows a path through symbolic links to what is there.
-    pub fn find(&self, path: &str) -> Result<File> {
-        let cleaned = path::clean(path);
-        match self.tree.follow(&cleaned).and_then(|mut touched| touched.pop()) {
-            Some((layer, path)) => self.file(Some(layer), path),
-            // A directory may be known by what is in it only; the root needs no entry at all.
-            None if self.is_directory(&cleaned) => self.file(None, cleaned),
-            None => Err(Error::NoSuchFile { path: path.to_owned() }),
+    /// Follows a path through symbolic links to what is there. It may be given as it is, or as `ls` spells what is not UTF-8.
+    pub fn find(&self, path: &OsStr) -> Result<File> {
+        let spelled = path::text(path.as_encoded_bytes());
+        let given = path.to_str().into_iter().chain([&*spelled]);
+        for path in given.map(path::clean) {
+            match self.tree.follow(&path).and_then(|mut touched| touched.pop()) {
+                Some((layer, path)) => return Ok(self.file(Some(layer), path)),
+                // A directory may be known by what is in it only; the root needs no entry at all.
+                None if self.is_directory(&path) => return Ok(self.file(None, path)),
+                None => {}
+            }
         }
+        Err(Error::NoSuchFile { path: spelled.into_owned() })
     }
 
     /// Lists what is in a directory, or everything below it, in the order of the names.
     pub fn list(&self, directory: &str, recursive: bool) -> Result<Vec<File>> {
         let mut found = BTreeMap::new();
-        let implied = self.tree.implied();
-        let implied = implied.into_iter().filter(|path| is_below(path, directory)).map(|path| (None, path));
+        let room = Room { held: AtomicU64::new(0), limit: self.limits.image_names };
+        let implied = self.tree.implied().filter(|path| is_below(path, directory)).map(|path| (None, path));
         for (layer, path) in self.below(directory).map(|(layer, path)| (Some(layer), path)).chain(implied) {
             let start = if directory.is_empty() { 0 } else { directory.len() + 1 };
-            for (slash, _) in path[start..].match_indices('/') {
-                found.entry(&path[..start + slash]).or_insert(None);
-                if !recursive {
+            // From the innermost on, what is known has been followed by all above it.
+            for (slash, _) in path[start..].rmatch_indices('/') {
+                let above = &path[..start + slash];
+                if !recursive && path[start..start + slash].contains('/') {
+                    continue;
+                }
+                if found.contains_key(above) {
                     break;
                 }
+                room.take(above.len() + OVERHEAD)?;
+                found.insert(above, None);
             }
             if recursive || !path[start..].contains('/') {
                 found.insert(path, layer);
             }
         }
-        found.into_iter().map(|(path, layer)| self.file(layer, path.to_owned())).collect()
+        Ok(found.into_iter().map(|(path, layer)| self.file(layer, path.to_owned())).collect())
     }
 
     fn below(&self, directory: &str) -> impl Iterator<Item = (usize, &str)> {
@@ -165,68 +206,65 @@ impl<'a> Files<'a> {
 
     /// Tells whether there is something in the directory, or was in a layer that is below a whiteout in it.
     fn is_directory(&self, path: &str) -> bool {
-        let implied = || self.tree.implied().into_iter().any(|found| found == path || is_below(found, path));
+        let implied = || self.tree.implied().any(|found| found == path || is_below(found, path));
         path.is_empty() || self.below(path).next().is_some() || implied()
     }
 
-    fn file(&self, layer: Option<usize>, path: String) -> Result<File> {
-        let Some(place) = layer else { return Ok(File { path, layer, stat: None, hard_link: None }) };
-        let stat = self.layers[place].stat(&path);
-        let hard_link =
-            stat.as_ref().filter(|stat| stat.kind == Kind::Hardlink).map(|stat| stat.target.clone());
-        let stat = match &hard_link {
-            Some(_) => self.target(place, &path).map(|place| place.stat),
-            None => stat,
+    fn file(&self, layer: Option<usize>, path: String) -> File {
+        let name = layer.and_then(|layer| self.layers[layer].names.by_path.get(path.as_str()));
+        let (Some(layer), Some(name)) = (layer, name) else {
+            return File { path, layer, stat: None, hard_link: None };
         };
-        Ok(File { path, layer, stat, hard_link })
+        let link = &self.layers[layer].names.files[name.file];
+        let stat = self.target(layer, name.file).map(|(_, file)| match link.target {
+            // What is in another layer is a copy then, to which the link's header is applied.
+            Some(_) => file.stat.clone().like(&link.stat),
+            None => file.stat.clone(),
+        });
+        File { path, layer: Some(layer), stat, hard_link: name.repeats.clone() }
     }
 
-    /// Follows hard links to what they repeat, in the same layer if it is there.
-    fn target(&self, mut layer: usize, path: &str) -> Option<Place> {
-        let mut path = path.to_owned();
+    /// Follows hard links whose target their layer did not have yet: it has it now, or another layer has.
+    fn target(&self, mut layer: usize, mut file: usize) -> Option<(usize, &Inode)> {
         for _ in 0..MAX_LINKS {
-            let (stat, offset) = self.layers[layer].content(&path)?;
-            if stat.kind != Kind::Hardlink {
-                return Some(Place { layer, path, stat, offset });
+            let found = &self.layers[layer].names.files[file];
+            let Some(target) = &found.target else { return Some((layer, found)) };
+            if !self.layers[layer].names.by_path.contains_key(target) {
+                layer = self.tree.resolve(target)?;
             }
-            path = path::clean(&stat.target);
-            if self.layers[layer].stat(&path).is_none() {
-                layer = self.tree.resolve(&path)?;
-            }
+            file = self.layers[layer].names.by_path.get(target)?.file;
         }
         None
     }
 
     /// Writes the content of a regular file. Every byte has been verified before it is written.
     pub fn copy(&self, file: &File, output: &mut dyn Write) -> Result<()> {
-        let place = file.layer.ok_or_else(|| Error::not_a_file(&file.path, "is a directory"))?;
-        let place = self.target(place, &file.path);
-        let place =
-            place.ok_or_else(|| Error::not_a_file(&file.path, "is a hard link that leads nowhere"))?;
-        let Place { layer, path, stat, offset } = place;
-        match stat {
-            Stat { kind: Kind::Regular, .. } => {}
-            Stat { kind: Kind::Directory, .. } => return Err(Error::not_a_file(&path, "is a directory")),
-            Stat { kind: Kind::Symlink, target, .. } => {
-                let problem = format!("is a link to {}, which is not there", target.escape_debug());
-                return Err(Error::not_a_file(&path, problem));
+        let refused = |problem: &str| Error::not_a_file(&file.path, problem);
+        let layer = file.layer.ok_or_else(|| refused("is a directory"))?;
+        let place = self.layers[layer].names.by_path.get(file.path.as_str());
+        let place = place.and_then(|place| self.target(layer, place.file));
+        let (layer, Inode { stat, place, .. }) =
+            place.ok_or_else(|| refused("is a hard link that leads nowhere"))?;
+        match stat.kind {
+            Kind::Regular => {}
+            Kind::Directory => return Err(refused("is a directory")),
+            Kind::Symlink => {
+                let problem = format!("is a link to {}, which is not there", stat.target.escape_debug());
+                return Err(refused(&problem));
             }
-            Stat { kind: Kind::Sparse, .. } => {
-                return Err(Error::not_a_file(&path, "is a sparse file, whose map is not read"));
-            }
-            _ => return Err(Error::not_a_file(&path, "is not a regular file")),
+            Kind::Sparse => return Err(refused("is a sparse file of a form that is not known")),
+            _ => return Err(refused("is not a regular file")),
         }
-        match &self.layers[layer] {
-            Layer::Seekable(reader) => {
-                let node = reader.lookup(&path).ok_or(Error::Changed)?;
+        match (&self.layers[layer].source, place) {
+            (Source::Seekable(reader), Place::Table(name)) => {
+                let node = reader.lookup(name).ok_or(Error::Changed)?;
                 for chunk in node.chunks() {
                     output.write_all(&reader.read_chunk(&chunk)?)?;
                 }
                 Ok(())
             }
-            Layer::Tar(descriptor, _) => {
-                self.copy_from_tar(descriptor, offset.ok_or(Error::Changed)?, output)
-            }
+            (Source::Tar(descriptor), Place::Tar(offset)) => self.copy_from_tar(descriptor, *offset, output),
+            _ => Err(Error::Changed),
         }
     }
 
@@ -235,15 +273,16 @@ impl<'a> Files<'a> {
         let mut tar = TarReader::new(decompress(blob, self.limits)?, self.limits);
         let mut raw = Buffer::default();
         while let Some(header) = tar.next(&mut raw)? {
-            raw.truncate(0);
-            while tar.read_payload(&mut raw, STEP)? > 0 {
-                if header.offset == offset {
-                    output.write_all(raw.filled())?;
-                }
-                raw.truncate(0);
+            if header.offset != offset {
+                tar.skip_payload(&mut raw)?;
+                continue;
             }
-            if header.offset == offset {
-                return Ok(());
+            let mut content = tar.content(&header)?;
+            loop {
+                match content.piece()? {
+                    [] => return Ok(()),
+                    piece => output.write_all(piece)?,
+                }
             }
         }
         Err(Error::Changed)
@@ -257,16 +296,17 @@ impl<'a> Layer<'a> {
         descriptor: &'a Descriptor,
         tables: &Tables<'_>,
         limits: &Limits,
+        room: &Room,
     ) -> Result<(Vec<Entry>, Self)> {
+        let nothing = || (Vec::new(), Self { source: Source::Tar(descriptor), names: Names::default() });
         let restow_oci::Kind::Layer { distributable, .. } = descriptor.media_type.kind() else {
-            return Ok((Vec::new(), Layer::Tar(descriptor, HashMap::new())));
+            return Ok(nothing());
         };
         let blob = match LayerBlob::open(provider, descriptor) {
-            Err(error) if !distributable && error.is_not_found() => {
-                return Ok((Vec::new(), Layer::Tar(descriptor, HashMap::new())));
-            }
+            Err(error) if !distributable && error.is_not_found() => return Ok(nothing()),
             blob => blob,
         };
+        let (mut names, mut entries) = (Names::default(), Vec::new());
         // Whatever is wrong with a table, the tar says what is there.
         let blob = blob.and_then(|blob| blob.with_table(manifest, &descriptor.digest, tables));
         let hints = blob.as_ref().ok().map(|blob| blob.hints().clone());
@@ -274,54 +314,85 @@ impl<'a> Layer<'a> {
         if let (Ok(blob), Some(hints)) = (blob, vouched)
             && let Ok(reader) = Reader::open(blob, &hints, limits)
         {
-            let entries = reader.toc().entries().map(|node| Stat::of_entry(&node).entry(&node.name));
-            return Ok((entries.collect(), Layer::Seekable(Box::new(reader))));
+            for node in reader.toc().entries() {
+                let place = Place::Table(node.path());
+                let name = path::text(node.name.as_bytes());
+                entries.push(names.add(&name, Stat::of_entry(&node), place, room)?);
+            }
+            return Ok((entries, Self { source: Source::Seekable(Box::new(reader)), names }));
         }
         let blob = VerifiedReader::new(provider.open(descriptor)?, descriptor)?;
         let mut tar = TarReader::new(decompress(blob, limits)?, limits);
         let mut raw = Buffer::default();
-        let (mut entries, mut stats) = (Vec::new(), HashMap::new());
         while let Some(header) = tar.next(&mut raw)? {
-            let (name, stat) = (header.display_name(), Stat::of_header(&header));
-            entries.push(stat.entry(&name));
-            let member = Member::new(stat, header.offset, &stats);
-            stats.insert(path::clean(&name).into_boxed_str(), member);
+            check_path(&header, limits)?;
+            let (name, place) = (header.display_name(), Place::Tar(header.offset));
+            entries.push(names.add(&name, Stat::of_header(&header), place, room)?);
             tar.skip_payload(&mut raw)?;
         }
         tar.finish(&mut raw)?;
-        Ok((entries, Layer::Tar(descriptor, stats)))
-    }
-
-    fn stat(&self, path: &str) -> Option<Stat> {
-        match self {
-            Layer::Seekable(reader) => reader.lookup(path).map(|node| Stat::of_entry(&node)),
-            Layer::Tar(_, members) => members.get(path).map(|member| member.stat.clone()),
-        }
-    }
-
-    /// Returns what is read at the path, of a hard link in a tar what it repeats, and where in the tar it starts.
-    fn content(&self, path: &str) -> Option<(Stat, Option<u64>)> {
-        match self {
-            Layer::Seekable(_) => self.stat(path).map(|stat| (stat, None)),
-            Layer::Tar(_, members) => {
-                let (stat, offset) = members.get(path)?.content();
-                Some((stat, Some(offset)))
-            }
-        }
+        Ok((entries, Self { source: Source::Tar(descriptor), names }))
     }
 }
 
-impl Member {
-    /// Makes one of the entry that stands behind those that are known.
-    fn new(stat: Stat, offset: u64, known: &HashMap<Box<str>, Member>) -> Self {
-        // A later entry of that name will be another file.
-        let repeated = (stat.kind == Kind::Hardlink).then(|| known.get(path::clean(&stat.target).as_str()));
-        let repeats = repeated.flatten().map(Member::content);
-        Self { stat, offset, repeats }
+/// Refuses paths that nobody could unpack, and that take long to look at.
+fn check_path(header: &Header, limits: &Limits) -> restow_layer::Result<()> {
+    let components = header.name.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).count();
+    for (what, found, limit) in [
+        ("the length in bytes of a path", header.name.len().max(header.link_name.len()), limits.path_length),
+        ("the number of components of a path", components, limits.path_components),
+    ] {
+        if found > limit {
+            return Err(restow_layer::Error::TarLimit {
+                offset: header.offset,
+                entry: None,
+                what,
+                found: found as u64,
+                limit: limit as u64,
+            });
+        }
     }
+    Ok(())
+}
 
-    fn content(&self) -> (Stat, u64) {
-        self.repeats.clone().unwrap_or_else(|| (self.stat.clone(), self.offset))
+impl Names {
+    /// Adds the entry that comes next in the layer, and returns it with its place.
+    fn add(&mut self, name: &str, stat: Stat, place: Place, room: &Room) -> Result<Entry> {
+        let entry = self.links.place(stat.entry(name));
+        let directories = entry.path.matches('/').count() / 4;
+        room.take(name.len() + entry.path.len() + stat.target.len() + OVERHEAD * (1 + directories))?;
+        let repeats = (stat.kind == Kind::Hardlink).then(|| stat.target.clone());
+        let target = match &entry.kind {
+            restow_analyze::Kind::Hardlink(target) => Some(target.clone()),
+            _ => None,
+        };
+        // What has the name now: a later entry of that name will be another file.
+        let known = target.as_ref().and_then(|target| self.by_path.get(target)).map(|known| known.file);
+        let file = match known {
+            Some(file) => {
+                // What a link's header says is applied to the file.
+                let known = &mut self.files[file].stat;
+                *known = known.clone().like(&stat);
+                file
+            }
+            None => {
+                self.files.push(Inode { stat, place, target });
+                self.files.len() - 1
+            }
+        };
+        self.by_path.insert(entry.path.clone(), Name { file, repeats });
+        Ok(entry)
+    }
+}
+
+impl Room {
+    fn take(&self, bytes: usize) -> restow_layer::Result<()> {
+        let found = self.held.fetch_add(bytes as u64, Ordering::Relaxed).saturating_add(bytes as u64);
+        let what = "the size in bytes of the names of all files";
+        if found > self.limit {
+            return Err(restow_layer::Error::Limit { what, found, limit: self.limit });
+        }
+        Ok(())
     }
 }
 
@@ -334,6 +405,11 @@ fn is_below(path: &str, directory: &str) -> bool {
 }
 
 impl Stat {
+    /// Takes what a hard link's header changes of a file.
+    fn like(self, link: &Self) -> Self {
+        Self { mode: link.mode, uid: link.uid, gid: link.gid, modified: link.modified, ..self }
+    }
+
     fn of_entry(entry: &toc::Entry) -> Self {
         Self {
             kind: match entry.kind {
@@ -350,20 +426,20 @@ impl Stat {
             uid: entry.uid,
             gid: entry.gid,
             modified: entry.modified,
-            target: entry.link_name.clone(),
+            target: path::text(entry.link_name.as_bytes()).into_owned(),
             device: (entry.device_major, entry.device_minor),
         }
     }
 
     fn of_header(header: &Header) -> Self {
         Self {
-            kind: header.kind,
-            size: header.size,
+            kind: if header.sparse.is_some() { Kind::Regular } else { header.kind },
+            size: header.content_size(),
             mode: header.mode,
             uid: header.uid,
             gid: header.gid,
             modified: Timestamp::new(header.modified.seconds, header.modified.nanoseconds),
-            target: String::from_utf8_lossy(&header.link_name).into_owned(),
+            target: path::text(&header.link_name).into_owned(),
             device: (header.device_major, header.device_minor),
         }
     }
@@ -372,6 +448,7 @@ impl Stat {
         let kind = match self.kind {
             Kind::Directory => restow_analyze::Kind::Directory,
             Kind::Symlink => restow_analyze::Kind::Symlink(self.target.as_str().into()),
+            Kind::Hardlink => restow_analyze::Kind::Hardlink(path::clean(&self.target).into()),
             _ => restow_analyze::Kind::Other,
         };
         Entry::new(name, kind)

@@ -236,6 +236,19 @@ impl Entry {
         self
     }
 
+    /// Takes mode, owner, times and further records from another entry.
+    pub fn like(self, other: &Entry) -> Entry {
+        Entry {
+            format: self.format,
+            typeflag: self.typeflag,
+            path: self.path,
+            link: self.link,
+            payload: self.payload,
+            claimed_size: self.claimed_size,
+            ..other.clone()
+        }
+    }
+
     /// Sets the mode field, file type bits and all.
     pub fn mode(mut self, mode: i64) -> Entry {
         self.mode = mode;

@@ -107,6 +107,7 @@ pub fn random_tar(seed: u64, options: &TarOptions) -> Vec<u8> {
     let prefix = *random.pick(options.prefixes);
     let mut directories = vec![String::new()];
     let mut files: Vec<String> = Vec::new();
+    let mut looks: Vec<Entry> = Vec::new();
     let mut paths: Vec<String> = Vec::new();
     let mut tar = TarBuilder::new();
     for position in 0..options.entries {
@@ -121,6 +122,7 @@ pub fn random_tar(seed: u64, options: &TarOptions) -> Vec<u8> {
         }
         let path = format!("{}{}", random.pick(&directories).clone(), name(&mut random, position));
         let full = format!("{prefix}{path}");
+        let mut target = None;
         let entry = match kind {
             0..=3 => {
                 directories.push(format!("{path}/"));
@@ -131,7 +133,10 @@ pub fn random_tar(seed: u64, options: &TarOptions) -> Vec<u8> {
                 Entry::dir(format!("{full}/"))
             }
             4 | 5 => Entry::symlink(&full, format!("../{}", name(&mut random, position))),
-            6 | 7 if !files.is_empty() => Entry::hardlink(&full, format!("{prefix}{}", random.pick(&files))),
+            6 | 7 if !files.is_empty() => {
+                target = Some(random.below(files.len()));
+                Entry::hardlink(&full, format!("{prefix}{}", files[target.unwrap_or(0)]))
+            }
             8 => Entry::fifo(&full),
             9 => Entry::character(&full, random.below(300) as i64, random.below(300) as i64),
             10 => Entry::block(&full, random.below(300) as i64, random.below(300) as i64),
@@ -145,6 +150,12 @@ pub fn random_tar(seed: u64, options: &TarOptions) -> Vec<u8> {
         };
         paths.push(path);
         let mut entry = dress(&mut random, entry);
+        match target {
+            // A link that says something else of its file is another matter.
+            Some(target) => entry = entry.like(&looks[target]),
+            None if looks.len() < files.len() => looks.push(entry.clone()),
+            None => {}
+        }
         if options.unusual_end && random.chance(4) {
             entry = entry.padding(0xaa);
         }

@@ -20,5 +20,6 @@ fn every_bad_input_has_its_test() {
         numbers.extend(number(first)..=number(last));
     }
     numbers.dedup();
-    assert!(numbers.into_iter().eq(1..=111));
+    // As many as the first list had, and what was found since.
+    assert!(numbers.len() >= 111 && numbers.iter().copied().eq(1..=numbers.len() as u32), "{numbers:?}");
 }

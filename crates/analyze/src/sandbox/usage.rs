@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -13,7 +14,7 @@ use serde::Serialize;
 /// ended, and may have had more for some hundredths of a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allowance {
-    /// How many processes and threads there are at once, a handful of the sandbox's own among them.
+    /// How many processes and threads there are at once.
     pub processes: u64,
     /// Bytes of memory of all processes, but for what is in files; shared ones count once.
     pub memory: u64,
@@ -31,12 +32,16 @@ impl Allowance {
     /// Returns in words what the processes shown below `system`, a file system of processes, have too much of.
     pub(super) fn exceeded(&self, system: &Path) -> io::Result<Option<String>> {
         let (mut tasks, mut memory) = (0, 0);
-        let processes = processes(system)?;
-        for process in &processes {
+        let mut contained = Vec::new();
+        for process in processes(system)? {
             // One that has ended has nothing any more.
             let status = fs::read_to_string(process.join("status")).unwrap_or_default();
+            if !is_contained(&status) {
+                continue;
+            }
             tasks += number(&status, "Threads:");
             memory += number(&status, "RssAnon:") << 10;
+            contained.push(process);
         }
         if tasks > self.processes {
             let most = self.processes;
@@ -44,7 +49,7 @@ impl Allowance {
         }
         // Processes that have been forked share most of it; to count that takes longer.
         if memory > self.memory {
-            let shares = processes.iter().map(|process| {
+            let shares = contained.iter().map(|process| {
                 let shares = fs::read_to_string(process.join("smaps_rollup")).unwrap_or_default();
                 number(&shares, "Pss_Anon:") << 10
             });
@@ -59,11 +64,17 @@ impl Allowance {
     }
 }
 
-fn processes(system: &Path) -> io::Result<Vec<std::path::PathBuf>> {
+fn processes(system: &Path) -> io::Result<Vec<PathBuf>> {
     let is_process = |entry: &fs::DirEntry| {
         entry.file_name().to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
     };
     Ok(fs::read_dir(system)?.flatten().filter(is_process).map(|entry| entry.path()).collect())
+}
+
+/// Says whether a process is in the container, and no part of the sandbox: it has a number in one more namespace.
+fn is_contained(status: &str) -> bool {
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    numbers.is_some_and(|numbers| numbers.split_whitespace().count() > 1)
 }
 
 /// Returns the number behind a name in a table of lines, 0 if it is not there.
@@ -80,20 +91,22 @@ mod tests {
     #[test]
     fn processes_are_counted_with_their_threads_and_shared_memory_once() {
         let system = tempfile::tempdir().unwrap();
-        let add = |name: &str, threads: u64, kib: u64, share: u64| {
+        let add = |name: &str, numbers: &str, threads: u64, kib: u64, share: u64| {
             let process = system.path().join(name);
             fs::create_dir(&process).unwrap();
             fs::write(
                 process.join("status"),
-                format!("Name:\tx\nRssAnon:\t {kib} kB\nThreads:\t{threads}\n"),
+                format!("Name:\tx\nNSpid:\t{numbers}\nRssAnon:\t {kib} kB\nThreads:\t{threads}\n"),
             )
             .unwrap();
             fs::write(process.join("smaps_rollup"), format!("Pss:\t 9 kB\nPss_Anon:\t {share} kB\n"))
                 .unwrap();
         };
-        add("1", 1, 100, 60);
-        add("22", 3, 100, 60);
-        add("self", 99, 999, 999);
+        add("10", "10\t1", 1, 100, 60);
+        add("22", "22\t2", 3, 100, 60);
+        add("self", "22\t2", 99, 999, 999);
+        // The runtime.
+        add("1", "1", 9, 999, 0);
         // It has ended meanwhile.
         fs::create_dir(system.path().join("3")).unwrap();
         for (processes, kib, expected) in [

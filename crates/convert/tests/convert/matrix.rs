@@ -33,6 +33,7 @@ use crate::support::chain;
 use crate::support::convert_all;
 use crate::support::convert_with;
 use crate::support::document;
+use crate::support::encoding;
 use crate::support::golden;
 use crate::support::store;
 
@@ -61,7 +62,7 @@ impl To {
         let workers = || Workers::new(2).unwrap();
         let seekable = |codec: Box<dyn Codec>| -> Box<dyn LayerConverter> {
             let landmark = if self == To::Marked { Landmark::Always } else { Landmark::Auto };
-            let options = EncodeOptions::new(tempfile::env::temp_dir());
+            let options = encoding();
             let options = EncodeOptions { keep_diff_id: self == To::Keeping, landmark, ..options };
             Box::new(Seekable::new(codec, options, workers()))
         };
@@ -242,7 +243,7 @@ fn files_that_were_moved_stay_moved_and_only_the_mark_goes() {
         [Box::new(ZstdChunked::new(3)), Box::new(Estargz::new(5)), Box::new(Estargz::new(5).external_toc())];
     let mut seen = Vec::new();
     for codec in codecs {
-        let options = EncodeOptions::new(tempfile::env::temp_dir());
+        let options = encoding();
         let moving = Seekable::new(codec, options, Workers::new(1).unwrap()).prioritize(first.clone().into());
         let moved = convert_all(&store, &image.root, &moving).unwrap();
         let plain = convert(&store, &moved.root, To::Plain);

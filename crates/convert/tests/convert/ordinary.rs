@@ -33,6 +33,7 @@ use crate::support::chain;
 use crate::support::convert_all;
 use crate::support::convert_with;
 use crate::support::document;
+use crate::support::encoding;
 use crate::support::follow;
 use crate::support::golden;
 use crate::support::image;
@@ -51,12 +52,12 @@ fn recompress(recompression: Recompression) -> Recompress {
 }
 
 fn seekable(landmark: Landmark) -> Seekable {
-    let options = EncodeOptions { landmark, ..EncodeOptions::new(tempfile::env::temp_dir()) };
+    let options = EncodeOptions { landmark, ..encoding() };
     Seekable::new(Box::new(ZstdChunked::new(ZSTD_CHUNKED_DEFAULT_LEVEL)), options, workers())
 }
 
 fn estargz() -> Seekable {
-    let options = EncodeOptions::new(tempfile::env::temp_dir());
+    let options = encoding();
     Seekable::new(Box::new(Estargz::new(5)), options, workers())
 }
 
@@ -300,7 +301,7 @@ fn an_estargz_layer_is_kept_where_its_table_is_in_it_and_is_to_be() {
     }
     let (store, root) = golden("estargz");
     let codec = Estargz::new(5).external_toc();
-    let external = Seekable::new(Box::new(codec), EncodeOptions::new(tempfile::env::temp_dir()), workers());
+    let external = Seekable::new(Box::new(codec), encoding(), workers());
     // Its table is elsewhere, so there is nothing to read back.
     let external = external.reuse(true).verify(None);
     assert_eq!(same(&convert_all(&store, &root, &external).unwrap()), [false; 2]);
@@ -328,7 +329,7 @@ fn a_seekable_layer_is_kept_whoever_made_it() {
     }
     let image = random_image(1);
     let store = store(&image);
-    let small = EncodeOptions { chunk_size: 5000, ..EncodeOptions::new(tempfile::env::temp_dir()) };
+    let small = EncodeOptions { chunk_size: 5000, ..encoding() };
     let other = Seekable::new(Box::new(ZstdChunked::new(1)), small, workers());
     let root = convert_all(&store, &image.root, &other).unwrap().root;
     assert_eq!(reuse(&store, &root).root, root);

@@ -19,8 +19,10 @@ use restow_convert::Result;
 use restow_convert::Silent;
 use restow_convert::Statistics;
 use restow_convert::convert;
+use restow_layer::EncodeOptions;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
+use restow_oci::Limits;
 use restow_oci::MediaType;
 use restow_testkit::Image;
 use restow_testkit::ImageBuilder;
@@ -48,6 +50,12 @@ pub(crate) fn store(image: &Image) -> MemoryStore {
         put(&store, bytes);
     }
     store
+}
+
+/// Returns how layers are encoded. In the golden images a link says another mode than its file.
+pub(crate) fn encoding() -> EncodeOptions {
+    let limits = Limits { diverging_links: true, ..Limits::default() };
+    EncodeOptions { limits, ..EncodeOptions::new(tempfile::env::temp_dir()) }
 }
 
 /// Puts an image that another tool made into a store.

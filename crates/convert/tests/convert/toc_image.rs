@@ -35,6 +35,7 @@ use crate::support::chain;
 use crate::support::convert_all;
 use crate::support::convert_with;
 use crate::support::document;
+use crate::support::encoding;
 use crate::support::follow;
 use crate::support::golden;
 use crate::support::golden_into;
@@ -42,7 +43,7 @@ use crate::support::store;
 use crate::support::tar;
 
 fn external(keep_diff_id: bool) -> Seekable {
-    let options = EncodeOptions { keep_diff_id, ..EncodeOptions::new(tempfile::env::temp_dir()) };
+    let options = EncodeOptions { keep_diff_id, ..encoding() };
     Seekable::new(Box::new(Estargz::new(6).external_toc()), options, Workers::new(2).unwrap())
 }
 
@@ -117,11 +118,7 @@ fn the_tables_of_one_image_are_one_manifest() {
     let toc = document(&store, &tables(&store, &conversion, false));
     assert_eq!(toc["mediaType"], "application/vnd.oci.image.manifest.v1+json");
     assert_eq!(toc["layers"].as_array().unwrap().len(), 1, "equal layers have one table");
-    let inside = Seekable::new(
-        Box::new(Estargz::new(6)),
-        EncodeOptions::new(tempfile::env::temp_dir()),
-        Workers::new(1).unwrap(),
-    );
+    let inside = Seekable::new(Box::new(Estargz::new(6)), encoding(), Workers::new(1).unwrap());
     let conversion = convert_all(&store, &image.root, &inside).unwrap();
     assert_eq!(write_toc_image(&store, &conversion, false, &Limits::default()).unwrap(), None);
 }
@@ -162,11 +159,7 @@ fn a_layer_is_kept_with_its_table_whoever_made_them() {
         let crossed = tables.keys().cloned().zip(tables.values().rev().cloned()).collect();
         let lost = Descriptor::new(MediaType::OCI_LAYER_GZIP, Digest::sha256(b"lost"), 1);
         let lost = tables.keys().map(|layer| (layer.clone(), lost.clone())).collect();
-        let inside = Seekable::new(
-            Box::new(Estargz::new(6)),
-            EncodeOptions::new(tempfile::env::temp_dir()),
-            Workers::new(1).unwrap(),
-        );
+        let inside = Seekable::new(Box::new(Estargz::new(6)), encoding(), Workers::new(1).unwrap());
         for converter in [
             external(false),
             external(false).tables(crossed),
@@ -186,7 +179,7 @@ fn a_layer_is_kept_with_its_table_whoever_made_them() {
 fn a_layer_whose_tar_would_change_is_told_so() {
     let image = ImageBuilder::new().layer(Layer::gzip(tar("a"))).build();
     let store = store(&image);
-    let inside = EncodeOptions::new(tempfile::env::temp_dir());
+    let inside = encoding();
     let inside = Seekable::new(Box::new(Estargz::new(6)), inside, Workers::new(1).unwrap());
     let estargz = convert_all(&store, &image.root, &inside).unwrap().root;
     let error = convert_all(&store, &estargz, &external(true)).unwrap_err();

@@ -83,6 +83,7 @@ impl<'a> Assembler<'a> {
         output: &'a mut (dyn Write + Send),
         spelling: Spelling,
         spool_directory: &Path,
+        limits: &Limits,
         moved: u64,
         diff: Diff,
     ) -> Result<Self> {
@@ -94,7 +95,7 @@ impl<'a> Assembler<'a> {
             toc: Table::new(spelling, spool_directory)?,
             tar_split: tar_split.then(|| TarSplit::new(spool_directory)).transpose()?,
             current: None,
-            names: Names::default(),
+            names: Names::new(limits),
             listed: Listed::default(),
             moved,
         })
@@ -115,7 +116,7 @@ impl<'a> Assembler<'a> {
                 Item::Entry { range, start } => {
                     self.finish_entry()?;
                     self.segment(&bytes.filled()[range])?;
-                    self.names.add(&start.listing, start.header.offset);
+                    self.names.add(&start.listing, start.header.offset)?;
                     self.current = Some(File::new(start));
                 }
                 Item::Chunk { range, .. } => {

@@ -12,7 +12,7 @@ use super::Chunking;
 use super::batch::{BATCH, Batch, DROPPED, Item, Place, Start, Stored};
 use super::boundaries::Boundaries;
 use crate::buffer::Buffer;
-use crate::codec::{Layout, Placement, TocPlace};
+use crate::codec::{End, Layout, Placement, TocPlace};
 use crate::error::{Error, Result};
 use crate::landmark::{self, Landmark};
 use crate::listing::{self, Listing, Role};
@@ -20,7 +20,7 @@ use crate::tar::{BLOCK, Header, TarReader};
 use crate::workers::Workers;
 
 /// Two zero blocks end an archive.
-const END: usize = 2 * BLOCK;
+const END: usize = End::LEAST as usize;
 
 /// Bytes of a file that are searched for the ends of chunks at once.
 const STEP: u64 = 256 << 10;
@@ -216,14 +216,14 @@ impl<'a> Cutter<'a> {
 
 /// Cuts a whole tar. Bytes stay as they are, except that a table of contents of eStargz is left out, and landmarks
 /// as `landmark` says; `None` keeps them all. Where another table comes last in the tar, the end of the archive is left
-/// out too.
+/// out too. Returns how many zeros are to end the archive there.
 pub(super) fn cut<R: Read>(
     tar: &mut TarReader<R>,
     chunk_size: u64,
     chunking: Chunking,
     landmark: Option<Landmark>,
     cutter: &mut Cutter<'_>,
-) -> Result<()> {
+) -> Result<u64> {
     let mut changed = landmark == Some(Landmark::Always);
     if changed {
         cutter.landmark(landmark::NO_PREFETCH)?;
@@ -236,7 +236,9 @@ pub(super) fn cut<R: Read>(
         let Some(mut header) = tar.next(cutter.bytes())? else {
             return match cutter.layout.toc {
                 TocPlace::InTar => open_end(tar, cutter, start + padding),
-                TocPlace::Hidden | TocPlace::Apart => end(tar, cutter, start + padding, changed),
+                TocPlace::Hidden | TocPlace::Apart => {
+                    end(tar, cutter, start + padding, changed).map(|()| End::LEAST)
+                }
             };
         };
         let listing = listing::list(&header, cutter.limits)?;
@@ -334,12 +336,14 @@ fn end<R: Read>(tar: &mut TarReader<R>, cutter: &mut Cutter<'_>, padded: usize, 
 }
 
 /// Completes the padding of the last entry, which should end at byte `padded` of the batch, and leaves out the rest:
-/// another entry follows.
-fn open_end<R: Read>(tar: &mut TarReader<R>, cutter: &mut Cutter<'_>, padded: usize) -> Result<()> {
+/// another entry follows. Returns how many zeros are to end the archive behind that.
+fn open_end<R: Read>(tar: &mut TarReader<R>, cutter: &mut Cutter<'_>, padded: usize) -> Result<u64> {
     let found = cutter.bytes().len();
+    let mut end = End::default();
     if found < padded {
         cutter.insert_zeros(padded - found);
     } else {
+        end.add(&cutter.bytes().filled()[padded..]);
         cutter.drop_after(padded)?;
     }
     let padding = cutter.bytes().len() - cutter.named;
@@ -347,8 +351,9 @@ fn open_end<R: Read>(tar: &mut TarReader<R>, cutter: &mut Cutter<'_>, padded: us
     loop {
         let start = cutter.bytes().len();
         if tar.read_trailing(cutter.bytes(), TRAILING)? == 0 {
-            return Ok(());
+            return Ok(end.size());
         }
+        end.add(&cutter.bytes().filled()[start..]);
         cutter.drop_after(start)?;
     }
 }

@@ -31,11 +31,12 @@ use self::diff::Diff;
 use self::gather::ChunkIndex;
 pub use self::gather::{Gathered, GatheredFile, GatheredFiles, gather, gather_files};
 use self::reorder::{Collected, Collector, Order};
-use crate::codec::{Codec, Contents, Layout, Placement, TocPlace};
+use crate::codec::{Codec, Contents, End, Layout, Placement, TocPlace};
 use crate::decompress::{Decompress, Format, decompress};
 use crate::error::{Error, Result};
 use crate::landmark::Landmark;
 use crate::listing::{WHOLE_FORMAT, too_large_a_table};
+use crate::names::NameIndex;
 use crate::spool::TocBlob;
 use crate::tar::{Header, TarReader};
 use crate::toc::Dialect;
@@ -169,6 +170,13 @@ const WAITING_LAYOUT: Layout = Layout {
     landmark: false,
 };
 
+/// The files that come first.
+struct Front {
+    moved: u64,
+    /// Paths that were to be among them and are not there.
+    missing: Vec<String>,
+}
+
 struct Encoder<'a> {
     codec: &'a dyn Codec,
     layout: Layout,
@@ -185,6 +193,12 @@ impl<'e> Encoder<'e> {
             landmark => landmark,
         };
         Self { codec, layout, landmark, options, workers }
+    }
+
+    /// Refuses what a table cannot say.
+    fn check(&self, names: &NameIndex) -> Result<()> {
+        names.check()?;
+        if self.options.limits.diverging_links { Ok(()) } else { names.check_looks() }
     }
 
     /// Holds the result to what was asked for.
@@ -242,18 +256,21 @@ impl<'e> Encoder<'e> {
         output: &mut (dyn Write + Send),
     ) -> Result<Encoded> {
         let Options { chunk_size, limits, spool_directory, .. } = self.options;
-        let mut assembler = Assembler::new(&mut *output, self.spelling(), spool_directory, 0, Diff::new())?;
+        let mut assembler =
+            Assembler::new(&mut *output, self.spelling(), spool_directory, limits, 0, Diff::new())?;
+        let mut end = End::LEAST;
         self.workers.run(
             |send| {
                 let mut cutter = Cutter::new(self.layout, limits, self.workers, send);
-                cut::cut(&mut tar, *chunk_size, self.chunking(), Some(self.landmark), &mut cutter)?;
+                end = cut::cut(&mut tar, *chunk_size, self.chunking(), Some(self.landmark), &mut cutter)?;
                 cutter.finish()
             },
             |batch| batch.compress(self.press(None)),
             |frames| assembler.add(frames).map(|memory| self.workers.recycle(memory)),
         )?;
         let assembled = assembler.finish()?;
-        self.seal(assembled, tar.source().format(), 0, Vec::new(), output)
+        let front = Front { moved: 0, missing: Vec::new() };
+        self.seal(assembled, tar.source().format(), front, end, output)
     }
 
     /// The first of two passes, between which the order becomes known: compresses the files. `entry` sees each header.
@@ -265,7 +282,7 @@ impl<'e> Encoder<'e> {
     ) -> Result<Collected> {
         let Options { chunk_size, limits, spool_directory, .. } = self.options;
         let waiting = Press { codec: self.waiting(), headers: Headers::Leave, ..self.press(None) };
-        let mut collector = Collector::new(spool_directory, entry, index)?;
+        let mut collector = Collector::new(spool_directory, limits, entry, index)?;
         self.workers.run(
             |send| {
                 let mut cutter = Cutter::new(WAITING_LAYOUT, limits, self.workers, send);
@@ -276,14 +293,14 @@ impl<'e> Encoder<'e> {
             |frames| collector.add(frames).map(|memory| self.workers.recycle(memory)),
         )?;
         let collected = collector.finish()?;
-        collected.names.check()?;
+        self.check(&collected.names)?;
         Ok(collected)
     }
 
     /// The second: puts the files in order.
     fn arrange(
         &self,
-        collected: Collected,
+        mut collected: Collected,
         prioritized: &[String],
         source_format: Format,
         output: &mut (dyn Write + Send),
@@ -295,12 +312,14 @@ impl<'e> Encoder<'e> {
         let file = &collected.frames.try_clone().map_err(Error::Spool)?;
         let first = self.codec.prioritized();
         let moved = order.len() as u64;
+        let end = if self.layout.toc == TocPlace::InTar { collected.end()? } else { End::LEAST };
         // The frames of a tar that stays as it is need not be decoded: its digest is known.
         let decode = self.layout.toc == TocPlace::InTar || collected.changes(&order, self.landmark);
         let diff = if decode { Diff::of_result() } else { Diff::known() };
         let stored = FrameFile { file, codec: self.waiting(), decode };
         let press = Press { prioritized: first.as_deref(), ..self.press(Some(stored)) };
-        let mut assembler = Assembler::new(&mut *output, self.spelling(), spool_directory, moved, diff)?;
+        let mut assembler =
+            Assembler::new(&mut *output, self.spelling(), spool_directory, limits, moved, diff)?;
         self.workers.run(
             |send| {
                 let mut cutter = Cutter::new(self.layout, limits, self.workers, send);
@@ -311,7 +330,7 @@ impl<'e> Encoder<'e> {
             |frames| assembler.add(frames).map(|memory| self.workers.recycle(memory)),
         )?;
         let assembled = assembler.finish()?;
-        let encoded = self.seal(assembled, source_format, moved, missing, output)?;
+        let encoded = self.seal(assembled, source_format, Front { moved, missing }, end, output)?;
         let diff_id = if decode { encoded.diff_id } else { diff_id };
         Ok(Encoded { source_diff_id, diff_id, order_refused: refused, ..encoded })
     }
@@ -321,12 +340,12 @@ impl<'e> Encoder<'e> {
         &self,
         assembled: Assembled,
         source_format: Format,
-        moved: u64,
-        missing: Vec<String>,
+        Front { moved, missing }: Front,
+        end: u64,
         output: &mut (dyn Write + Send),
     ) -> Result<Encoded> {
         let Options { limits, spool_directory, .. } = self.options;
-        assembled.names.check()?;
+        self.check(&assembled.names)?;
         let replaced = assembled.names.replaced();
         let mut listed = assembled.listed;
         listed.refusal = listed.refusal.or_else(|| assembled.names.refusal());
@@ -350,6 +369,7 @@ impl<'e> Encoder<'e> {
             toc_digest: toc_digest.clone(),
             tar_split,
             tar: assembled.tar,
+            end,
             spool_directory: spool_directory.clone(),
         };
         let seal = self.codec.seal(&mut contents, assembled.position, output)?;

@@ -19,7 +19,7 @@ use super::cut::Cutter;
 use super::diff::Diff;
 use super::gather::ChunkIndex;
 use crate::buffer::Buffer;
-use crate::codec::TocPlace;
+use crate::codec::{End, TocPlace};
 use crate::error::{Error, Result};
 use crate::landmark::{self, Landmark};
 use crate::listing::{Listing, Role};
@@ -30,7 +30,7 @@ use crate::tarsplit::Checksum;
 use crate::workers::Memory;
 
 /// Two zero blocks end an archive.
-const END: u64 = 2 * BLOCK as u64;
+const END: u64 = End::LEAST;
 
 /// Bytes of trailing data in one item, as in the first pass.
 const TRAILING: usize = 256 << 10;
@@ -93,6 +93,7 @@ struct Record {
 impl<'a> Collector<'a> {
     pub(super) fn new(
         spool_directory: &Path,
+        limits: &Limits,
         entry: &'a mut (dyn FnMut(&Header) + Send),
         index: Option<&'a mut ChunkIndex>,
     ) -> Result<Self> {
@@ -107,7 +108,7 @@ impl<'a> Collector<'a> {
             current: None,
             size: 0,
             whole: None,
-            names: Names::default(),
+            names: Names::new(limits),
             landmarks: BTreeMap::new(),
             scoped: false,
             entries: 0,
@@ -128,7 +129,7 @@ impl<'a> Collector<'a> {
                 Item::Entry { start, .. } => {
                     self.pad(&bytes[..start.header.padding]);
                     self.finish_entry()?;
-                    self.list(&start.listing, start.header.offset);
+                    self.list(&start.listing, start.header.offset)?;
                     self.scoped |= start.header.opens_scope;
                     (self.entry)(&start.header);
                     if let Some(index) = &mut self.index {
@@ -167,12 +168,13 @@ impl<'a> Collector<'a> {
         }
     }
 
-    fn list(&mut self, listing: &Listing, offset: u64) {
-        self.names.add(listing, offset);
+    fn list(&mut self, listing: &Listing, offset: u64) -> Result<()> {
+        self.names.add(listing, offset)?;
         if listing.role != Role::Content {
             self.landmarks.insert(self.entries, listing.role);
         }
         self.entries += 1;
+        Ok(())
     }
 
     fn finish_entry(&mut self) -> Result<()> {
@@ -202,6 +204,19 @@ impl<'a> Collector<'a> {
 }
 
 impl Collected {
+    /// Returns how many zeros end the archive, for a table to stand before.
+    pub(super) fn end(&mut self) -> Result<u64> {
+        let mut end = End::default();
+        if self.trailing.size <= End::MOST {
+            let mut bytes = Vec::new();
+            self.trailing.read()?.read_to_end(&mut bytes).map_err(Error::Spool)?;
+            end.add(&bytes);
+        } else {
+            end.exceed();
+        }
+        Ok(end.size())
+    }
+
     /// Returns the entries to move to the front, in their new order, and the paths that are not there.
     pub(super) fn order(&self, prioritized: &[String]) -> Order {
         let (mut entries, missing) = self.names.order(prioritized);

@@ -10,13 +10,19 @@
 //! | 136–147 | mtime | | 345–499 | prefix (ustar); 345–475 prefix, 476–487 atime, 488–499 ctime (star) |
 //! | 148–155 | checksum | | 345–356 | atime (GNU) |
 //! | 156 | typeflag | | 357–368 | ctime (GNU) |
-//! | 157–256 | link name | | 482 | whether a sparse map continues in the next block (GNU `S`) |
+//! | 157–256 | link name | | 386–481 | the first four parts of a sparse file (GNU `S`) |
+//! | | | | 482 | whether a sparse map continues in the next block (GNU `S`) |
+//! | | | | 483–494 | the size of a sparse file, holes and all (GNU `S`) |
 //! | | | | 508–511 | `tar\0` (star) |
 
 use super::BLOCK;
+use super::sparse::{Extent, Map, Sparse};
 
 /// Where a block that continues a sparse map says whether the next one does so too.
 pub(super) const SPARSE_MAP_CONTINUES: usize = 504;
+
+/// The size of one part in a sparse map: where it starts, and how long it is.
+const SPARSE_PART: usize = 24;
 
 /// The fields of a header block.
 pub(super) struct Fields {
@@ -34,6 +40,8 @@ pub(super) struct Fields {
     pub(super) device_minor: i64,
     pub(super) accessed: Option<i64>,
     pub(super) changed: Option<i64>,
+    /// What a header of type `S` says, as far as it goes.
+    pub(super) sparse: Option<Sparse>,
     pub(super) sparse_map_continues: bool,
 }
 
@@ -69,8 +77,12 @@ pub(super) fn parse(block: &[u8; BLOCK]) -> Result<Fields, String> {
         device_minor: 0,
         accessed: None,
         changed: None,
+        sparse: None,
         sparse_map_continues: block[156] == b'S' && block[482] != 0,
     };
+    if let (b'S', Format::Gnu) = (fields.typeflag, &format) {
+        fields.sparse = Some(sparse(block)?);
+    }
     if matches!(format, Format::V7) {
         return Ok(fields);
     }
@@ -98,6 +110,29 @@ pub(super) fn parse(block: &[u8; BLOCK]) -> Result<Fields, String> {
         fields.name = [prefix.as_slice(), b"/", fields.name.as_slice()].concat();
     }
     Ok(fields)
+}
+
+fn sparse(block: &[u8; BLOCK]) -> Result<Sparse, String> {
+    let size = number(&block[483..495], "size of the sparse file")?;
+    let size = u64::try_from(size).map_err(|_| "the size of the sparse file is negative".to_string())?;
+    let mut extents = Vec::new();
+    add_sparse_parts(&block[386..482], &mut extents)?;
+    Ok(Sparse { size, map: Map::Extents(extents) })
+}
+
+/// Adds the parts of a sparse map, up to one that starts with a NUL.
+pub(super) fn add_sparse_parts(bytes: &[u8], extents: &mut Vec<Extent>) -> Result<(), String> {
+    for part in bytes.chunks_exact(SPARSE_PART).take_while(|part| part[0] != 0) {
+        let (offset, size) = part.split_at(SPARSE_PART / 2);
+        let whole = |field, what| number(field, what).map(u64::try_from);
+        let (Ok(offset), Ok(size)) =
+            (whole(offset, "offset in a sparse map")?, whole(size, "size in a sparse map")?)
+        else {
+            return Err("a number in the map of the sparse file is negative".into());
+        };
+        extents.push(Extent { offset, size });
+    }
+    Ok(())
 }
 
 /// Compares the recorded checksum with the sum of the bytes, unsigned or, as old tars wrote it, signed.

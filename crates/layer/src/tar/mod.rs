@@ -6,6 +6,7 @@
 
 mod block;
 mod pax;
+mod sparse;
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -13,8 +14,10 @@ use std::io::Read;
 use restow_oci::Limits;
 
 pub(crate) use self::block::plain_header;
+pub use self::sparse::{Content, Extent, Map, Sparse};
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
+use crate::path;
 
 /// The unit tar streams are made of: headers are one block, payloads are padded to whole blocks.
 pub(crate) const BLOCK: usize = 512;
@@ -76,6 +79,8 @@ pub struct Header {
     pub size: u64,
     /// The size as recorded, also for kinds without payload.
     pub recorded_size: u64,
+    /// How the payload of a sparse file becomes its content, unless in a way that is not known.
+    pub sparse: Option<Sparse>,
     /// Mode bits as recorded.
     pub mode: i64,
     /// Numeric owner.
@@ -105,9 +110,14 @@ pub struct Header {
 }
 
 impl Header {
-    /// Returns the name for people.
+    /// Returns the name as [`text`](crate::path::text()).
     pub fn display_name(&self) -> String {
-        String::from_utf8_lossy(&self.name).into_owned()
+        path::text(&self.name).into_owned()
+    }
+
+    /// Returns the size of the content: of a sparse file with its holes.
+    pub fn content_size(&self) -> u64 {
+        self.sparse.as_ref().map_or(self.size, |sparse| sparse.size)
     }
 }
 
@@ -154,6 +164,11 @@ impl<R: Read> TarReader<R> {
     /// Returns the stream behind the tar.
     pub fn source(&self) -> &R {
         &self.source
+    }
+
+    /// Returns the stream behind the tar, for what else is known of it.
+    pub(crate) fn into_source(self) -> R {
+        self.source
     }
 
     /// Moves to the next entry and appends its header blocks, after any payload left unread and the padding.
@@ -203,6 +218,11 @@ impl<R: Read> TarReader<R> {
         self.fill(raw, most).map(|found| found as u64)
     }
 
+    /// Starts reading the content of the entry that `header` was returned for last, of which nothing has been read.
+    pub fn content(&mut self, header: &Header) -> Result<Content<'_, R>> {
+        Content::new(self, header)
+    }
+
     /// Reads past what is left of the current entry's payload, with `scratch` to read into.
     pub fn skip_payload(&mut self, scratch: &mut Buffer) -> Result<()> {
         scratch.truncate(0);
@@ -236,7 +256,7 @@ impl<R: Read> TarReader<R> {
                 return Ok(None);
             };
             let malformed = |problem| malformed(block_offset, None, problem);
-            let fields = block::parse(&block).map_err(malformed)?;
+            let mut fields = block::parse(&block).map_err(malformed)?;
             // They may come again and again, and all are held.
             let found = block_offset - offset;
             let limit =
@@ -280,7 +300,7 @@ impl<R: Read> TarReader<R> {
                             limit: self.limits.tar_entries,
                         });
                     }
-                    self.read_sparse_map(raw, &fields, offset)?;
+                    self.read_sparse_map(raw, &mut fields, offset)?;
                     let header = merge(fields, extended, long_name, long_link, offset)?;
                     self.entry = offset;
                     self.remaining = header.size;
@@ -316,7 +336,7 @@ impl<R: Read> TarReader<R> {
     }
 
     /// Reads the blocks in which the map of a GNU sparse file goes on; the size in the header does not count them.
-    fn read_sparse_map(&mut self, raw: &mut Buffer, fields: &block::Fields, entry: u64) -> Result<()> {
+    fn read_sparse_map(&mut self, raw: &mut Buffer, fields: &mut block::Fields, entry: u64) -> Result<()> {
         let mut continues = fields.sparse_map_continues;
         let offset = self.position;
         while continues {
@@ -324,7 +344,12 @@ impl<R: Read> TarReader<R> {
             if self.fill(raw, BLOCK as u64)? < BLOCK {
                 return Err(malformed(offset, None, "the tar ends inside the map of a sparse file"));
             }
-            continues = raw.filled()[start + block::SPARSE_MAP_CONTINUES] != 0;
+            let block = &raw.filled()[start..];
+            continues = block[block::SPARSE_MAP_CONTINUES] != 0;
+            if let Some(Sparse { map: Map::Extents(extents), .. }) = &mut fields.sparse {
+                block::add_sparse_parts(&block[..block::SPARSE_MAP_CONTINUES], extents)
+                    .map_err(|problem| malformed(offset, None, problem))?;
+            }
             let (found, limit) = (self.position - offset, self.limits.tar_extension_size);
             if found > limit {
                 return Err(Error::TarLimit {
@@ -394,6 +419,7 @@ fn merge(
         typeflag: fields.typeflag,
         size: 0,
         recorded_size: fields.size,
+        sparse: fields.sparse,
         mode: fields.mode,
         uid: fields.uid,
         gid: fields.gid,
@@ -409,8 +435,10 @@ fn merge(
         opens_scope: false,
     };
     let mut sparse = header.typeflag == b'S';
-    if let Some(records) = extended {
-        sparse |= records.sparse;
+    let mut said_of_sparse = Vec::new();
+    if let Some(mut records) = extended {
+        said_of_sparse = std::mem::take(&mut records.sparse);
+        sparse |= !said_of_sparse.is_empty();
         records
             .apply(&mut header)
             .map_err(|problem| malformed(offset, Some(header.display_name()), problem))?;
@@ -421,6 +449,8 @@ fn merge(
     if let Some(link) = long_link.filter(|link| !link.is_empty()) {
         header.link_name = link;
     }
+    sparse::apply(&said_of_sparse, &mut header)
+        .map_err(|problem| malformed(offset, Some(header.display_name()), problem))?;
     header.kind = match header.typeflag {
         _ if sparse => Kind::Sparse,
         // A V7 tar has no directory typeflag and marks one by a trailing slash.

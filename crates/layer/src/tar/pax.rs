@@ -13,19 +13,18 @@ const STRUCTURAL: [&[u8]; 3] = [b"path", b"linkpath", b"size"];
 /// The records of one extended header.
 pub(super) struct Records {
     values: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Whether any record describes a sparse file.
-    pub(super) sparse: bool,
+    /// What they say of a sparse file, in their order: format 0.0 repeats its keys. Without the prefix of the keys.
+    pub(super) sparse: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// Reads the payload of an extended header.
 pub(super) fn parse(mut text: &[u8]) -> Result<Records, String> {
-    let mut records = Records { values: BTreeMap::new(), sparse: false };
+    let mut records = Records { values: BTreeMap::new(), sparse: Vec::new() };
     while !text.is_empty() {
         let Record { key, value, rest } = record(text)?;
         text = rest;
-        if key.starts_with(SPARSE) {
-            // Format 0.0 repeats its keys; the file is not read either way.
-            records.sparse = true;
+        if let Some(key) = key.strip_prefix(SPARSE) {
+            records.sparse.push((key.to_vec(), value.to_vec()));
         } else if records.values.insert(key.to_vec(), value.to_vec()).is_some() {
             return Err(format!("the extended header sets {:?} twice", String::from_utf8_lossy(key)));
         }
@@ -60,7 +59,7 @@ fn record(text: &[u8]) -> Result<Record<'_>, String> {
 impl Records {
     /// Returns a key that moves or resizes entries, if there is one.
     pub(super) fn changes_structure(&self) -> Option<&str> {
-        if self.sparse {
+        if !self.sparse.is_empty() {
             return Some("GNU.sparse");
         }
         STRUCTURAL
@@ -112,7 +111,7 @@ impl Records {
     }
 }
 
-fn decimal(digits: &[u8]) -> Option<u64> {
+pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
     }

@@ -256,8 +256,8 @@ fn what_go_reads_is_read_alike() {
                 // Two blocks of map are header bytes.
                 ("long", Holes, 30 * 512),
                 ("0.0", Holes, 1024),
-                ("GNUSparseFile.0/sparse", Holes, 1024),
-                ("GNUSparseFile.0/sparse", Holes, 1536),
+                ("0.1", Holes, 1024),
+                ("1.0", Holes, 1536),
                 ("after", Regular, 1),
             ],
         ),
@@ -535,4 +535,93 @@ fn a_failing_source_is_named_with_the_byte() {
     let error = walk_from(Broken(&tar[..700]), &tar, &Limits::default()).unwrap_err();
     assert_eq!(error.to_string(), "could not read the layer at blob byte 700");
     assert!(matches!(error, Error::Read { source, .. } if source.to_string() == "the disk is gone"));
+}
+
+/// Reads the content of the first entry of a tar.
+fn content(tar: &[u8]) -> Result<(Header, Vec<u8>)> {
+    let mut reader = TarReader::new(tar, &Limits::default());
+    let header = reader.next(&mut Buffer::default())?.unwrap();
+    let mut found = Vec::new();
+    let mut content = reader.content(&header)?;
+    loop {
+        let piece = content.piece()?;
+        if piece.is_empty() {
+            return Ok((header, found));
+        }
+        found.extend_from_slice(piece);
+    }
+}
+
+#[test]
+fn sparse_files_have_their_names_sizes_and_holes_in_every_form() {
+    let parts = |extents: &[(u64, usize)]| -> Vec<(u64, Vec<u8>)> {
+        extents.iter().enumerate().map(|(n, (at, length))| (*at, vec![n as u8 + 1; *length])).collect()
+    };
+    let many: Vec<(u64, usize)> = (0..100).map(|n| (n * 1024, 512)).collect();
+    for (size, extents) in [
+        (8192, vec![(4096, 512)]),
+        (2048, vec![(0, 512), (1024, 512), (2048, 0)]),
+        (700, vec![(0, 700)]),
+        (1 << 20, vec![]),
+        (0, vec![]),
+        (102_400, many),
+    ] {
+        let parts = parts(&extents);
+        let stored: Vec<(u64, &[u8])> = parts.iter().map(|(at, bytes)| (*at, &bytes[..])).collect();
+        let mut expected = vec![0; size as usize];
+        parts.iter().for_each(|(at, bytes)| expected[*at as usize..][..bytes.len()].copy_from_slice(bytes));
+        for form in [Sparse::Gnu, Sparse::Pax00, Sparse::Pax01, Sparse::Pax10] {
+            if extents.is_empty() && form == Sparse::Pax00 {
+                // Nothing says then that it is one.
+                continue;
+            }
+            let tar = TarBuilder::new().entry(Entry::sparse(form, "d/real", size, &stored)).file("next", "n");
+            let (header, found) = content(&tar.finish()).unwrap();
+            assert_eq!((header.display_name(), header.kind), ("d/real".into(), Kind::Sparse), "{form:?}");
+            assert_eq!(header.content_size(), size, "{form:?}");
+            assert!(found == expected, "{form:?} {extents:?}");
+        }
+    }
+    let plain = TarBuilder::new().file("f", "plain").finish();
+    assert_eq!(content(&plain).unwrap().1, b"plain");
+}
+
+#[test]
+fn maps_of_sparse_files_that_mean_nothing_are_refused() {
+    let pax10 = |map: &str, size: &str| {
+        let mut payload = map.as_bytes().to_vec();
+        payload.resize(payload.len().next_multiple_of(512), 0);
+        Entry::file("f", payload)
+            .record("GNU.sparse.major", "1")
+            .record("GNU.sparse.minor", "0")
+            .record("GNU.sparse.realsize", size)
+    };
+    let pax01 =
+        |map: &str| Entry::file("f", "data").record("GNU.sparse.size", "9").record("GNU.sparse.map", map);
+    for (entry, problem) in [
+        (pax10("x\n", "9"), "no length"),
+        (pax10("1\n0\n", "9"), "ends early"),
+        (pax10("99999999999999999999\n", "9"), "no length"),
+        (pax10("1\n0\nx\n", "9"), "not made of numbers"),
+        (pax10("1\n8\n2\n", "9"), "leads out of it"),
+        (pax10("1\n0\n5\n", "9"), "wants more than there is"),
+        (pax10("0\n", "-1"), "is not a number"),
+        (pax10("0\n", "1099511627777"), "the size in bytes of a sparse file is 1099511627777"),
+        (pax01("0,1,2"), "ends within a part"),
+        (pax01("4,1,0,1"), "out of order"),
+        (pax01("0,,"), "not made of numbers"),
+        (
+            Entry::file("f", "").record("GNU.sparse.numbytes", "1").record("GNU.sparse.offset", "1"),
+            "out of order",
+        ),
+    ] {
+        let error = content(&TarBuilder::new().entry(entry).finish()).unwrap_err().to_string();
+        assert!(error.contains(problem), "expected {problem:?}, found {error:?}");
+    }
+    let long = format!("400000\n{}", "0\n0\n".repeat(300_000));
+    let error = content(&TarBuilder::new().entry(pax10(&long, "9")).finish()).unwrap_err();
+    assert!(matches!(error, Error::TarLimit { limit: 1_048_576, .. }), "{error}");
+    // A form that is not known leaves the entry what it says it is, and is no regular file.
+    let unknown = Entry::file("f", "x").record("GNU.sparse.major", "2").record("GNU.sparse.minor", "0");
+    assert_eq!(only(&unknown.to_bytes()).sparse, None);
 }

@@ -27,20 +27,32 @@ pub struct Toc {
 }
 
 impl Toc {
-    /// Indexes the entries of a layer whose payload ends at `end`.
-    pub(crate) fn new(entries: Vec<Entry>, end: u64, limits: &Limits) -> Result<Self> {
+    /// Indexes the entries of a layer whose payload ends at `end`, as they come.
+    pub(crate) fn new(
+        source: impl Iterator<Item = Result<Entry>>,
+        end: u64,
+        limits: &Limits,
+    ) -> Result<Self> {
+        let (mut entries, mut held) = (Vec::new(), 0);
         let mut plan = Plan::new(end);
         let mut frames = Vec::new();
         let mut names = HashMap::new();
-        for (index, entry) in entries.iter().enumerate() {
-            if let Some(chunk) = plan.add(entry)?
+        for (index, entry) in source.enumerate() {
+            let entry = entry?;
+            held += 1 + entry.xattrs.len() as u64;
+            if held > limits.toc_entries {
+                let what = "the number of entries and extended attributes in the table of contents";
+                return Err(Error::Limit { what, found: held, limit: limits.toc_entries });
+            }
+            if let Some(chunk) = plan.add(&entry)?
                 && frames.last() != Some(&chunk.offset)
             {
                 frames.push(chunk.offset);
             }
             if entry.kind != EntryKind::Chunk {
-                names.insert(check_name(entry, limits)?.into_boxed_str(), index);
+                names.insert(check_name(&entry, limits)?.into_boxed_str(), index);
             }
+            entries.push(entry);
         }
         plan.complete()?;
         let targets = Links { entries: &entries, names: &names, targets: HashMap::new() }.resolve()?;

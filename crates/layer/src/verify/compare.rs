@@ -66,7 +66,7 @@ impl<'a> Comparison<'a> {
             next: None,
             tar_split: tar_split.transpose(),
             refusal: None,
-            names: Names::default(),
+            names: Names::new(limits),
         })
     }
 
@@ -98,7 +98,7 @@ impl<'a> Comparison<'a> {
                 read_content(tar, &mut content, u64::MAX)?;
                 continue;
             }
-            self.names.add(&listing, header.offset);
+            self.names.add(&listing, header.offset)?;
             let Listing { entry: listed, path, refusal, .. } = listing;
             if let (None, Some(refusal)) = (&self.refusal, refusal) {
                 self.refusal = Some(format!("{refusal} ({})", listed.name));

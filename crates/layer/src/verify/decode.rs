@@ -13,7 +13,7 @@ use crate::buffer::Buffer;
 use crate::decompress::Format;
 use crate::locate::Location;
 use crate::workers::{Memory, Workers};
-use crate::{Error, Result};
+use crate::{Error, Result, zstdframe};
 
 /// How many more bytes than expected a batch may decode to before it counts as large.
 const TOLERANCE: u64 = 1 << 20;
@@ -71,23 +71,21 @@ impl<'a> Decoder<'a> {
         compressed.resize((last.end - first.start) as usize, 0);
         read_exact_at(self.blob, compressed, first.start)?;
         let expected: u64 = segments.iter().map(Segment::expected).sum();
-        let mut decoding = Decoding {
-            out: plain,
-            most: (expected + TOLERANCE) as usize,
-            window_log: self.limits.zstd_window_log,
-        };
+        let most = (expected + TOLERANCE) as usize;
+        let mut decoding = Decoding { out: plain, most, limits: self.limits, offset: first.start };
         for segment in segments {
             let start = decoding.out.len();
+            decoding.offset = segment.start;
             let frames =
                 &compressed[(segment.start - first.start) as usize..(segment.end - first.start) as usize];
-            let decoded = match self.format {
+            let whole = match self.format {
                 Format::Zstd => self.with_context(|context| decoding.zstd(context, frames)),
-                _ => decoding.gzip(frames),
-            };
-            let whole = decoded.map_err(|problem| {
-                let format = if self.format == Format::Zstd { "zstd" } else { "gzip" };
-                Error::Compression { format, offset: segment.start, problem }
-            })?;
+                _ => decoding.gzip(frames).map_err(|problem| Error::Compression {
+                    format: "gzip",
+                    offset: segment.start,
+                    problem,
+                }),
+            }?;
             if !whole {
                 return Ok(false);
             }
@@ -98,16 +96,15 @@ impl<'a> Decoder<'a> {
         Ok(true)
     }
 
-    fn with_context<T>(
-        &self,
-        run: impl FnOnce(&mut DCtx<'static>) -> Result<T, String>,
-    ) -> Result<T, String> {
+    fn with_context<T>(&self, run: impl FnOnce(&mut DCtx<'static>) -> Result<T>) -> Result<T> {
         let idle = self.contexts.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut context = match idle {
             Some(context) => context,
             None => {
                 let mut context = DCtx::create();
-                context.set_parameter(DParameter::WindowLogMax(self.limits.zstd_window_log)).map_err(name)?;
+                let refused = |code| Error::Compressor { format: "zstd", problem: name(code) };
+                let window = DParameter::WindowLogMax(self.limits.zstd_window_log);
+                context.set_parameter(window).map_err(refused)?;
                 context
             }
         };
@@ -126,23 +123,30 @@ struct Decoding<'a> {
     out: &'a mut Buffer,
     /// How many bytes there may be in all.
     most: usize,
-    window_log: u32,
+    limits: &'a Limits,
+    /// Where the frames start in the blob.
+    offset: u64,
 }
 
 impl Decoding<'_> {
-    fn zstd(&mut self, context: &mut DCtx<'static>, mut frames: &[u8]) -> Result<bool, String> {
-        while !frames.is_empty() {
-            check_window(frames, self.window_log)?;
-            let length = zstd_safe::find_frame_compressed_size(frames).map_err(name)?;
-            let (frame, rest) = frames.split_at(length);
-            frames = rest;
-            let size =
-                zstd_safe::get_frame_content_size(frame).map_err(|_| "the frame's header is damaged")?;
+    fn zstd(&mut self, context: &mut DCtx<'static>, frames: &[u8]) -> Result<bool> {
+        let mut rest = frames;
+        while !rest.is_empty() {
+            let offset = self.offset + (frames.len() - rest.len()) as u64;
+            if let Some(refusal) = zstdframe::refusal(rest, offset, self.limits) {
+                return Err(refusal);
+            }
+            let corrupt = |problem| Error::Compression { format: "zstd", offset, problem };
+            let length = zstd_safe::find_frame_compressed_size(rest).map_err(|code| corrupt(name(code)))?;
+            let (frame, behind) = rest.split_at(length);
+            rest = behind;
+            let size = zstd_safe::get_frame_content_size(frame)
+                .map_err(|_| corrupt("the frame's header is damaged".to_string()))?;
             let whole = match size {
-                Some(size) => self.zstd_at_once(context, frame, size)?,
-                None => self.zstd_in_steps(context, frame)?,
+                Some(size) => self.zstd_at_once(context, frame, size),
+                None => self.zstd_in_steps(context, frame),
             };
-            if !whole {
+            if !whole.map_err(corrupt)? {
                 return Ok(false);
             }
         }
@@ -194,18 +198,4 @@ impl Decoding<'_> {
             }
         }
     }
-}
-
-/// Refuses a frame that readers in pieces would need too large a window for.
-fn check_window(frame: &[u8], most: u32) -> Result<(), String> {
-    // RFC 8878, 3.1.1.1: magic number, descriptor (bit 5: no window, but the content's size), window descriptor.
-    if let [0x28, 0xb5, 0x2f, 0xfd, descriptor, window, ..] = frame
-        && descriptor & 0x20 == 0
-    {
-        let log = 10 + u32::from(window >> 3);
-        if log > most {
-            return Err(format!("the frame needs a window of 2^{log} bytes, more than 2^{most}"));
-        }
-    }
-    Ok(())
 }

@@ -53,7 +53,7 @@ fn encode_golden(layer: &Golden, options: Options) -> Layer {
 }
 
 fn golden_options() -> Options {
-    Options { chunk_size: DEFAULT_CHUNK_SIZE, ..options() }
+    Options { chunk_size: DEFAULT_CHUNK_SIZE, limits: lenient(), ..options() }
 }
 
 /// Leaves of an entry what stargz's own tool writes, and not where it lies.

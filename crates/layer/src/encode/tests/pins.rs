@@ -8,9 +8,9 @@ const PINS: [(&str, &str); 7] = [
     ("zstd:chunked 3", "sha256:326aeebe0b888c34b6727eb6587bf2917a4bf93dcdb0a22f72d2350f7fcb536f"),
     ("zstd:chunked 9", "sha256:8d8e59f5282d3b14d0ab4578564b7f57aad18944bf9d8fac29b4aa2e661ddd8c"),
     ("zstd:chunked 19", "sha256:80521b068b2fe33508cdac788758712cea0634d700b9079d2d38d81208de8692"),
-    ("eStargz 1", "sha256:ea5db70d713314fb4b6e63dc380bfdb6c5b83716a487501849bcf62e210526f4"),
-    ("eStargz 5", "sha256:fe9514740f22fa72091ce487c669b6b06506afadf9fa666568cb237a30ea0b09"),
-    ("eStargz 12", "sha256:d2990f6221d6bd113d892b4d0dd5ba2812266267463f172aec855ee40479959e"),
+    ("eStargz 1", "sha256:c3e6f48f46deae645ce03513cc45ba3749c7fa35d90c9f9b2b9df5a7313b4b91"),
+    ("eStargz 5", "sha256:ba8f9c5eb034248951793ed480979744e022340192f0fb3269fdb693cec718d2"),
+    ("eStargz 12", "sha256:36522903cbd8f050a4e6c970509b2c0757e7d8d9c7fa82f1fec53bfc0e694ee8"),
 ];
 
 #[test]

@@ -289,30 +289,6 @@ fn a_registry_that_has_not_noticed_a_blob_yet_is_asked_again() {
 }
 
 #[test]
-fn a_push_outlasts_a_registry_that_has_not_noticed_yet() {
-    use crate::Destination;
-    let (registry, image) = (Registry::start(), ImageBuilder::new().build());
-    let puts = AtomicUsize::new(0);
-    // The first is refused by the registry itself, which lacks the parts.
-    registry.intercept(move |request| {
-        let is_put = request.method == "PUT" && request.path.contains("/manifests/");
-        (is_put && puts.fetch_add(1, SeqCst) == 1).then(|| Answer::error(404, "MANIFEST_BLOB_UNKNOWN"))
-    });
-    let store = restow_content::MemoryStore::new();
-    for (_, bytes) in &image.blobs {
-        restow_content::write(&store, MediaType::OCI_LAYER, bytes).unwrap();
-    }
-    let (client, clock) = client_with(Settings::default());
-    let scratch = tempfile::tempdir().unwrap();
-    let scratch = crate::Scratch::new(scratch.path());
-    let repository = name(&registry, "a").repository;
-    let destination = crate::RemoteDestination::new(&client, &repository, &[], &scratch).unwrap();
-    (&destination as &dyn Destination).publish(&store, &image.root, &["v1".to_owned()]).unwrap();
-    assert_eq!(registry.manifest("a", "v1").as_deref(), Some(image.root_bytes()));
-    assert_eq!((count(&registry, "PUT /v2/a/manifests/"), clock.slept().len()), (3, 1));
-}
-
-#[test]
 fn a_registry_that_a_redirect_leads_to_gets_a_token_of_its_own() {
     let (other, image) = scene();
     let content = large(5 << 20);

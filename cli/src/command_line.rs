@@ -26,6 +26,8 @@ use crate::commands::record;
 use crate::commands::sandbox;
 use crate::commands::schema;
 use crate::commands::store;
+use crate::commands::sync;
+use crate::commands::tags;
 use crate::commands::toc_digest;
 use crate::commands::verify;
 use crate::commands::version;
@@ -47,7 +49,7 @@ Exit status:
   0  done
   1  failed; the destination is as it was
   2  the command line is wrong
-  3  some of the work of batch or deploy failed, and the rest is done
+  3  some of the work of batch, sync or deploy failed, and the rest is done
   130  interrupted; the destination is as it was";
 
 /// Rewrites container image layers so that what a container needs first can be fetched first, verified, file by file
@@ -69,6 +71,8 @@ pub(crate) enum Command {
     Convert(Box<convert::Arguments>),
     Copy(copy::Arguments),
     Batch(batch::Arguments),
+    Sync(sync::Arguments),
+    Tags(tags::Arguments),
     Index(index::Arguments),
     Deploy(deploy::Arguments),
     Inspect(inspect::Arguments),
@@ -107,6 +111,7 @@ impl Cli {
             Command::Optimize(arguments) => arguments.work().apply(&mut settings),
             Command::Convert(arguments) => arguments.work().apply(&mut settings),
             Command::Batch(arguments) => arguments.work().apply(&mut settings),
+            Command::Sync(arguments) => arguments.work().apply(&mut settings),
             Command::Record(arguments) => arguments.apply(&mut settings),
             Command::Ls(arguments) => arguments.jobs.apply(&mut settings),
             Command::Cat(arguments) => arguments.jobs.apply(&mut settings),
@@ -126,6 +131,8 @@ impl Command {
             Command::Convert(arguments) => convert::run(&arguments, session),
             Command::Copy(arguments) => copy::run(&arguments, session),
             Command::Batch(arguments) => batch::run(&arguments, session),
+            Command::Sync(arguments) => sync::run(&arguments, session),
+            Command::Tags(arguments) => tags::run(&arguments, session),
             Command::Index(arguments) => index::run(&arguments, session),
             Command::Deploy(arguments) => deploy::run(&arguments, session),
             Command::Inspect(arguments) => inspect::run(&arguments, session),

@@ -49,7 +49,9 @@ pub(crate) fn is_usage(error: &anyhow::Error) -> bool {
 }
 
 /// Yields the error and what caused it, looking into the errors that hide what they carry.
-fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+pub(crate) fn causes<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |&error| {
         let engine = error.downcast_ref().and_then(restow::Error::cause);
         let carried = engine.or_else(|| Some(error.downcast_ref::<io::Error>()?.get_ref()? as _));

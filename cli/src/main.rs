@@ -12,6 +12,7 @@ mod failure;
 mod flags;
 mod format;
 mod interrupt;
+mod jobs;
 mod order;
 mod output;
 mod progress;

@@ -16,6 +16,8 @@ pub(crate) mod record;
 pub(crate) mod sandbox;
 pub(crate) mod schema;
 pub(crate) mod store;
+pub(crate) mod sync;
+pub(crate) mod tags;
 pub(crate) mod toc_digest;
 pub(crate) mod verify;
 pub(crate) mod version;

@@ -40,6 +40,8 @@ mod readers;
 /// Registries and archives: `restow copy`, `index`, `deploy`, and conversions from and to them.
 mod registry;
 mod schemas;
+/// `restow sync`, `restow tags`, and what is remembered of jobs.
+mod sync;
 /// Tables of contents that are in another image than the layers they are about.
 mod tables;
 /// What of an image is not there, or is a manifest of another kind.

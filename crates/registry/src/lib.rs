@@ -21,6 +21,7 @@ mod destination;
 mod error;
 mod graph;
 mod layout;
+mod lookup;
 mod name;
 mod named;
 mod parallel;

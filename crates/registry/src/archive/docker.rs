@@ -86,7 +86,7 @@ impl DockerArchive {
     }
 
     /// Returns the names of the images in the archive at `path`, which are not looked at.
-    pub(super) fn names(path: &Path, limits: &Limits) -> Result<Vec<String>> {
+    pub(crate) fn names(path: &Path, limits: &Limits) -> Result<Vec<String>> {
         let (file, size) = file::open(path)?;
         let tar = Section::new(Arc::new(file), 0, size);
         let entries = Contents::scan(path, &tar, limits)?.list(limits)?;

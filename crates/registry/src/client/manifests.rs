@@ -55,6 +55,11 @@ impl Client {
         self.wait(self.core.head(name, false)).map(|head| head.and_then(|head| head.digest))
     }
 
+    /// As [`digest`](Client::digest), but a name that means nothing is told apart from a registry that does not say.
+    pub(crate) fn said_digest(&self, name: &Name) -> Result<Option<Option<Digest>>> {
+        Ok(self.wait(self.core.head(name, false))?.map(|head| head.digest))
+    }
+
     /// As [`digest`](Client::digest), asked where and as one who is about to write.
     pub(crate) fn digest_to_write(&self, name: &Name) -> Result<Option<Digest>> {
         self.wait(self.core.head(name, true)).map(|head| head.and_then(|head| head.digest))

@@ -62,11 +62,20 @@ impl Results {
 
 /// What was done before, by the words of the jobs.
 #[derive(Debug, Default)]
-pub(super) struct Earlier(BTreeMap<Vec<String>, Map<String, Value>>);
+pub(crate) struct Earlier(BTreeMap<Vec<String>, Done>);
+
+/// A job that was done.
+#[derive(Debug)]
+pub(super) struct Done {
+    /// What was said of it.
+    pub(super) line: Map<String, Value>,
+    /// Whether it counts only while its source is what it was then.
+    pub(super) of_this_source: bool,
+}
 
 impl Earlier {
     /// Reads what a batch has printed.
-    pub(super) fn load(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
         Self::parse(&text).map_err(|line| {
             anyhow::anyhow!("{}:{line}: this is not a line that restow batch prints", path.display())
@@ -82,7 +91,7 @@ impl Earlier {
                 parsed.as_ref().and_then(|line| serde_json::from_value(line.get("command")?.clone()).ok());
             match (parsed, words) {
                 (Some(line), Some(words)) if line.get("ok") == Some(&Value::Bool(true)) => {
-                    done.insert(words, line);
+                    done.insert(words, Done { line, of_this_source: false });
                 }
                 (Some(_), Some(_)) => {}
                 // Its writer was stopped.
@@ -93,8 +102,18 @@ impl Earlier {
         Ok(Self(done))
     }
 
+    /// Adds a line of a journal. What is said last of a job counts.
+    pub(super) fn add(&mut self, line: Map<String, Value>) {
+        let words = line.get("command").and_then(|words| serde_json::from_value(words.clone()).ok());
+        let Some(words) = words else { return };
+        match line.get("ok") == Some(&Value::Bool(true)) {
+            true => drop(self.0.insert(words, Done { line, of_this_source: true })),
+            false => drop(self.0.remove(&words)),
+        }
+    }
+
     /// Returns what was printed of a job that was done.
-    pub(super) fn find(&self, words: &[String]) -> Option<&Map<String, Value>> {
+    pub(super) fn find(&self, words: &[String]) -> Option<&Done> {
         self.0.get(words)
     }
 }
@@ -112,7 +131,7 @@ mod tests {
         let earlier = Earlier::parse(text).unwrap();
         let find = |words: &[&str]| {
             let words: Vec<_> = words.iter().map(|&word| word.to_owned()).collect();
-            earlier.find(&words).map(|line| line["digest"].clone())
+            earlier.find(&words).map(|done| done.line["digest"].clone())
         };
         assert_eq!(find(&["copy", "a", "b"]), Some("d".into()));
         assert_eq!(find(&["copy", "a", "c"]), None);

@@ -50,7 +50,7 @@ pub(crate) struct RegistryArguments {
     upload_chunk_size: Option<u64>,
     /// Read zstd layers that ask for a window of up to this size, and for as much memory [default: 128MiB]
     #[arg(long, global = true, hide_short_help = true, value_name = "SIZE", value_parser = parse_window)]
-    zstd_window: Option<u32>,
+    max_zstd_window: Option<u32>,
     /// Print at the end how many requests of each kind each registry was sent
     #[arg(long, global = true, hide_short_help = true)]
     pub(crate) registry_stats: bool,
@@ -89,7 +89,7 @@ impl RegistryArguments {
         let own = self.clone();
         settings.registries = Arc::new(move || own.settings());
         settings.scratch = scratch();
-        settings.limits.zstd_window_log = self.zstd_window.unwrap_or(settings.limits.zstd_window_log);
+        settings.limits.zstd_window_log = self.max_zstd_window.unwrap_or(settings.limits.zstd_window_log);
     }
 
     fn settings(&self) -> restow_registry::Result<Settings> {

@@ -53,7 +53,9 @@ pub(crate) fn causes<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |&error| {
-        let engine = error.downcast_ref().and_then(restow::Error::cause);
+        // What is said of one layer or file has the error in a box.
+        let boxed = error.downcast_ref::<Box<restow::Error>>().map(|boxed| &**boxed);
+        let engine = error.downcast_ref().or(boxed).and_then(restow::Error::cause);
         let carried = engine.or_else(|| Some(error.downcast_ref::<io::Error>()?.get_ref()? as _));
         carried.or_else(|| error.source())
     })
@@ -77,7 +79,7 @@ fn remedy(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
             Some("--unsupported keep leaves such layers as they are")
         }
         layer::Error::Window { window, .. } if window.is_none_or(|window| window <= 2 << 30) => {
-            Some("--zstd-window SIZE gives it the memory")
+            Some("--max-zstd-window SIZE gives it the memory")
         }
         layer::Error::Spool(_) => Some("--tmp-dir names another directory for temporary files"),
         _ => None,

@@ -507,8 +507,8 @@ fn a_window_that_is_too_large_is_named_with_the_flag_for_it() {
         "{}",
         run.stderr
     );
-    assert!(run.stderr.contains("hint: --zstd-window"), "{}", run.stderr);
-    assert_eq!(bench.ok("--zstd-window 256MiB cat src f").stdout, "content");
+    assert!(run.stderr.contains("hint: --max-zstd-window"), "{}", run.stderr);
+    assert_eq!(bench.ok("--max-zstd-window 256MiB cat src f").stdout, "content");
 }
 
 #[test]

@@ -82,7 +82,7 @@ impl Notes {
             if found.is_some() {
                 state.uses.push((subject.to_owned(), key.clone()));
                 if state.uses.len() >= USES_IN_MEMORY {
-                    state.change(|transaction, uses| write_uses(transaction, uses))?;
+                    state.change(write_uses)?;
                 }
             }
             Ok(found)
@@ -131,7 +131,7 @@ impl Drop for Notes {
     fn drop(&mut self) {
         self.with(|state| match state.uses.is_empty() {
             true => Ok(()),
-            false => state.change(|transaction, uses| write_uses(transaction, uses)),
+            false => state.change(write_uses),
         });
     }
 }

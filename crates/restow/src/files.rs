@@ -102,8 +102,11 @@ struct Room {
     limit: u64,
 }
 
-/// What a name takes besides its text, and what a directory does that it implies, in bytes.
+/// What a name takes besides its text, in bytes.
 const OVERHEAD: usize = 256;
+
+/// What a directory takes that is listed because something lies in it.
+const LISTED: usize = 1024;
 
 /// What is known of a file besides its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -190,7 +193,7 @@ impl<'a> Files<'a> {
                 if found.contains_key(above) {
                     break;
                 }
-                room.take(above.len() + OVERHEAD)?;
+                room.take(above.len() + LISTED)?;
                 found.insert(above, None);
             }
             if recursive || !path[start..].contains('/') {
@@ -452,5 +455,36 @@ impl Stat {
             _ => restow_analyze::Kind::Other,
         };
         Entry::new(name, kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_of_the_names_of_an_image_is_bounded() {
+        let stat = Stat {
+            kind: Kind::Regular,
+            size: 0,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            modified: None,
+            target: String::new(),
+            device: (0, 0),
+        };
+        let add = |limit| {
+            let room = Room { held: AtomicU64::new(0), limit };
+            // Two layers share the room.
+            for name in ["d/one", "d/two"] {
+                Names::default().add(name, stat.clone(), Place::Tar(0), &room)?;
+            }
+            Ok::<_, Error>(())
+        };
+        let exact = 2 * (OVERHEAD + 2 * "d/one".len()) as u64;
+        add(exact).unwrap();
+        let error = add(exact - 1).unwrap_err();
+        assert!(matches!(&error, Error::Layer(restow_layer::Error::Limit { found, .. }) if *found == exact));
     }
 }

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use restow_oci::annotations;
-use restow_testkit::{TarBuilder, testdata};
+use restow_testkit::{Entry as TarEntry, TarBuilder, testdata};
 
 use super::*;
 use crate::footer::Position;
@@ -147,6 +147,26 @@ fn a_table_larger_than_allowed_is_refused_however_it_is_packed() {
             opened,
             Err(Error::Limit { what: "the size in bytes of the table of contents", .. })
         ));
+    }
+}
+
+#[test]
+fn a_table_of_too_many_entries_is_not_held() {
+    // A directory; a file of two chunks; one with two attributes: six in all.
+    let tar = TarBuilder::new()
+        .dir("d/")
+        .file("d/f", content(1500))
+        .entry(TarEntry::file("d/x", "").xattr("user.a", "1").xattr("user.b", "2"))
+        .finish();
+    for format in [Format::Gzip, Format::Zstd] {
+        let blob = Forged::new(format, &tar, 1000).seal();
+        let open = |toc_entries| {
+            let limits = Limits { toc_entries, ..Limits::default() };
+            Reader::open(&blob, &Hints::default(), &limits).map(|reader| reader.toc().entries().count())
+        };
+        assert_eq!(open(6).unwrap(), 3);
+        let error = open(5).unwrap_err();
+        assert!(matches!(error, Error::Limit { found: 6, limit: 5, .. }), "{error}");
     }
 }
 

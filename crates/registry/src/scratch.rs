@@ -1,13 +1,15 @@
 //! Directories for files that nobody needs afterwards.
 //!
-//! A program that is killed removes nothing. So each directory is locked as long as it is in use, and whoever makes
-//! the next one removes those that nobody holds. The lock also keeps systemd-tmpfiles from taking files away under a
-//! program that runs for days.
+//! A program that is killed removes nothing, or not all. So each directory is locked as long as it is in use, and whoever
+//! makes the next one removes those that nobody holds. The lock also keeps systemd-tmpfiles from taking files away under
+//! a program that runs for days.
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,9 +22,10 @@ use tempfile::TempDir;
 use crate::Result;
 
 const PREFIX: &str = "restow-";
-/// What lies in each directory from the moment it is locked: without it, one may be a user's own that has such a
-/// name, or one that is not locked yet.
-const MARKER: &str = ".restow-scratch";
+/// What tells a directory from a user's own that has such a name: it is sticky, though its owner's alone. A file in it
+/// would not do: until there is one and after it has gone, nobody could tell.
+const STICKY: u32 = 0o1000;
+const MODE: u32 = 0o700 | STICKY;
 
 /// Where such directories are made. Clones share what they made.
 #[derive(Clone, Debug)]
@@ -64,22 +67,33 @@ impl Scratch {
 
     /// Makes a store in a directory of its own, after those of programs that were killed have been removed.
     pub(crate) fn store(&self) -> Result<ScratchStore> {
-        let failed = |action: &'static str| {
-            move |source| restow_content::Error::Io { action, path: self.parent.clone(), source }
+        let failed = |source| restow_content::Error::Io {
+            action: "create a temporary directory in",
+            path: self.parent.clone(),
+            source,
         };
-        let make = "create a temporary directory in";
-        let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&self.parent);
-        let directory = directory.map_err(failed(make))?;
-        let made = self.made.clone();
-        made.lock().unwrap_or_else(PoisonError::into_inner).insert(directory.path().to_owned());
-        let lock = File::open(directory.path()).and_then(|file| file.lock().map(|()| file));
-        let lock = lock.map_err(failed("lock a temporary directory in"))?;
-        File::create(directory.path().join(MARKER)).map_err(failed(make))?;
-        let owner = lock.metadata().map_err(failed(make))?.uid();
+        let (directory, lock) = self.directory().map_err(failed)?;
+        let owner = lock.metadata().map_err(failed)?.uid();
         // What cannot be removed is in nobody's way.
         let _ = self.sweep(owner);
         let store = LocalStore::open(directory.path())?;
-        Ok(ScratchStore { store, directory, made, _lock: lock })
+        Ok(ScratchStore { store, directory, made: self.made.clone(), _lock: lock })
+    }
+
+    /// Makes a directory and locks it.
+    fn directory(&self) -> io::Result<(TempDir, File)> {
+        loop {
+            let directory = tempfile::Builder::new()
+                .prefix(PREFIX)
+                .permissions(Permissions::from_mode(MODE))
+                .tempdir_in(&self.parent)?;
+            self.made.lock().unwrap_or_else(PoisonError::into_inner).insert(directory.path().to_owned());
+            if let Some(lock) = lock(directory.path())? {
+                return Ok((directory, lock));
+            }
+            // Another program came in between, and took it for one that nobody holds.
+            self.made.lock().unwrap_or_else(PoisonError::into_inner).remove(directory.path());
+        }
     }
 
     /// Removes the directories of `owner` that nobody holds.
@@ -87,20 +101,44 @@ impl Scratch {
         for entry in std::fs::read_dir(&self.parent)? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default();
-            if name.to_string_lossy().starts_with(PREFIX) && is_abandoned(&path, owner).unwrap_or(false) {
-                let _ = std::fs::remove_dir_all(&path);
+            if name.to_string_lossy().starts_with(PREFIX) {
+                let _ = remove_abandoned(&path, owner);
             }
         }
         Ok(())
     }
 }
 
-fn is_abandoned(path: &Path, owner: u32) -> io::Result<bool> {
-    let metadata = path.symlink_metadata()?;
-    if !metadata.is_dir() || metadata.uid() != owner || !path.join(MARKER).symlink_metadata()?.is_file() {
-        return Ok(false);
+/// Locks a directory that was just made, unless it has gone again.
+fn lock(path: &Path) -> io::Result<Option<File>> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    file.lock()?;
+    Ok(is_at(&file, path)?.then_some(file))
+}
+
+/// Returns whether the open directory still is the one at `path`.
+fn is_at(directory: &File, path: &Path) -> io::Result<bool> {
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        found => Ok(found?.ino() == directory.metadata()?.ino()),
     }
-    Ok(File::open(path)?.try_lock().is_ok())
+}
+
+/// Removes the directory if it is one of `owner` that nobody holds.
+fn remove_abandoned(path: &Path, owner: u32) -> io::Result<()> {
+    let metadata = path.symlink_metadata()?;
+    if !metadata.is_dir() || metadata.uid() != owner || metadata.mode() & STICKY == 0 {
+        return Ok(());
+    }
+    let directory = File::open(path)?;
+    // Held until it is gone, so that whoever has just made it waits, and makes another one.
+    match directory.try_lock() {
+        Ok(()) => std::fs::remove_dir_all(path),
+        Err(_) => Ok(()),
+    }
 }
 
 impl ScratchStore {
@@ -133,6 +171,7 @@ mod tests {
         let scratch = Scratch::new(parent.path());
         let store = scratch.store().unwrap();
         assert_eq!(names(parent.path()), [store.path().file_name().unwrap().to_str().unwrap()]);
+        assert_eq!(store.path().metadata().unwrap().mode() & 0o1777, MODE);
         drop(store);
         assert!(names(parent.path()).is_empty());
         assert!(scratch.made.lock().unwrap().is_empty());
@@ -142,21 +181,27 @@ mod tests {
     fn what_a_killed_program_left_is_removed_and_nothing_else() {
         let parent = tempfile::tempdir().unwrap();
         let at = |name: &str| parent.path().join(name);
-        // Two of programs that are gone, one of them with files; a user's own; a file; a link to a user's own.
+        let make = |name: &str, mode| {
+            std::fs::create_dir(at(name)).unwrap();
+            std::fs::set_permissions(at(name), Permissions::from_mode(mode)).unwrap();
+        };
+        // Of programs that are gone, one with files, others killed when they had all but removed or just made it.
         for name in ["restow-gone", "restow-empty"] {
-            std::fs::create_dir_all(at(name).join("blobs/sha256")).unwrap();
-            File::create(at(name).join(MARKER)).unwrap();
+            make(name, MODE);
         }
+        make("restow-inherited", 0o2000 | MODE);
+        std::fs::create_dir_all(at("restow-gone/blobs/sha256")).unwrap();
         std::fs::write(at("restow-gone/blobs/sha256/x"), "x").unwrap();
-        std::fs::create_dir(at("restow-mine")).unwrap();
+        // Users' own; a file; a link to a user's own.
+        make("restow-mine", 0o700);
         std::fs::write(at("restow-mine/letter"), "dear").unwrap();
+        make("restow-new", 0o700);
         std::fs::write(at("restow-file"), "").unwrap();
-        std::fs::create_dir(at("other")).unwrap();
-        File::create(at("other").join(MARKER)).unwrap();
+        make("other", MODE);
         std::os::unix::fs::symlink(at("other"), at("restow-link")).unwrap();
         // Of a program that runs: its lock is another open file's, as another process's would be.
         let running = Scratch::new(parent.path()).store().unwrap();
-        let expected = ["other", "restow-file", "restow-link", "restow-mine"];
+        let expected = ["other", "restow-file", "restow-link", "restow-mine", "restow-new"];
         let without = |one: &ScratchStore| {
             let own = one.path().file_name().unwrap().to_str().unwrap().to_owned();
             names(parent.path()).into_iter().filter(|name| *name != own).collect::<Vec<_>>()
@@ -164,7 +209,23 @@ mod tests {
         assert_eq!(without(&running), expected);
         drop(Scratch::new(parent.path()).store().unwrap());
         assert_eq!(without(&running), expected);
-        assert!(running.path().join(MARKER).exists() && at("other").join(MARKER).exists());
+        assert!(running.path().exists());
+    }
+
+    #[test]
+    fn a_directory_that_is_taken_away_before_it_is_locked_is_made_again() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("restow-new");
+        assert!(lock(&path).unwrap().is_none());
+        std::fs::create_dir(&path).unwrap();
+        assert!(lock(&path).unwrap().is_some());
+        // Another program removes it after it was opened; and yet another makes one of the same name.
+        let opened = File::open(&path).unwrap();
+        assert!(is_at(&opened, &path).unwrap());
+        std::fs::remove_dir(&path).unwrap();
+        assert!(!is_at(&opened, &path).unwrap());
+        std::fs::create_dir(&path).unwrap();
+        assert!(!is_at(&opened, &path).unwrap());
     }
 
     #[test]

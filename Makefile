@@ -41,13 +41,16 @@ test: ## runs every test, the documentation's code and the examples (installs a 
 	    crate=$${example#crates/}; name=$$(basename $$example .rs); package=restow-$${crate%%/*}; \
 	    (set -x; cargo run --quiet $(LOCKED) --package $${package/restow-restow/restow} --example $$name); done
 
-lint: fuzz-check ## checks format, clippy, documentation, dependencies' licences and sources, scripts, and words that may not appear
+lint: fuzz-check ## checks format, clippy, documentation, dependencies' licences, sources and advisories, scripts, and words that may not appear
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets $(LOCKED) -- --deny warnings
 	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --exclude restow-cli --no-deps $(LOCKED)
 	@# Unoptimised: it is built in a quarter of the time and runs for a second.
 	@cargo deny --version >/dev/null 2>&1 || .ci/tools || cargo install --quiet --debug --locked cargo-deny@0.20.2
 	cargo deny --log-level error check licenses bans sources
+	@# The database of advisories is another repository, which not every machine can reach.
+	@if timeout 120 cargo deny --log-level off fetch db 2>/dev/null; then (set -x; cargo deny --log-level error check advisories); \
+	else echo 'advisories: no database, not checked'; fi
 	@.ci/need shellcheck
 	shellcheck $(SCRIPTS)
 	@# No file may depend on the machine it was written on, or on one place packages come from.

@@ -62,9 +62,12 @@ fuzz-check:
 	cargo clippy --manifest-path fuzz/Cargo.toml --target-dir target --lib --tests --no-default-features $(LOCKED) -- --deny warnings
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 
-fuzz: ## feeds every parser with odd bytes, each for DURATION seconds (needs a nightly compiler; installs cargo-fuzz)
+fuzz: ## feeds every parser with odd bytes, made of sound seeds, each for DURATION seconds (needs a nightly compiler; installs cargo-fuzz)
 	@cargo fuzz --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-fuzz
-	@for target in $(TARGETS); do (set -x; cargo +nightly fuzz run $$target -- -max_total_time=$(DURATION) -timeout=10 -rss_limit_mb=4096); done
+	@# What is found anew goes to the first directory; the seeds stay as they are.
+	@for target in $(TARGETS); do mkdir -p fuzz/corpus/$$target; (set -x; \
+	    cargo +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+	        -max_total_time=$(DURATION) -timeout=10 -rss_limit_mb=4096); done
 
 judges: ## installs the programs that judge our images (needs root)
 	@.ci/need skopeo docker-registry apache2-utils openssl umoci containernetworking-plugins iproute2 containerd stargz-snapshotter runc zstd gcc libc6-dev

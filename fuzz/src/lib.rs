@@ -2,17 +2,23 @@
 //!
 //! Each function is a target of its own; one that returns has found nothing.
 
+mod places;
 mod predict;
 mod registries;
 mod sandbox;
+mod settings;
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use restow_analyze::Launch;
 use restow_analyze::list;
 use restow_analyze::record as records;
 use restow_layer::Buffer;
+use restow_layer::Codec;
 use restow_layer::EncodeOptions;
+use restow_layer::Estargz;
 use restow_layer::Hints;
 use restow_layer::Reader;
 use restow_layer::TarReader;
@@ -32,13 +38,18 @@ use restow_oci::Limits;
 use restow_oci::Manifest;
 use restow_oci::MediaType;
 use restow_oci::Platform;
+use restow_testkit::TarBuilder;
 
+pub use self::places::places;
 pub use self::predict::predict;
 pub use self::registries::answers;
 pub use self::registries::hosts;
 pub use self::registries::logins;
 pub use self::registries::references;
 pub use self::sandbox::sandbox;
+pub use self::settings::filter;
+pub use self::settings::jobs;
+pub use self::settings::memo;
 
 static WORKERS: LazyLock<Workers> = LazyLock::new(|| Workers::new(1).expect("a thread can be started"));
 
@@ -72,6 +83,39 @@ pub fn layer(blob: &[u8]) {
     }
 }
 
+/// Annotations of a layer's descriptor, a JSON object of strings, which say where in a sound layer its tables are. The first
+/// byte says of which format it is.
+pub fn annotations(bytes: &[u8]) {
+    let Some((choice, text)) = bytes.split_first() else { return };
+    let Ok(annotations) = serde_json::from_slice::<BTreeMap<String, String>>(text) else { return };
+    let Ok(hints) = Hints::from_annotations(&annotations) else { return };
+    let blob = &LAYERS[usize::from(choice % 2)];
+    let _ = verify(blob, &VerifyOptions { hints: hints.clone(), ..VerifyOptions::default() }, &WORKERS);
+    let Ok(reader) = Reader::open(blob.clone(), &hints, &Limits::default()) else { return };
+    for node in reader.toc().entries() {
+        for chunk in node.chunks() {
+            let _ = reader.read_chunk(&chunk);
+        }
+    }
+}
+
+/// A layer of each format.
+static LAYERS: LazyLock<[Vec<u8>; 2]> = LazyLock::new(|| {
+    let tar = TarBuilder::new().file("a", "content").file("b", vec![0; 5000]).finish();
+    let codecs: [Box<dyn Codec>; 2] = [Box::new(ZstdChunked::new(1)), Box::new(Estargz::new(1))];
+    codecs.map(|codec| {
+        let mut blob = Vec::new();
+        let encoded = encode(&tar[..], &mut blob, &*codec, &EncodeOptions::new(spool()), &WORKERS);
+        encoded.expect("a sound tar is encoded");
+        blob
+    })
+});
+
+#[expect(clippy::disallowed_methods, reason = "what is fuzzed has no directory of its own")]
+fn spool() -> PathBuf {
+    std::env::temp_dir()
+}
+
 /// Records of accesses and lists of paths.
 pub fn record(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
@@ -86,9 +130,7 @@ pub fn record(bytes: &[u8]) {
 pub fn tar(bytes: &[u8]) {
     let limits = Limits::default();
     let _ = read_tar(bytes, &limits);
-    #[expect(clippy::disallowed_methods, reason = "what is fuzzed has no directory of its own")]
-    let spool = std::env::temp_dir();
-    let options = EncodeOptions::new(spool);
+    let options = EncodeOptions::new(spool());
     let mut blob = Vec::new();
     if let Ok(encoded) = encode(bytes, &mut blob, &ZstdChunked::new(1), &options, &WORKERS) {
         let made = diff_id(&blob[..], encoded.diff_id.algorithm(), &limits);
@@ -108,14 +150,49 @@ fn read_tar(bytes: &[u8], limits: &Limits) -> restow_layer::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use restow_testkit::Random;
 
     use super::*;
 
+    type Target = fn(&[u8]);
+
+    const TARGETS: [(&str, Target); 15] = [
+        ("annotations", annotations),
+        ("answers", answers),
+        ("documents", documents),
+        ("filter", filter),
+        ("hosts", hosts),
+        ("jobs", jobs),
+        ("layer", layer),
+        ("logins", logins),
+        ("memo", memo),
+        ("places", places),
+        ("predict", predict),
+        ("record", record),
+        ("references", references),
+        ("sandbox", sandbox),
+        ("tar", tar),
+    ];
+
+    #[test]
+    fn every_target_takes_its_seeds() {
+        for (name, target) in TARGETS {
+            let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(name);
+            let seeds: Vec<_> = fs::read_dir(&seeds).unwrap().collect();
+            assert!(!seeds.is_empty(), "{name}");
+            for seed in seeds {
+                target(&fs::read(seed.unwrap().path()).unwrap());
+            }
+        }
+    }
+
     /// No fuzzing, but a look whether each target runs.
     #[test]
     fn every_target_takes_a_few_odd_bytes() {
-        for target in [documents, layer, predict, record, sandbox, tar] {
+        for (_, target) in TARGETS {
             for seed in 0..200 {
                 let mut random = Random::new(seed);
                 let length = random.below(600);

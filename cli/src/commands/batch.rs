@@ -1,5 +1,7 @@
 //! `restow batch`: many jobs, each a line of a file.
 
+mod words;
+
 use std::io::Read as _;
 use std::path::Path;
 use std::path::PathBuf;
@@ -16,6 +18,8 @@ use crate::jobs::At;
 use crate::jobs::Draft;
 use crate::jobs::Earlier;
 use crate::jobs::RunArguments;
+
+use self::words::words;
 
 const EXAMPLES: &str = "\
 A file of jobs:
@@ -92,38 +96,4 @@ fn read(path: &Path) -> anyhow::Result<String> {
     };
     read.with_context(|| path.display().to_string())?;
     Ok(text)
-}
-
-/// Returns the words of a line, if there are any.
-fn words(text: &str) -> Result<Option<Vec<String>>, String> {
-    if text.starts_with('[') {
-        let words = serde_json::from_str(text);
-        return words.map(Some).map_err(|error| format!("expected an array of strings: {error}"));
-    }
-    let words =
-        shlex::split(text).ok_or("a quotation mark is missing, or there is a backslash at the end")?;
-    Ok((!words.is_empty()).then_some(words))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_is_words_in_either_form_or_nothing() {
-        let some = |words: &[&str]| Ok(Some(words.iter().map(|&word| word.to_owned()).collect()));
-        for (line, expected) in [
-            ("", Ok(None)),
-            ("# copy a b", Ok(None)),
-            ("copy a b # why", some(&["copy", "a", "b"])),
-            (r#"copy 'a b' "c\"d" e\ f g#h $x *"#, some(&["copy", "a b", "c\"d", "e f", "g#h", "$x", "*"])),
-            (r#"["copy", "a b", "", "c'"]"#, some(&["copy", "a b", "", "c'"])),
-            ("[]", some(&[])),
-        ] {
-            assert_eq!(words(line), expected, "{line}");
-        }
-        for line in ["copy 'a", "copy a\\", "[\"copy\", 1]", "[\"copy\"", "[\"copy\"] a"] {
-            assert!(words(line).is_err(), "{line}");
-        }
-    }
 }

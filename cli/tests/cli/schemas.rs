@@ -76,7 +76,7 @@ fn every_document_is_one_of_its_schema() {
         ("convert", format!("convert src:v1 dst:v2 {convert}")),
         (
             "convert",
-            format!("convert src:v1 dst:v3 --estargz --estargz-external-toc --format json --progress none"),
+            "convert src:v1 dst:v3 --estargz --estargz-external-toc --format json --progress none".to_owned(),
         ),
         ("copy", "copy src:v1 copied:v1 --format json --progress none".into()),
         ("verify", "verify dst:v1 --readers --format json".into()),

@@ -144,7 +144,8 @@ impl Walk<'_> {
         if !self.seen.insert((descriptor.digest.clone(), document)) {
             return Ok(());
         }
-        if !document && !(kind == Kind::Other && position == Position::Manifest) {
+        let unknown = kind == Kind::Other && position == Position::Manifest;
+        if !(document || unknown) {
             self.graph.leaves.push(descriptor.clone());
             return Ok(());
         }

@@ -316,7 +316,7 @@ mod tests {
             let gaps = look(&all, &index.root, needs).gaps;
             gaps.iter().map(|gap| gap.entry.digest.clone()).collect::<Vec<_>>()
         };
-        assert_eq!(told(Needs::Documents), [malformed.root.digest.clone()]);
+        assert_eq!(told(Needs::Documents), std::slice::from_ref(&malformed.root.digest));
         assert_eq!(told(Needs::Everything), [malformed.root.digest.clone(), broken.root.digest.clone()]);
         let whole = look(&all, &index.root, Needs::Everything);
         assert!(whole.gaps[1].problem.contains("lacks 1 of its blobs"), "{}", whole.gaps[1].problem);

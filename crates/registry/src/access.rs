@@ -218,7 +218,7 @@ impl Access {
         let docker = match form {
             ArchiveForm::Oci => match self.open_layout_archive(path) {
                 Err(Error::DockerArchive { .. }) if !is_input => DockerArchive::open(path, limits),
-                archive => return Ok(Archive::Oci(archive?)),
+                archive => return Ok(Archive::Oci(Box::new(archive?))),
             },
             ArchiveForm::Docker if is_input => {
                 DockerArchive::from_input(&mut std::io::stdin().lock(), self.scratch.path(), limits)
@@ -276,7 +276,7 @@ impl Access {
 
 /// An archive of one kind or the other.
 pub(crate) enum Archive {
-    Oci(OciArchive),
+    Oci(Box<OciArchive>),
     Docker(Arc<DockerArchive>),
 }
 
@@ -294,7 +294,7 @@ impl Archive {
     pub(crate) fn source(self, root: Descriptor, reference: &Reference) -> Source {
         let mut reference = reference.clone();
         let provider: Box<dyn Provider> = match self {
-            Archive::Oci(archive) => Box::new(archive),
+            Archive::Oci(archive) => archive,
             Archive::Docker(archive) => {
                 if let Place::Archive(path) = reference.place {
                     reference.place = Place::DockerArchive(path);

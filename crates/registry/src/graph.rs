@@ -144,7 +144,8 @@ impl Walk<'_> {
         if !self.seen.insert((descriptor.digest.clone(), document)) {
             return Ok(());
         }
-        if !document && !(kind == Kind::Other && position == Position::Manifest) {
+        let may_be_foreign = kind == Kind::Other && position == Position::Manifest;
+        if !document && !may_be_foreign {
             self.graph.leaves.push(descriptor.clone());
             return Ok(());
         }

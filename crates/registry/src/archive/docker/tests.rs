@@ -128,9 +128,9 @@ fn with_layout(
         .file("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#)
         .file("index.json", index(&root).to_string())
         .file("manifest.json", list)
-        .file(&path(&root), &manifest)
-        .file(&path(&config_blob), &config)
-        .file(&path(&layer_blob), &one);
+        .file(path(&root), &manifest)
+        .file(path(&config_blob), &config)
+        .file(path(&layer_blob), &one);
     (tar.finish(), root)
 }
 

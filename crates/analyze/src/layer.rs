@@ -238,7 +238,7 @@ impl Layer {
     }
 
     /// Yields the first part of what follows the prefix, without going through all that is below a name.
-    fn entries_in<'a>(&'a self, prefix: String) -> impl Iterator<Item = &'a str> {
+    fn entries_in(&self, prefix: String) -> impl Iterator<Item = &str> {
         let path = |index: &u32| &*self.entries[*index as usize].path;
         let mut at = self.by_path.partition_point(|index| path(index) < prefix.as_str());
         std::iter::from_fn(move || {

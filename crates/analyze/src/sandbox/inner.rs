@@ -241,7 +241,7 @@ impl Merged {
         let deadline = sandbox.period.map(|period| Instant::now() + Duration::from_millis(period));
         loop {
             ticks = ticks.wrapping_add(1);
-            if ticks % COUNTED == 0
+            if ticks.is_multiple_of(COUNTED)
                 && let Some(problem) = sandbox.allowance.exceeded(Path::new("/proc"))?
             {
                 return Err(io::Error::other(problem));

@@ -154,6 +154,11 @@ fn perform(
     // The wait may have been long.
     layer.cancel.check()?;
     let recalled = key.as_ref().and_then(|key| options.memo.recall(key)).and_then(Memory::into_parts);
+    // Such a layer is kept where the user asks for it, whatever an earlier run made of it.
+    let is_wanted = |(_, statistics): &(NewBlob, Statistics)| {
+        options.unsupported == Unsupported::Fail || statistics.diverging_link.is_none()
+    };
+    let recalled = recalled.filter(is_wanted);
     if let Some((blob, statistics)) = recalled
         && std::iter::once(&blob.descriptor).chain(&blob.toc).all(|blob| store.open(blob).is_ok())
     {

@@ -89,7 +89,8 @@ impl Session {
             destination.must_hold_tables()?;
         }
         let (reference, source) = self.open(source)?;
-        let diverging_links = options.diverging_links;
+        // What a table cannot say of them is warned of, or the layer is kept.
+        let diverging_links = options.unsupported == convert::Unsupported::Fail;
         let limits = Limits { diverging_links, ..self.limits_with(options.parent_references) };
         let whole = gaps::whole(&source, &limits)?;
         gaps::must_not_be_meant(&source, &whole.gaps, &options.platforms, &limits)?;

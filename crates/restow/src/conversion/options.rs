@@ -49,8 +49,6 @@ pub struct ConvertOptions<'a> {
     pub unsupported: Unsupported,
     /// Whether names in layers may go through a parent directory (`../x`).
     pub parent_references: bool,
-    /// Whether hard links in layers may say other things of their file than its own entry.
-    pub diverging_links: bool,
     /// Whether a layer that has the format already, and in which nothing moves, is kept once all of it is verified.
     pub reuse: bool,
     /// What becomes of an image that a registry has already.
@@ -75,7 +73,6 @@ impl<'a> ConvertOptions<'a> {
             strict: false,
             unsupported: Unsupported::Fail,
             parent_references: false,
-            diverging_links: false,
             reuse: false,
             existing: Existing::default(),
             verify: Verify::default(),

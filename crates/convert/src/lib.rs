@@ -51,6 +51,8 @@ pub use memo::Memo;
 pub use memo::Memory;
 pub use memo::NoMemo;
 pub use memo::RunMemo;
+pub use memo::Turn;
+pub use memo::TurnLost;
 pub use observer::ImageReport;
 pub use observer::LayerReport;
 pub use observer::Observer;

@@ -26,7 +26,7 @@ use crate::Partial;
 use crate::Result;
 use crate::Statistics;
 use crate::Unsupported;
-use crate::memo::Turn;
+use crate::memo::Pulse;
 
 /// What a layer was converted to, as in [`Converted::Changed`].
 #[derive(Clone, Debug)]
@@ -50,6 +50,11 @@ pub(crate) struct Done {
 }
 
 impl Done {
+    /// Returns what there is to remember of it.
+    fn memory(&self) -> Option<Memory> {
+        self.changed.as_ref().map(|blob| Memory::new(blob, &self.statistics))
+    }
+
     /// Returns the same for an equal layer, which took no work.
     fn shared(mut self) -> Self {
         self.elapsed = Duration::ZERO;
@@ -143,6 +148,10 @@ fn key(layer: &Layer<'_>, identity: &str) -> String {
     format!("{digest} {media_type} {} {identity}", layer.diff_id)
 }
 
+/// How often work is begun anew because its turn was lost. What comes then goes on without one: work done twice is better
+/// than work that is never done.
+const TURNS: usize = 3;
+
 fn perform(
     store: &dyn Store,
     work: &Work<'_>,
@@ -150,16 +159,39 @@ fn perform(
     options: &Options,
 ) -> Result<Done, BoxError> {
     let Work { layer, key, .. } = work;
-    let _turn = key.as_deref().map(|key| Turn::begin(&*options.memo, key));
-    // The wait may have been long.
-    layer.cancel.check()?;
-    let recalled = key.as_ref().and_then(|key| options.memo.recall(key)).and_then(Memory::into_parts);
-    if let Some((blob, statistics)) = recalled
-        && std::iter::once(&blob.descriptor).chain(&blob.toc).all(|blob| store.open(blob).is_ok())
-    {
-        let changed = Some(blob);
-        return Ok(Done { changed, outcome: Outcome::Recalled, statistics, ..Done::default() });
+    let Some(key) = key else { return convert(store, layer, converter, options) };
+    for _ in 0..TURNS {
+        let turn = Pulse::of(options.memo.begin(key));
+        // The wait may have been long.
+        layer.cancel.check()?;
+        if let Some(done) = recall(store, key, options) {
+            return Ok(done);
+        }
+        let cancel = layer.cancel.of_turn(turn.clone());
+        let done = convert(store, &Layer { cancel: &cancel, ..*layer }, converter, options);
+        if done.is_err() && turn.is_lost() && !layer.cancel.is_cancelled() {
+            continue;
+        }
+        let memory = done.as_ref().ok().and_then(Done::memory);
+        turn.end(memory.as_ref());
+        return done;
     }
+    convert(store, layer, converter, options)
+}
+
+/// Returns what is remembered under a key, if its blobs are there.
+fn recall(store: &dyn Store, key: &str, options: &Options) -> Option<Done> {
+    let (blob, statistics) = options.memo.recall(key).and_then(Memory::into_parts)?;
+    let is_there = std::iter::once(&blob.descriptor).chain(&blob.toc).all(|blob| store.open(blob).is_ok());
+    is_there.then(|| Done { changed: Some(blob), outcome: Outcome::Recalled, statistics, ..Done::default() })
+}
+
+fn convert(
+    store: &dyn Store,
+    layer: &Layer<'_>,
+    converter: &dyn LayerConverter,
+    options: &Options,
+) -> Result<Done, BoxError> {
     layer.observer.layer_started(layer);
     let started = Instant::now();
     let converted = converter.convert(store, layer)?;
@@ -172,13 +204,10 @@ fn perform(
             Unsupported::Keep => Ok(kept(Some(chain(&*reason)))),
         },
         Converted::Changed { descriptor, diff_id, partial, toc, statistics } => {
-            let blob = NewBlob { descriptor, diff_id, partial, toc };
-            if let Some(key) = key {
-                options.memo.remember(key, &Memory::new(&blob, &statistics));
-            }
-            let same = blob.descriptor.digest == layer.descriptor.digest;
+            let same = descriptor.digest == layer.descriptor.digest;
             let outcome = if same { Outcome::Kept } else { Outcome::Converted };
-            Ok(Done { changed: Some(blob), outcome, statistics, elapsed, reason: None })
+            let changed = Some(NewBlob { descriptor, diff_id, partial, toc });
+            Ok(Done { changed, outcome, statistics, elapsed, reason: None })
         }
     }
 }

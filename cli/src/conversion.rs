@@ -4,21 +4,23 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::Instant;
 
 use anyhow::Context as _;
 use clap::Args;
 use clap::ValueEnum;
-use restow::image::Image;
 use restow::recorder::Exit;
 use restow::referrers;
 use restow::toc_image::Tables;
-use restow::trees::Gathering;
 use restow::trees::Repeated;
 use restow::trees::Trees;
+use restow_analyze::Wishes;
+use restow_analyze::record;
 use restow_content::MemoryStore;
 use restow_content::Overlay;
 use restow_content::Provider;
+use restow_content::publish;
 use restow_convert as convert;
 use restow_convert::Cancel;
 use restow_convert::Conversion;
@@ -26,6 +28,7 @@ use restow_convert::LayerConverter;
 use restow_convert::MediaTypes;
 use restow_convert::Memo;
 use restow_convert::Observer as _;
+use restow_convert::Ordered;
 use restow_convert::Platforms;
 use restow_convert::Recompress;
 use restow_convert::Seekable;
@@ -56,9 +59,12 @@ use crate::args::RepairArguments;
 use crate::destination::Destination;
 use crate::failure::Usage;
 use crate::format::FormatArguments;
+use crate::order::Choice;
 use crate::order::Order;
 use crate::order::Plan;
 use crate::order::Planner;
+use crate::order::Runner;
+use crate::order::Runs;
 use crate::output;
 use crate::progress::Progress;
 use crate::progress::Voice;
@@ -262,9 +268,10 @@ impl Checked<'_> {
             memo,
             cancel,
         };
-        let Selection { images, others, .. } = run.select()?;
+        let selection = run.select()?;
+        let images = selection.images.clone();
         anyhow::ensure!(!images.is_empty() || gaps.is_empty(), "{}: no image of it is whole", source.name);
-        self.check_place(&source, &others)?;
+        self.check_place(&source, &selection.others)?;
         let subjects = || std::iter::once(&source.root).chain(images.iter().map(|image| &image.descriptor));
         let referrers = match job.arguments.copy_referrers {
             true => referrers::find(access(), reference, subjects())?,
@@ -274,7 +281,7 @@ impl Checked<'_> {
         let writing = Writing { source: Some(&source), observer: Some(progress.uploads()), existing };
         let place = workshop.open(&destination.place, writing)?;
         let names = Names { image: &destination.tags, tables: toc_tags.as_deref(), referrers: &referrers };
-        let converted = run.convert_into(&**place, &images, &names);
+        let converted = run.convert_into(&**place, selection, &names);
         let Converted { conversion, tables, first, misses, notices, exits } = match converted {
             Ok(done) => done,
             Err(error) => {
@@ -419,17 +426,15 @@ impl Run<'_> {
     fn convert_into(
         &self,
         place: &dyn Place,
-        images: &[Selected],
+        selection: Selection,
         names: &Names<'_>,
     ) -> anyhow::Result<Converted> {
-        let Source { provider, root, name, .. } = self.source;
-        let (converter, plan) = self.converter(place.scratch(), images)?;
+        let Source { provider, root, .. } = self.source;
         let others: &dyn Provider = self.workshop;
         let documents: &dyn Provider = self.documents;
         let lower = [documents, &**provider].into_iter().chain(place.held()).chain([others]);
         let store = Overlay::new(place.store(), lower);
-        let conversion = convert::convert(&store, self.root, &*converter, &self.options(), self.progress)
-            .with_context(|| name.clone())?;
+        let (conversion, plan) = self.convert(&store, place.scratch(), selection)?;
         let tables = match (&self.job.target, names.tables) {
             (Target::Seekable { format, .. }, Some(_)) => {
                 write_toc_image(&store, &conversion, format.toc_referrer(), self.limits)?
@@ -458,30 +463,45 @@ impl Run<'_> {
         })
     }
 
-    /// Returns who converts the layers of the images, and in what order.
-    fn converter(
+    /// Converts the layers of the images, and returns what there is to say of their order, too.
+    fn convert(
         &self,
+        store: &Overlay<'_>,
         scratch: &Path,
-        images: &[Selected],
-    ) -> anyhow::Result<(Box<dyn LayerConverter>, Plan)> {
+        selection: Selection,
+    ) -> anyhow::Result<(Conversion, Plan)> {
         let ConversionArguments { verify, reuse, .. } = self.job.arguments;
         match &self.job.target {
-            Target::Same => Ok((Box::new(convert::Keep), Plan::default())),
+            Target::Same => Ok((self.convert_by(store, selection, &convert::Keep)?, Plan::default())),
             Target::Ordinary(recompression) => {
                 let workers = self.workshop.workers.clone();
                 let converter = Recompress::new(*recompression, self.limits.clone(), workers);
                 let converter = converter.check(matches!(verify, Verify::Frames | Verify::Toc));
                 let converter = converter.read_back(*verify == Verify::Full).reuse(*reuse);
-                Ok((Box::new(converter), Plan::default()))
+                Ok((self.convert_by(store, selection, &converter)?, Plan::default()))
             }
             Target::Seekable { format, order } => {
-                let converter = self.seekable(format, scratch)?;
-                let mut plan = self.plan(images, order, &converter)?;
-                let paths = std::mem::take(&mut plan.paths);
-                let converter = converter.prioritize(paths).tables(self.tables(format, images));
-                Ok((Box::new(converter), plan))
+                let tables = self.tables(format, &selection.images);
+                let seekable = self.seekable(format, scratch)?.tables(tables);
+                if !order.moves() {
+                    return Ok((self.convert_by(store, selection, &seekable)?, Plan::default()));
+                }
+                let images = selection.images.clone();
+                let planner = self.planner(&images, order)?;
+                let conversion = self.convert_by(store, selection, &Ordered::new(seekable, &planner))?;
+                Ok((conversion, planner.into_plan()))
             }
         }
+    }
+
+    fn convert_by(
+        &self,
+        store: &Overlay<'_>,
+        selection: Selection,
+        converter: &dyn LayerConverter,
+    ) -> anyhow::Result<Conversion> {
+        convert::convert_selection(store, selection, converter, &self.options(), self.progress)
+            .with_context(|| self.source.name.clone())
     }
 
     fn seekable(&self, format: &FormatArguments, scratch: &Path) -> anyhow::Result<Seekable> {
@@ -522,26 +542,41 @@ impl Run<'_> {
         found
     }
 
-    /// Orders the layers of the images.
-    fn plan(&self, images: &[Selected], order: &Order, converter: &Seekable) -> anyhow::Result<Plan> {
-        if !order.moves() {
-            return Ok(Plan::default());
-        }
-        let images = Image::of(self.source, images, self.limits)?;
-        let repeated = Repeated::among(&images);
-        let gathering = Gathering { seekable: converter, observer: self.progress, repeated: &repeated };
+    /// Returns who orders the layers of the images. Workloads that decide that are run now.
+    fn planner<'p>(&'p self, images: &'p [Selected], order: &Order) -> anyhow::Result<Planner<'p>> {
         let trees = Trees {
             provider: &*self.source.provider,
             limits: self.limits,
             threads: self.workshop.layers,
             cancel: self.cancel,
-            // What may stay as it is need not be compressed.
-            conversion: (!self.job.arguments.reuse).then_some(gathering),
+            conversion: None,
         };
-        let Workshop { cache, roots, .. } = self.workshop;
-        let (cache, roots) = (cache.clone(), roots.clone());
-        let planner = Planner { trees, progress: self.progress, cache, roots };
-        planner.plan(&images, order).with_context(|| self.source.name.clone())
+        let (mut made, progress) = (Plan::default(), self.progress);
+        let choice = match order {
+            Order::Said(wishes) => Choice::Wishes(wishes.clone()),
+            Order::Predicted { most_unread } => Choice::Predicted { most_unread: *most_unread },
+            Order::Run { wishes, container, record_out } => {
+                let runner = Runner { trees, progress, roots: self.workshop.roots.clone() };
+                let runs = runner.run(images, container).with_context(|| self.source.name.clone())?;
+                let Runs { record, notices, exits } = runs;
+                if let Some(path) = record_out {
+                    publish::write(path, record::write(&record).as_bytes())?;
+                }
+                (made.notices, made.exits) = (notices, exits);
+                Choice::Wishes(Wishes { record, ..wishes.clone() })
+            }
+        };
+        Ok(Planner {
+            trees,
+            progress,
+            cache: self.workshop.cache.clone(),
+            // What may stay as it is need not be compressed.
+            gather: !self.job.arguments.reuse,
+            images,
+            choice,
+            repeated: Repeated::default(),
+            made: Mutex::new(made),
+        })
     }
 
     fn options(&self) -> convert::Options {

@@ -1,6 +1,9 @@
 //! Which files come first, by what the command line says and the images hold.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 
 use clap::Args;
 use restow::image::Image;
@@ -8,16 +11,20 @@ use restow::memo::Slots;
 use restow::prediction::Predictor;
 use restow::recorder::Exit;
 use restow::recorder::Recorder;
+use restow::trees::Gathering;
+use restow::trees::Repeated;
 use restow::trees::Trees;
 use restow::workload::Container;
 use restow_analyze as analyze;
 use restow_analyze::Access;
-use restow_analyze::Tree;
 use restow_analyze::Wishes;
 use restow_analyze::list;
 use restow_analyze::record;
-use restow_content::publish;
+use restow_convert::BegunImage;
+use restow_convert::BoxError;
+use restow_convert::Orderer;
 use restow_convert::Prioritized;
+use restow_convert::Selected;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Kind;
@@ -136,7 +143,7 @@ impl OrderArguments {
     }
 }
 
-/// Which files come first in which layer, and what there is to say about it.
+/// Which files come first in which layer of an image, and what there is to say about it.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     /// The paths, by manifest and position of the layer.
@@ -153,15 +160,14 @@ pub(crate) struct Plan {
 
 /// What the images' workloads read, what there is to say about it, and how they ended.
 #[derive(Default)]
-struct Runs {
-    record: Vec<Access>,
-    notices: Vec<String>,
-    exits: Vec<(Digest, Exit)>,
+pub(crate) struct Runs {
+    pub(crate) record: Vec<Access>,
+    pub(crate) notices: Vec<String>,
+    pub(crate) exits: Vec<(Digest, Exit)>,
 }
 
 impl Plan {
     fn extend(&mut self, other: Self) {
-        self.paths.extend(other.paths);
         self.first.extend(other.first);
         self.misses.extend(other.misses);
         self.notices.extend(other.notices);
@@ -169,60 +175,138 @@ impl Plan {
     }
 }
 
-/// Orders the layers of images.
+/// Orders the layers of images, each when its turn has come.
 pub(crate) struct Planner<'a> {
     pub(crate) trees: Trees<'a>,
     pub(crate) progress: &'a Progress,
     /// Where plans made in earlier runs are.
     pub(crate) cache: Option<PathBuf>,
-    /// Below which directory images unpacked in them are.
-    pub(crate) roots: Option<PathBuf>,
+    /// Whether layers that are read to tell the order are compressed in the same reading.
+    pub(crate) gather: bool,
+    /// All images.
+    pub(crate) images: &'a [Selected],
+    pub(crate) choice: Choice,
+    pub(crate) repeated: Repeated,
+    /// What has been planned so far.
+    pub(crate) made: Mutex<Plan>,
+}
+
+/// What decides the order of an image.
+#[derive(Debug)]
+pub(crate) enum Choice {
+    /// What the user said, or a run has shown.
+    Wishes(Wishes),
+    /// A prediction.
+    Predicted { most_unread: u64 },
 }
 
 impl Planner<'_> {
-    /// Orders the layers of the images.
-    pub(crate) fn plan(&self, images: &[Image], order: &Order) -> anyhow::Result<Plan> {
-        match order {
-            Order::Said(wishes) => self.follow(images, wishes),
-            Order::Predicted { most_unread } => {
-                let (mut plan, mut notices) = (Plan::default(), Vec::new());
-                for (image, (record, told)) in images.iter().zip(self.predict(images)?) {
-                    let wishes = Wishes { record, most_unread: Some(*most_unread), ..Wishes::default() };
-                    // Each on its own: of what the command of another image reads, this one's says nothing.
-                    plan.extend(self.follow(std::slice::from_ref(image), &wishes)?);
-                    notices.extend(told);
-                }
+    /// Returns what there is to say of all images.
+    pub(crate) fn into_plan(self) -> Plan {
+        self.made.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn plan(&self, image: &BegunImage<'_>) -> anyhow::Result<Plan> {
+        let gathering = Gathering { image, repeated: &self.repeated };
+        let trees = Trees { conversion: self.gather.then_some(gathering), ..self.trees };
+        let digest = &image.source().descriptor.digest;
+        let selected = self.images.iter().find(|selected| selected.descriptor.digest == *digest);
+        let image = Image::begun(image.source(), selected.and_then(|selected| selected.platform.clone()));
+        match &self.choice {
+            Choice::Wishes(wishes) => self.follow(trees, &image, &self.own(wishes, digest)),
+            Choice::Predicted { most_unread } => {
+                let (record, notices) = self.predict(trees, &image)?;
+                let wishes = Wishes { record, most_unread: Some(*most_unread), ..Wishes::default() };
+                let mut plan = self.follow(trees, &image, &wishes)?;
                 plan.notices.extend(notices);
-                Ok(plan)
-            }
-            Order::Run { wishes, container, record_out } => {
-                let Runs { record, notices, exits } = self.run(images, container)?;
-                if let Some(path) = record_out {
-                    publish::write(path, record::write(&record).as_bytes())?;
-                }
-                let mut plan = self.follow(images, &Wishes { record, ..wishes.clone() })?;
-                plan.notices.extend(notices);
-                plan.exits = exits;
                 Ok(plan)
             }
         }
     }
 
-    /// Predicts what is read first of each image, and returns it with what could not be followed.
-    fn predict(&self, images: &[Image]) -> anyhow::Result<Vec<(Vec<Access>, Vec<String>)>> {
-        let predictor = Predictor { trees: self.trees, memory: self.memo() };
-        let predict = |image: &Image| {
-            let digest = output::short(&image.descriptor.digest);
-            self.progress.step(&format!("predicting what {digest} reads first"));
-            predictor.record(image)
-        };
-        Ok(images.iter().map(predict).collect::<restow::Result<_>>()?)
+    /// Returns the wishes without those that were recorded of other images of this conversion, if some were of this one.
+    fn own(&self, wishes: &Wishes, digest: &Digest) -> Wishes {
+        let of = |access: &Access, digest: &Digest| access.manifest_digest.as_ref() == Some(digest);
+        let mut own = wishes.clone();
+        if wishes.record.iter().any(|access| of(access, digest)) {
+            let others =
+                || self.images.iter().map(|image| &image.descriptor.digest).filter(|other| *other != digest);
+            own.record.retain(|access| !others().any(|other| of(access, other)));
+        }
+        own
     }
 
+    /// Predicts what is read first of an image, and returns it with what could not be followed.
+    fn predict(&self, trees: Trees<'_>, image: &Image) -> anyhow::Result<(Vec<Access>, Vec<String>)> {
+        let predictor = Predictor { trees, memory: self.memo() };
+        let digest = output::short(&image.descriptor.digest);
+        self.progress.step(&format!("predicting what {digest} reads first"));
+        Ok(predictor.record(image)?)
+    }
+}
+
+impl Orderer for Planner<'_> {
+    fn order(&self, image: &BegunImage<'_>) -> Result<BTreeMap<usize, Vec<String>>, BoxError> {
+        let mut plan = self.plan(image)?;
+        let paths = std::mem::take(&mut plan.paths);
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).extend(plan);
+        Ok(paths.into_iter().map(|((_, position), paths)| (position, paths)).collect())
+    }
+}
+
+impl Planner<'_> {
+    fn memo(&self) -> Option<Slots> {
+        self.cache.as_deref().map(Slots::of_plans)
+    }
+
+    /// Orders the layers of the image by the wishes.
+    fn follow(&self, trees: Trees<'_>, image: &Image, wishes: &Wishes) -> anyhow::Result<Plan> {
+        if wishes.is_empty() {
+            return Ok(Plan::default());
+        }
+        let Image { descriptor, manifest, .. } = image;
+        let manifest = analyze::Manifest { digest: &descriptor.digest, layers: manifest.layers() };
+        // What is not for distribution counts as empty where it is not there, and it may come.
+        let settled =
+            |layer: &Descriptor| !matches!(layer.media_type.kind(), Kind::Layer { distributable: false, .. });
+        let memo = self.memo().filter(|_| manifest.layers.iter().all(settled));
+        let key = key(wishes, &manifest);
+        let recalled =
+            memo.as_ref().and_then(|memo| memo.recall::<Remembered>(&key)).and_then(Remembered::into_plan);
+        if let Some(plan) = recalled {
+            return Ok(plan);
+        }
+        let workload = analyze::plan(wishes, &[manifest], |manifest| {
+            self.progress.step(&format!("listing the files of {}", output::short(manifest.digest)));
+            trees.names(image)
+        })?;
+        let plan = Plan {
+            misses: workload.misses().iter().map(|miss| (miss.manifest.clone(), miss.path.clone())).collect(),
+            notices: workload.notices().iter().map(ToString::to_string).collect(),
+            first: workload.first().to_vec(),
+            paths: workload.into_paths(),
+            exits: Vec::new(),
+        };
+        if let Some(memo) = memo {
+            memo.remember(&key, &Remembered::new(&plan));
+        }
+        Ok(plan)
+    }
+}
+
+/// Runs images.
+pub(crate) struct Runner<'a> {
+    pub(crate) trees: Trees<'a>,
+    pub(crate) progress: &'a Progress,
+    /// Below which directory images unpacked in them are.
+    pub(crate) roots: Option<PathBuf>,
+}
+
+impl Runner<'_> {
     /// Runs the images' workloads and returns what they read, and what the user should know.
     ///
     /// Of several images, those that the host cannot run are passed over; a single one was meant.
-    fn run(&self, images: &[Image], container: &Container) -> anyhow::Result<Runs> {
+    pub(crate) fn run(&self, images: &[Selected], container: &Container) -> anyhow::Result<Runs> {
         let Trees { provider, limits, threads, cancel, .. } = self.trees;
         let recorder = Recorder {
             container,
@@ -251,48 +335,6 @@ impl Planner<'_> {
         }
         Ok(runs)
     }
-
-    fn memo(&self) -> Option<Slots> {
-        self.cache.as_deref().map(Slots::of_plans)
-    }
-
-    /// Orders the layers of the images by the wishes.
-    fn follow(&self, images: &[Image], wishes: &Wishes) -> anyhow::Result<Plan> {
-        if wishes.is_empty() {
-            return Ok(Plan::default());
-        }
-        let manifests = images.iter().map(|Image { descriptor, manifest, .. }| analyze::Manifest {
-            digest: &descriptor.digest,
-            layers: manifest.layers(),
-        });
-        let manifests: Vec<_> = manifests.collect();
-        // What is not for distribution counts as empty where it is not there, and it may come.
-        let settled =
-            |layer: &Descriptor| !matches!(layer.media_type.kind(), Kind::Layer { distributable: false, .. });
-        let memo = self.memo().filter(|_| manifests.iter().all(|one| one.layers.iter().all(settled)));
-        let key = key(wishes, &manifests);
-        let recalled =
-            memo.as_ref().and_then(|memo| memo.recall::<Remembered>(&key)).and_then(Remembered::into_plan);
-        if let Some(plan) = recalled {
-            return Ok(plan);
-        }
-        let workload = analyze::plan(wishes, &manifests, |manifest| {
-            self.progress.step(&format!("listing the files of {}", output::short(manifest.digest)));
-            let image = images.iter().find(|image| image.descriptor.digest == *manifest.digest);
-            image.map_or_else(|| Ok(Tree::default()), |image| self.trees.names(image))
-        })?;
-        let plan = Plan {
-            misses: workload.misses().iter().map(|miss| (miss.manifest.clone(), miss.path.clone())).collect(),
-            notices: workload.notices().iter().map(ToString::to_string).collect(),
-            first: workload.first().to_vec(),
-            paths: workload.into_paths(),
-            exits: Vec::new(),
-        };
-        if let Some(memo) = memo {
-            memo.remember(&key, &Remembered::new(&plan));
-        }
-        Ok(plan)
-    }
 }
 
 /// Says whether an image is for the platform of the host, in whatever variant.
@@ -305,10 +347,9 @@ fn runs_here(platform: &Platform) -> bool {
 const RULES: u32 = 3;
 
 /// Names all that decides a plan.
-fn key(wishes: &Wishes, manifests: &[analyze::Manifest<'_>]) -> String {
+fn key(wishes: &Wishes, manifest: &analyze::Manifest<'_>) -> String {
     let wishes = Digest::sha256(format!("{wishes:?}").as_bytes());
-    let manifests: Vec<_> = manifests.iter().map(|manifest| manifest.digest.as_str()).collect();
-    format!("rules={RULES} {wishes} {}", manifests.join(" "))
+    format!("rules={RULES} {wishes} {}", manifest.digest)
 }
 
 /// A plan as it is kept.

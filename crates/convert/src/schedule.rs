@@ -24,6 +24,7 @@ use crate::Options;
 use crate::Outcome;
 use crate::Partial;
 use crate::Result;
+use crate::SourceImage;
 use crate::Statistics;
 use crate::Unsupported;
 use crate::memo::Pulse;
@@ -74,15 +75,48 @@ struct Work<'a> {
     key: Option<String>,
 }
 
-/// Converts the layers, on up to `options.jobs` threads, and returns what became of each in their order. `finished` hears
-/// of each as soon as that is known, by its place among `layers`.
+/// What has become of layers in this run, by what decides the result.
+type Known = Mutex<BTreeMap<String, Done>>;
+
+/// Converts the layers of all images and returns what became of each in their order: image by image if the converter
+/// looks at the layers of an image together, else all side by side. `finished` hears of each as soon as that is known, by
+/// its place among all layers.
+pub(crate) fn run<'a>(
+    store: &'a dyn Store,
+    images: &'a [SourceImage<'a>],
+    converter: &'a dyn LayerConverter,
+    options: &Options,
+    finished: &(dyn Fn(usize, &Done) + Sync),
+) -> Result<Vec<Done>> {
+    let known = Known::default();
+    let Some(per_image) = converter.per_image() else {
+        let layers: Vec<_> = images.iter().flat_map(|image| image.layers.clone()).collect();
+        return run_together(store, &layers, converter, options, &known, finished);
+    };
+    let mut all = Vec::new();
+    for (place, image) in images.iter().enumerate().filter(|(_, image)| !image.layers.is_empty()) {
+        options.cancel.check()?;
+        let begun = per_image.begin(store, image, &images[place + 1..]);
+        let begun = begun.map_err(|source| match options.cancel.check() {
+            Err(cancelled) => cancelled.into(),
+            Ok(()) => Error::Image { manifest: image.descriptor.digest.clone(), source },
+        })?;
+        let first = all.len();
+        let finished = |place: usize, done: &Done| finished(first + place, done);
+        all.extend(run_together(store, &image.layers, &*begun, options, &known, &finished)?);
+    }
+    Ok(all)
+}
+
+/// Converts layers side by side, on up to `options.jobs` threads.
 ///
 /// The first error stops the others, and is returned when they have stopped.
-pub(crate) fn run(
+fn run_together(
     store: &dyn Store,
     layers: &[Layer<'_>],
     converter: &dyn LayerConverter,
     options: &Options,
+    known: &Known,
     finished: &(dyn Fn(usize, &Done) + Sync),
 ) -> Result<Vec<Done>> {
     let works = group(layers, converter);
@@ -95,7 +129,7 @@ pub(crate) fn run(
             if cancel.is_cancelled() {
                 return;
             }
-            match perform(store, work, converter, options) {
+            match once(known, work, || perform(store, work, converter, options)) {
                 Ok(done) => {
                     let dones = std::iter::once(done.clone()).chain(std::iter::repeat(done.shared()));
                     for (&place, done) in work.places.iter().zip(dones) {
@@ -121,6 +155,22 @@ pub(crate) fn run(
         return Err(Error::layer(&layers[place], error));
     }
     results.into_iter().map(|done| done.into_inner().ok_or_else(|| Cancelled.into())).collect()
+}
+
+/// Does work that has not been done for an earlier image.
+fn once(
+    known: &Known,
+    work: &Work<'_>,
+    perform: impl FnOnce() -> Result<Done, BoxError>,
+) -> Result<Done, BoxError> {
+    let known = || known.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(key) = &work.key else { return perform() };
+    if let Some(done) = known().get(key) {
+        return Ok(done.clone().shared());
+    }
+    let done = perform()?;
+    known().insert(key.clone(), done.clone());
+    Ok(done)
 }
 
 /// Joins equal work and puts the largest first, so that no thread is left with a large layer at the end.
@@ -195,7 +245,7 @@ fn convert(
     layer.observer.layer_started(layer);
     let started = Instant::now();
     let converted = converter.convert(store, layer)?;
-    let elapsed = started.elapsed() + converter.spent(layer);
+    let elapsed = started.elapsed();
     let kept = |reason| Done { elapsed, reason, ..Done::default() };
     match converted {
         Converted::Unchanged => Ok(kept(None)),
@@ -207,7 +257,7 @@ fn convert(
             let same = descriptor.digest == layer.descriptor.digest;
             let outcome = if same { Outcome::Kept } else { Outcome::Converted };
             let changed = Some(NewBlob { descriptor, diff_id, partial, toc });
-            Ok(Done { changed, outcome, statistics, elapsed, reason: None })
+            Ok(Done { changed, outcome, elapsed: elapsed + statistics.begun, statistics, reason: None })
         }
     }
 }

@@ -100,7 +100,9 @@ fn remedy(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
         registry::Error::NameTaken { .. } => {
             Some("--force gives it to this image; NAME gives this image another one")
         }
-        registry::Error::MissingBlobs { .. } => Some("choose with --platform what the source holds in full"),
+        registry::Error::MissingBlobs { .. } => {
+            Some("restow copy --platform OS/ARCH takes what the source holds in full, into a store as well")
+        }
         registry::Error::NoStore => Some("--root names a directory"),
         registry::Error::NotALayout { .. } => {
             Some("a layout is a directory with oci-layout, index.json and blobs")

@@ -25,6 +25,7 @@ use serde_json::json;
 use crate::args::ProgressArguments;
 use crate::args::ProgressMode;
 use crate::output;
+use crate::output::Table;
 
 /// How often a layer in progress is reported by JSON lines.
 const JSON_INTERVAL: Duration = Duration::from_secs(1);
@@ -73,11 +74,9 @@ impl JobPrefix {
         Self { job: Some(number), bars: self.bars.clone() }
     }
 
-    /// Tells lines of text, each after the name of the job.
-    fn tell(&self, text: &str) {
-        let name = self.name();
-        let lines: Vec<_> = text.lines().map(|line| format!("{name}{line}")).collect();
-        output::tell(&lines.join("\n"));
+    /// Tells a line of text after the name of the job.
+    fn tell(&self, line: &str) {
+        output::tell(&(self.name() + line));
     }
 
     /// Tells an event as a line of JSON.
@@ -85,7 +84,7 @@ impl JobPrefix {
         if let (Some(job), Some(fields)) = (self.job, event.as_object_mut()) {
             fields.insert("job".into(), job.into());
         }
-        output::tell(&event.to_string());
+        output::tell_json(&event);
     }
 
     /// Returns what text begins with.
@@ -150,8 +149,10 @@ impl Progress {
         if self.mode == Mode::Json {
             self.prefix.event(json!({"event": "error", "text": error, "hint": hint}));
         } else {
-            let hint = hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
-            self.line(&format!("error: {error}{hint}"));
+            self.line(&format!("error: {error}"));
+            if let Some(hint) = hint {
+                self.line(&format!("hint: {hint}"));
+            }
         }
     }
 
@@ -162,11 +163,22 @@ impl Progress {
         }
     }
 
+    /// Tells a table of it, unless there are many such jobs.
+    pub(crate) fn table(&self, table: &Table) {
+        if self.prefix.job.is_none() && !self.quiet && self.mode != Mode::Json {
+            self.above_bars(|| output::tell_table("", table));
+        }
+    }
+
     fn line(&self, text: &str) {
+        self.above_bars(|| self.prefix.tell(text));
+    }
+
+    fn above_bars(&self, tell: impl FnOnce()) {
         match self.mode {
-            // Bars are drawn below; without `suspend` the line would be drawn over.
-            Mode::Bars => self.prefix.bars.suspend(|| self.prefix.tell(text)),
-            _ => self.prefix.tell(text),
+            // Bars are drawn below; without `suspend` the text would be drawn over.
+            Mode::Bars => self.prefix.bars.suspend(tell),
+            _ => tell(),
         }
     }
 

@@ -29,9 +29,11 @@ pub(crate) fn tell(report: &ConvertReport, progress: &Progress) {
     }
     for image in &report.images {
         let layers = report.layers.iter().filter(|layer| layer.manifest == image.manifest);
-        progress.details(&format!("{}\n{}", heading(image), table(layers)));
+        progress.details(&heading(image));
+        progress.table(&table(layers));
         if let Some(first) = &image.first {
-            progress.details(&first_paths(first));
+            progress.table(&first_table(first));
+            progress.details(&first_summary(first));
         }
     }
     if let Some(tables) = &report.toc_image {
@@ -55,8 +57,7 @@ fn missing(report: &ConvertReport, progress: &Progress) {
     if missing.is_empty() {
         return;
     }
-    let named = missing.iter().take(NAMED_MISSES).map(|miss| miss.path.escape_debug().to_string());
-    let named: Vec<_> = named.collect();
+    let named: Vec<_> = missing.iter().take(NAMED_MISSES).map(|miss| output::shown(&miss.path)).collect();
     let more = missing.len() - named.len();
     let rest = if more == 0 { String::new() } else { format!(" and {more} more") };
     let paths = output::count(missing.len(), "path");
@@ -69,13 +70,17 @@ fn heading(image: &ConvertedImage) -> String {
     format!("image {}{platform}{oci}", image.manifest.short())
 }
 
-fn first_paths(first: &First) -> String {
+fn first_table(first: &First) -> Table {
     let mut table = Table::new(&[">layer", "first"]);
     for path in &first.paths {
-        table.row([path.layer.to_string(), path.path.escape_debug().to_string()]);
+        table.row([path.layer.to_string(), path.path.clone()]);
     }
+    table
+}
+
+fn first_summary(first: &First) -> String {
     let (entries, size) = (output::count(first.entries as usize, "path"), output::size(first.size));
-    format!("{table}\nfirst come {entries}, {size}, {:.1} % of the image", first.share * 100.0)
+    format!("first come {entries}, {size}, {:.1} % of the image", first.share * 100.0)
 }
 
 /// Returns the table of an image's layers.

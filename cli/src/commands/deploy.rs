@@ -87,7 +87,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> anyhow::Result<Ex
     }
     for (deployment, names) in deployments.iter().zip(&outcomes) {
         let Some(names) = names.as_ref().filter(|names| !names.is_empty()) else { continue };
-        output::print(&document(deployment, names, arguments.dry_run).to_string())?;
+        output::print_json_line(&document(deployment, names, arguments.dry_run))?;
     }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(failure::SOME_FAILED) })
 }

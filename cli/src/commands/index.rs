@@ -118,7 +118,7 @@ impl Batch<'_> {
                 output::tell(&format!("error: {}", failure::describe(&error)));
                 None
             });
-            output::print(index.as_deref().unwrap_or("null"))?;
+            output::print_json_text(index.as_deref().unwrap_or("null"))?;
         }
         std::io::stdout().flush()?;
         Ok(())

@@ -54,10 +54,11 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> anyhow::Result<Ex
 }
 
 fn tables(report: &InspectReport) -> String {
-    let mut text = vec![format!("{}  {}  {}", report.reference, report.media_type, report.digest)];
+    let mut text =
+        vec![format!("{}  {}  {}", output::shown(&report.reference), report.media_type, report.digest)];
     for image in &report.images {
         let platform = image.platform.as_ref().map(|platform| format!("  {platform}")).unwrap_or_default();
-        text.push(format!("\nimage {}{platform}", image.manifest));
+        text.push(format!("\nimage {}{}", image.manifest, output::shown(&platform)));
         let mut table = Table::new(&[">layer", "type", ">size", "format", ">entries", "digest", "DiffID"]);
         for layer in &image.layers {
             let InspectedLayer { format, readers, entries, .. } = layer;
@@ -74,9 +75,11 @@ fn tables(report: &InspectReport) -> String {
         text.push(table.to_string());
         let problems =
             image.layers.iter().filter_map(|layer| Some((layer.position, layer.problem.as_ref()?)));
-        text.extend(problems.map(|(position, problem)| format!("layer {position}: {problem}")));
+        text.extend(
+            problems.map(|(position, problem)| format!("layer {position}: {}", output::shown(problem))),
+        );
     }
-    let gaps = report.gaps.iter().map(|gap| format!("not whole: {}", gap.text));
+    let gaps = report.gaps.iter().map(|gap| format!("not whole: {}", output::shown(&gap.text)));
     text.extend(gaps);
     text.join("\n")
 }

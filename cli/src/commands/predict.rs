@@ -56,7 +56,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> anyhow::Result<Ex
     let report = session.predict(session.reference(&arguments.source)?, &options)?;
     for image in &report.images {
         for PredictedFile { path, size, read, .. } in image.files.iter().filter(|file| !file.first) {
-            let (path, size, read) = (path.escape_debug(), output::size(*size), output::size(*read));
+            let (path, size, read) = (output::shown(path), output::size(*size), output::size(*read));
             output::tell(&format!("notice: {path} is left out: of {size}, {read} are read"));
         }
         match arguments.format {
@@ -64,9 +64,9 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> anyhow::Result<Ex
             Format::Text if arguments.explain => output::print(&explain(image))?,
             Format::Text => {
                 for line in first(image).filter_map(|file| list::line(&file.path)) {
-                    output::print(&line)?;
+                    output::print_line(&line)?;
                 }
-                output::tell(&summary(image).to_string());
+                output::tell_table("", &summary(image));
             }
         }
     }
@@ -84,10 +84,8 @@ fn first(image: &PredictedImage) -> impl Iterator<Item = &PredictedFile> {
 fn explain(image: &PredictedImage) -> String {
     let mut table = Table::new(&[">layer", ">size", ">read", "path", "why"]);
     for PredictedFile { path, layer, size, read, reason, .. } in first(image) {
-        // A name may hold what a terminal would obey.
-        let shown = |text: &str| text.escape_debug().to_string();
         let [size, read] = [*size, *read].map(output::size);
-        table.row([layer.to_string(), size, read, shown(path), shown(reason)]);
+        table.row([layer.to_string(), size, read, path.clone(), reason.clone()]);
     }
     format!("{table}\n{}", summary(image))
 }

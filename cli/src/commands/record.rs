@@ -93,7 +93,7 @@ fn told(report: &RecordReport) -> String {
     for file in report.files.iter().take(SHOWN) {
         let position = file.layer.unwrap_or_default();
         let size = output::size(file.size.unwrap_or_default());
-        first.row([position.to_string(), size, file.path.escape_debug().to_string()]);
+        first.row([position.to_string(), size, file.path.clone()]);
     }
     let mut all = Table::new(&[">layer", ">files", ">bytes"]);
     for layer in &report.layers {

@@ -47,7 +47,7 @@ pub(crate) fn run(arguments: &Arguments, session: &Session) -> anyhow::Result<Ex
     let matched = |patterns: &[Pattern], tag: &str| patterns.iter().any(|pattern| pattern.matches(tag));
     tags.retain(|tag| (included.is_empty() || matched(&included, tag)) && !matched(&excluded, tag));
     match arguments.format {
-        Format::Text => tags.iter().try_for_each(|tag| output::print(tag))?,
+        Format::Text => tags.iter().try_for_each(|tag| output::print_line(tag))?,
         Format::Json => {
             let place = Reference { place, selector }.to_string();
             output::print_json(&json!({ "place": place, "tags": tags }))?;

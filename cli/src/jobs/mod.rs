@@ -244,7 +244,7 @@ pub(crate) fn plan(
         line
     });
     for line in &planned {
-        output::print(&Value::Object(line.clone()).to_string())?;
+        output::print_json_line(line)?;
     }
     let counted = |action: &str| planned.iter().filter(|line| line["action"] == action).count();
     let (run, skip, fail) = (counted("run"), counted("skip"), counted("fail"));

@@ -29,7 +29,7 @@ struct State {
 impl State {
     fn print(&mut self, line: Option<Map<String, Value>>) {
         if let (Some(line), None) = (line, &self.failure) {
-            self.failure = output::print(&Value::Object(line).to_string()).err();
+            self.failure = output::print_json_line(&Value::Object(line)).err();
         }
     }
 }

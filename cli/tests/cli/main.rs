@@ -37,6 +37,9 @@ mod files;
 
 /// Manifests for containerd's and for podman's readers.
 mod readers;
+/// What a hostile image has its users read.
+mod terminal;
+
 /// Registries and archives: `restow copy`, `index`, `deploy`, and conversions from and to them.
 mod registry;
 mod schemas;

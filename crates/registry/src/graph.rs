@@ -144,8 +144,8 @@ impl Walk<'_> {
         if !self.seen.insert((descriptor.digest.clone(), document)) {
             return Ok(());
         }
-        let unknown = kind == Kind::Other && position == Position::Manifest;
-        if !(document || unknown) {
+        let may_be_foreign = kind == Kind::Other && position == Position::Manifest;
+        if !document && !may_be_foreign {
             self.graph.leaves.push(descriptor.clone());
             return Ok(());
         }

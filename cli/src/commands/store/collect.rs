@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use restow_content::Store;
 use restow_content::metadata::Collection;
+use restow_content::metadata::Writer;
 use restow_convert::Cancel;
 use serde_json::json;
 
@@ -47,8 +48,8 @@ pub(super) struct Scrub {
 
 pub(super) fn collect(command: &Collect, place: &Place<'_>) -> anyhow::Result<()> {
     let store = place.open()?;
-    let collected =
-        store.collect(&Collection { dry_run: command.dry_run, ingest_age: command.ingest_age })?;
+    let collection = Collection { dry_run: command.dry_run, ingest_age: command.ingest_age };
+    let collected = store.collect_telling(&collection, &mut |writers| output::tell(&waits_for(writers)))?;
     let bytes = collected.blobs.iter().map(|(_, size)| size).sum();
     match command.format {
         Format::Text => {
@@ -87,6 +88,19 @@ pub(super) fn collect(command: &Collect, place: &Place<'_>) -> anyhow::Result<()
     Ok(())
 }
 
+/// Says for whom a collection waits.
+fn waits_for(writers: &[Writer]) -> String {
+    let named =
+        writers.iter().map(|Writer { process, program, .. }| format!("process {process} ({program})"));
+    let named: Vec<_> = named.collect();
+    match named.as_slice() {
+        // The kernel names no process of another container.
+        [] => "waiting for a program that writes to the store".into(),
+        [one] => format!("waiting for {one}, which writes to the store"),
+        several => format!("waiting for {}, which write to the store", several.join(", ")),
+    }
+}
+
 pub(super) fn scrub(command: &Scrub, place: &Place<'_>, cancel: &Cancel) -> anyhow::Result<()> {
     let store = place.blobs()?;
     // A namespace sees its own alone.
@@ -119,4 +133,24 @@ pub(super) fn scrub(command: &Scrub, place: &Place<'_>, cancel: &Cancel) -> anyh
     let rotten = scrubbed.rotten.len();
     anyhow::ensure!(rotten == 0, "{} of {} rotten", rotten, output::count(scrubbed.blobs, "blob"));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_collection_says_for_whom_it_waits() {
+        let writer = |process| Writer { process, program: "restow".into() };
+        for (writers, expected) in [
+            (vec![], "waiting for a program that writes to the store"),
+            (vec![writer(7)], "waiting for process 7 (restow), which writes to the store"),
+            (
+                vec![writer(7), writer(8)],
+                "waiting for process 7 (restow), process 8 (restow), which write to the store",
+            ),
+        ] {
+            assert_eq!(waits_for(&writers), expected);
+        }
+    }
 }

@@ -77,7 +77,7 @@ pub(super) fn import(command: &Import, place: &Place<'_>) -> anyhow::Result<()> 
         for notice in notices {
             output::tell(&format!("warning: {notice}"));
         }
-        output::print(&format!("{}  {}", source.root.digest, names.join("  ")))?;
+        output::print(&format!("{}  {}", source.root.digest, output::shown(&names.join("  "))))?;
     }
     for Named { source, .. } in unnamed {
         output::tell(&format!(

@@ -1,8 +1,9 @@
 //! Errors turned into words, a remedy where there is one, and an exit code.
 
 use std::error::Error as StdError;
-use std::io;
 
+use restow::Cause;
+use restow::causes;
 use restow_analyze as analyze;
 use restow_content as content;
 use restow_convert as convert;
@@ -48,17 +49,9 @@ pub(crate) fn is_usage(error: &anyhow::Error) -> bool {
     causes(error.as_ref()).any(|cause| cause.is::<Usage>() || options(cause) || reference(cause))
 }
 
-/// Yields the error and what caused it, looking into the errors that hide what they carry.
-pub(crate) fn causes<'a>(
-    error: &'a (dyn StdError + 'static),
-) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |&error| {
-        // What is said of one layer or file has the error in a box.
-        let boxed = error.downcast_ref::<Box<restow::Error>>().map(|boxed| &**boxed);
-        let engine = error.downcast_ref().or(boxed).and_then(restow::Error::cause);
-        let carried = engine.or_else(|| Some(error.downcast_ref::<io::Error>()?.get_ref()? as _));
-        carried.or_else(|| error.source())
-    })
+/// Returns what kind of thing went wrong.
+pub(crate) fn cause(error: &anyhow::Error) -> Cause {
+    if is_usage(error) { Cause::Config } else { Cause::of(error.as_ref()) }
 }
 
 /// Says what one error alone tells about a way out.
@@ -138,6 +131,8 @@ fn remedy(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]

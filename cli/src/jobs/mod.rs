@@ -1,6 +1,5 @@
 //! Many jobs in one run: what a file of jobs and rules have in common.
 
-mod cause;
 mod conflict;
 mod line;
 mod results;
@@ -40,7 +39,6 @@ use crate::output;
 use crate::progress::JobPrefix;
 use crate::progress::Progress;
 
-use self::cause::Cause;
 pub(crate) use self::results::Earlier;
 use self::results::Results;
 use self::state::State;
@@ -338,7 +336,7 @@ fn head(job: &Job<'_>) -> Map<String, Value> {
 
 /// Returns what is said of an error.
 fn reason(error: &anyhow::Error) -> Map<String, Value> {
-    let cause = Cause::of(error);
+    let cause = failure::cause(error);
     let mut fields = Map::new();
     fields.insert("error".into(), failure::describe(error).into());
     fields.extend(failure::hint(error).map(|hint| ("hint".to_owned(), json!(hint))));
@@ -435,7 +433,7 @@ impl Run<'_> {
                 Err(error) => error,
             };
             let stopped = self.session.stop().is_cancelled();
-            if attempts > self.arguments.retry || !Cause::of(&error).may_pass() || stopped {
+            if attempts > self.arguments.retry || !failure::cause(&error).may_pass() || stopped {
                 return (attempts, Err(error));
             }
             let seconds = output::seconds(pause.as_secs_f64());

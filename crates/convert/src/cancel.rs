@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
+use crate::memo::Pulse;
+
 /// A flag that, once raised, asks all work under it to stop.
 ///
 /// Clones share the flag. A [`child`](Cancel::child) also stops when its parent does, never the other way round: one
@@ -12,12 +14,19 @@ use std::sync::atomic::Ordering;
 pub struct Cancel {
     raised: Arc<AtomicBool>,
     parent: Option<Arc<Cancel>>,
+    /// The turn without which the work is not wanted.
+    turn: Option<Pulse>,
 }
 
 impl Cancel {
     /// Returns a flag of its own that is raised whenever this one is.
     pub fn child(&self) -> Cancel {
-        Cancel { raised: Arc::default(), parent: Some(Arc::new(self.clone())) }
+        Cancel { raised: Arc::default(), parent: Some(Arc::new(self.clone())), turn: None }
+    }
+
+    /// Returns the same flag, which is also raised when a turn is lost, and keeps that from happening to work that goes on.
+    pub(crate) fn of_turn(&self, turn: Pulse) -> Cancel {
+        Cancel { turn: Some(turn), ..self.clone() }
     }
 
     /// Asks the work to stop.
@@ -27,7 +36,9 @@ impl Cancel {
 
     /// Tells whether the work should stop.
     pub fn is_cancelled(&self) -> bool {
-        self.raised.load(Ordering::Acquire) || self.parent.as_deref().is_some_and(Cancel::is_cancelled)
+        self.raised.load(Ordering::Acquire)
+            || self.parent.as_deref().is_some_and(Cancel::is_cancelled)
+            || self.turn.as_ref().is_some_and(Pulse::is_lost)
     }
 
     /// Returns an error when the work should stop. Converters call it at least every few hundred milliseconds;

@@ -22,6 +22,8 @@ use crate::Partial;
 use crate::Readers;
 use crate::Result;
 use crate::Selected;
+use crate::Selection;
+use crate::SourceImage;
 use crate::attestation::follow_subjects;
 use crate::image;
 use crate::image::Image;
@@ -35,8 +37,7 @@ use crate::mentions::Renamed;
 use crate::schedule;
 use crate::schedule::Done;
 use crate::schedule::NewBlob;
-use crate::select::choose;
-use crate::survey::Survey;
+use crate::select;
 
 /// What came out of a conversion.
 #[derive(Clone, Debug)]
@@ -65,21 +66,34 @@ pub fn convert(
     options: &Options,
     observer: &dyn Observer,
 ) -> Result<Conversion> {
-    let survey = Survey::new(store, root, &options.limits)?;
-    let selection = choose(&survey.images, &options.platforms)?;
+    let selection = select(store, root, &options.platforms, &options.limits)?;
+    convert_selection(store, selection, converter, options, observer)
+}
+
+/// Does the same for images that were chosen before, and does not heed [`Options::platforms`].
+pub fn convert_selection(
+    store: &dyn Store,
+    selection: Selection,
+    converter: &dyn LayerConverter,
+    options: &Options,
+    observer: &dyn Observer,
+) -> Result<Conversion> {
+    let Selection { images, others, notice, survey } = selection;
+    let root = &survey.root;
     let mut report = Report { observer, layers: Vec::new(), warnings: Vec::new() };
-    report.warn(selection.notice);
-    let images = selection.images.iter().map(|image| Image::read(store, &image.descriptor, &options.limits));
+    report.warn(notice);
+    let images = images.iter().map(|image| Image::read(store, &image.descriptor, &options.limits));
     let images = images.collect::<Result<Vec<_>>>()?;
 
     let cancel = options.cancel.child();
-    let layers = layers(store, &images, observer, &cancel, &mut report)?;
+    let sources = sources(store, &images, observer, &cancel, &mut report)?;
+    let layers: Vec<_> = sources.iter().flat_map(|image| &image.layers).collect();
     let owners: BTreeMap<_, _> = images.iter().map(|image| (&image.descriptor.digest, image)).collect();
     let finished = |place: usize, done: &Done| {
         let Layer { manifest, position, .. } = layers[place];
-        observer.layer_finished(&layer_report(owners[manifest], position, done, options));
+        observer.layer_finished(&layer_report(owners[manifest], *position, done, options));
     };
-    let done = schedule::run(store, &layers, converter, options, &finished)?;
+    let done = schedule::run(store, &sources, converter, options, &finished)?;
     let places = layers.iter().map(|layer| (layer.manifest.clone(), layer.position));
     let mut done: BTreeMap<_, _> = places.zip(done).collect();
 
@@ -111,7 +125,7 @@ pub fn convert(
     }
     follow_subjects(store, &survey.indexes, &mut fates, &options.limits)?;
     let mut renamed = renamed(&fates);
-    for (descriptor, index) in survey.indexes {
+    for (descriptor, index) in survey.indexes.clone() {
         let fate = rewrite_index(store, &descriptor, index, &fates, &renamed, options, &mut report)?;
         if let Fate::Edited(new) = &fate {
             renamed.add(&descriptor.digest, &new.digest);
@@ -126,7 +140,7 @@ pub fn convert(
             _ => gather(store, root, &fates)?,
         },
     };
-    let left_out = if options.keep_other_platforms { Vec::new() } else { selection.others };
+    let left_out = if options.keep_other_platforms { Vec::new() } else { others };
     Ok(Conversion { root, images: reports, left_out, layers: report.layers, warnings: report.warnings })
 }
 
@@ -159,17 +173,18 @@ impl Report<'_> {
     }
 }
 
-/// Lists the layers for the converter. Those of the images that are not in the store are an error, all at once and
+/// Lists the images with their layers for the converter. Those of the images that are not in the store are an error, all at once and
 /// before any work is done; layers that are not for distribution, or are to be had elsewhere, need not be there.
-fn layers<'a>(
+fn sources<'a>(
     store: &dyn Store,
     images: &'a [Image],
     observer: &'a dyn Observer,
     cancel: &'a Cancel,
     report: &mut Report<'_>,
-) -> Result<Vec<Layer<'a>>> {
-    let (mut layers, mut missing) = (Vec::new(), Vec::new());
+) -> Result<Vec<SourceImage<'a>>> {
+    let (mut sources, mut missing) = (Vec::new(), Vec::new());
     for image in images {
+        let mut layers = Vec::new();
         for (position, descriptor, diff_id) in image.convertible() {
             let layer =
                 Layer { manifest: &image.descriptor.digest, position, descriptor, diff_id, observer, cancel };
@@ -183,8 +198,9 @@ fn layers<'a>(
                 Err(_) => missing.push(place()),
             }
         }
+        sources.push(image.source(layers));
     }
-    if missing.is_empty() { Ok(layers) } else { Err(Error::Missing { layers: missing }) }
+    if missing.is_empty() { Ok(sources) } else { Err(Error::Missing { layers: missing }) }
 }
 
 fn lives_elsewhere(layer: &Descriptor) -> bool {

@@ -14,8 +14,10 @@ use restow_content::Provider;
 use restow_content::Store;
 use restow_content::VerifiedReader;
 use restow_oci::Algorithm;
+use restow_oci::Config;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
+use restow_oci::Manifest;
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -39,10 +41,36 @@ pub trait LayerConverter: Send + Sync {
     /// identity are converted once, and never again while a [`Memo`](crate::Memo) remembers. `None`: always on its own.
     fn identity(&self, layer: &Layer<'_>) -> Option<String>;
 
-    /// Returns how long it has worked on the layer before it is asked to convert it.
-    fn spent(&self, _layer: &Layer<'_>) -> Duration {
-        Duration::ZERO
+    /// Returns how it looks at the layers of an image together, if it does so before it converts any of them. Images then
+    /// come one after another.
+    fn per_image(&self) -> Option<&dyn ImageConverter> {
+        None
     }
+}
+
+/// Looks at all layers of an image before any of them is converted.
+pub trait ImageConverter: Send + Sync {
+    /// Returns the converter for the layers of `image`, which `later` ones follow. All that it holds of them goes when the
+    /// image is done.
+    fn begin<'a>(
+        &'a self,
+        store: &'a dyn Store,
+        image: &'a SourceImage<'a>,
+        later: &'a [SourceImage<'a>],
+    ) -> Result<Box<dyn LayerConverter + 'a>, BoxError>;
+}
+
+/// An image before its conversion.
+#[derive(Clone, Debug)]
+pub struct SourceImage<'a> {
+    /// Names the manifest.
+    pub descriptor: &'a Descriptor,
+    /// The manifest.
+    pub manifest: &'a Manifest,
+    /// The config, where there is a layer to convert.
+    pub config: Option<&'a Config>,
+    /// Those of the manifest's layers that a converter can make something of, the lowest first.
+    pub layers: Vec<Layer<'a>>,
 }
 
 /// A layer in its place.
@@ -255,4 +283,7 @@ pub struct Statistics {
     /// Bytes of the JSON of its table of contents. Where they are more than this project reads, there is a warning.
     #[serde(default)]
     pub toc_size: u64,
+    /// How long the layer was worked on before the converter was asked for it.
+    #[serde(skip)]
+    pub begun: Duration,
 }

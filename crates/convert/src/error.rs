@@ -97,6 +97,14 @@ pub enum Error {
         /// Why.
         source: BoxError,
     },
+    /// The layers of an image could not be looked at together.
+    #[error("the layers of manifest {manifest}")]
+    Image {
+        /// The manifest.
+        manifest: Digest,
+        /// Why.
+        source: BoxError,
+    },
     /// A layer's content is not the one its config names.
     #[error("expected a layer with DiffID {expected}, as its config says, found {actual}")]
     DiffId {

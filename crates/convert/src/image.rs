@@ -18,10 +18,12 @@ use restow_oci::annotations::SOCI_INDEX_DIGEST;
 use restow_oci::annotations::strip_chunked;
 
 use crate::Error;
+use crate::Layer;
 use crate::MediaTypes;
 use crate::Options;
 use crate::Partial;
 use crate::Result;
+use crate::SourceImage;
 use crate::index::retarget;
 use crate::mentions::Followed;
 use crate::mentions::Renamed;
@@ -69,6 +71,12 @@ impl Image {
             return Err(Error::LayerCount { manifest: descriptor.digest.clone(), layers, diff_ids });
         }
         Ok(image)
+    }
+
+    /// Returns its documents, with the layers that are to be converted.
+    pub(crate) fn source<'a>(&'a self, layers: Vec<Layer<'a>>) -> SourceImage<'a> {
+        let Self { descriptor, manifest, config } = self;
+        SourceImage { descriptor, manifest, config: config.as_ref(), layers }
     }
 
     /// Returns all layers, also those that are not for conversion.

@@ -24,41 +24,33 @@ use crate::toc_image;
 ///
 /// A key stands for the layer's content, what the config says of it, and the converter with all its options. It is
 /// text without line breaks, too long for a file name. A memo that fails forgets: a lost memory costs time only.
+///
+/// Workers that share a memo, be it in one process or on several machines, take turns at equal work. A memo that gives
+/// turns for a time only ends the turn of a worker that stalls, which then can no longer replace what others remember.
 pub trait Memo: Debug + Send + Sync {
     /// Returns what is remembered under the key.
     fn recall(&self, key: &str) -> Option<Memory>;
 
-    /// Keeps a result under the key, replacing an older one.
-    fn remember(&self, key: &str, memory: &Memory);
-
-    /// Waits until nobody else is at work on what the key stands for. Called before [`Memo::recall`]; after it comes one
-    /// [`Memo::end`], whether or not there is a result.
-    fn begin(&self, _key: &str) {}
-
-    /// Lets the next one begin.
-    fn end(&self, _key: &str) {}
+    /// Waits until nobody else is at work on what the key stands for, and returns the turn to work on it. It is asked for
+    /// before [`Memo::recall`].
+    fn begin(&self, key: &str) -> Box<dyn Turn>;
 }
 
-/// The turn of one layer to be worked on, until it is dropped.
-#[derive(Debug)]
-pub(crate) struct Turn<'a> {
-    memo: &'a dyn Memo,
-    key: &'a str,
+/// The turn to work on what a key stands for. One that is dropped ends without a result.
+pub trait Turn: Debug + Send + Sync {
+    /// Says that the work goes on, at least as often as work asks [`Cancel`](crate::Cancel) whether to stop: a turn that
+    /// talks to another machine does so now and then only. After an error the work stops, and a new turn is waited for.
+    fn renew(&self) -> Result<(), TurnLost>;
+
+    /// Ends the turn and keeps the result under its key, replacing an older one. After an error nothing is kept: another
+    /// worker may have a turn by now. The result is as good as ever.
+    fn finish(self: Box<Self>, memory: &Memory) -> Result<(), TurnLost>;
 }
 
-impl<'a> Turn<'a> {
-    /// Waits for it.
-    pub(crate) fn begin(memo: &'a dyn Memo, key: &'a str) -> Self {
-        memo.begin(key);
-        Self { memo, key }
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.memo.end(self.key);
-    }
-}
+/// The error of a turn that has ended before its work was done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, thiserror::Error)]
+#[error("another worker has taken over")]
+pub struct TurnLost;
 
 /// A converted layer, as remembered. It is used only while its blobs are still in the store with the right size.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,7 +107,19 @@ impl Memo for NoMemo {
         None
     }
 
-    fn remember(&self, _key: &str, _memory: &Memory) {}
+    fn begin(&self, _key: &str) -> Box<dyn Turn> {
+        Box::new(Self)
+    }
+}
+
+impl Turn for NoMemo {
+    fn renew(&self) -> Result<(), TurnLost> {
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, _memory: &Memory) -> Result<(), TurnLost> {
+        Ok(())
+    }
 }
 
 /// A memo that lives as long as the process, in front of one that may live longer.
@@ -124,9 +128,14 @@ impl Memo for NoMemo {
 /// where they see each other's blobs.
 #[derive(Debug)]
 pub struct RunMemo {
+    shared: Arc<Shared>,
+    behind: Arc<dyn Memo>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
     state: Mutex<State>,
     ended: Condvar,
-    behind: Arc<dyn Memo>,
 }
 
 #[derive(Debug, Default)]
@@ -135,14 +144,16 @@ struct State {
     under_way: BTreeSet<String>,
 }
 
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl RunMemo {
     /// Stands in front of another memo, which remembers everything, too.
     pub fn before(behind: Arc<dyn Memo>) -> Self {
-        Self { state: Mutex::default(), ended: Condvar::new(), behind }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        Self { shared: Arc::default(), behind }
     }
 }
 
@@ -154,23 +165,91 @@ impl Default for RunMemo {
 
 impl Memo for RunMemo {
     fn recall(&self, key: &str) -> Option<Memory> {
-        let known = self.state().known.get(key).cloned();
+        let known = self.shared.state().known.get(key).cloned();
         known.or_else(|| self.behind.recall(key))
     }
 
-    fn remember(&self, key: &str, memory: &Memory) {
-        self.state().known.insert(key.to_owned(), memory.clone());
-        self.behind.remember(key, memory);
-    }
-
-    fn begin(&self, key: &str) {
+    fn begin(&self, key: &str) -> Box<dyn Turn> {
+        let Shared { ended, .. } = &*self.shared;
         let under_way = |state: &mut State| state.under_way.contains(key);
-        let state = self.ended.wait_while(self.state(), under_way);
+        let state = ended.wait_while(self.shared.state(), under_way);
         state.unwrap_or_else(PoisonError::into_inner).under_way.insert(key.to_owned());
+        let own = OwnTurn { shared: self.shared.clone(), key: key.to_owned() };
+        // Others in this process wait for this one meanwhile, not each for a turn of its own.
+        Box::new(RunTurn { behind: self.behind.begin(key), own })
+    }
+}
+
+/// A turn among those of the process, and one of the memo behind.
+#[derive(Debug)]
+struct RunTurn {
+    behind: Box<dyn Turn>,
+    // Dropped last: until then nobody in the process asks for a turn behind.
+    own: OwnTurn,
+}
+
+impl Turn for RunTurn {
+    fn renew(&self) -> Result<(), TurnLost> {
+        self.behind.renew()
     }
 
-    fn end(&self, key: &str) {
-        self.state().under_way.remove(key);
-        self.ended.notify_all();
+    fn finish(self: Box<Self>, memory: &Memory) -> Result<(), TurnLost> {
+        let Self { behind, own } = *self;
+        own.shared.state().known.insert(own.key.clone(), memory.clone());
+        behind.finish(memory)
+    }
+}
+
+#[derive(Debug)]
+struct OwnTurn {
+    shared: Arc<Shared>,
+    key: String,
+}
+
+impl Drop for OwnTurn {
+    fn drop(&mut self) {
+        self.shared.state().under_way.remove(&self.key);
+        self.shared.ended.notify_all();
+    }
+}
+
+/// A turn that is renewed by whoever asks whether to stop.
+#[derive(Clone, Debug)]
+pub(crate) struct Pulse(Arc<Mutex<Held>>);
+
+#[derive(Debug)]
+enum Held {
+    Turn(Box<dyn Turn>),
+    Lost,
+    Ended,
+}
+
+impl Pulse {
+    pub(crate) fn of(turn: Box<dyn Turn>) -> Self {
+        Self(Arc::new(Mutex::new(Held::Turn(turn))))
+    }
+
+    /// Tells whether the turn was lost while the work went on, and renews it.
+    pub(crate) fn is_lost(&self) -> bool {
+        let mut held = self.held();
+        if let Held::Turn(turn) = &*held
+            && turn.renew().is_err()
+        {
+            *held = Held::Lost;
+        }
+        matches!(*held, Held::Lost)
+    }
+
+    /// Ends the turn, with what is to be remembered, whatever still holds it.
+    pub(crate) fn end(&self, memory: Option<&Memory>) {
+        let held = std::mem::replace(&mut *self.held(), Held::Ended);
+        if let (Held::Turn(turn), Some(memory)) = (held, memory) {
+            // Whoever has the turn now makes the same and remembers it.
+            let _ = turn.finish(memory);
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,7 +10,7 @@ use crate::Statistics;
 
 /// Watches a conversion. Layers report from several threads at once.
 pub trait Observer: Sync {
-    /// A converter begins with a layer, or goes on with one that it [gathered](crate::Seekable::gather). Layers that are
+    /// A converter begins with a layer, or goes on with one that it [began with](crate::Seekable::begin). Layers that are
     /// shared, recalled or kept may never start, and finish all the same.
     fn layer_started(&self, layer: &Layer<'_>);
 

@@ -24,9 +24,10 @@ use crate::Options;
 use crate::Outcome;
 use crate::Partial;
 use crate::Result;
+use crate::SourceImage;
 use crate::Statistics;
 use crate::Unsupported;
-use crate::memo::Turn;
+use crate::memo::Pulse;
 
 /// What a layer was converted to, as in [`Converted::Changed`].
 #[derive(Clone, Debug)]
@@ -50,6 +51,11 @@ pub(crate) struct Done {
 }
 
 impl Done {
+    /// Returns what there is to remember of it.
+    fn memory(&self) -> Option<Memory> {
+        self.changed.as_ref().map(|blob| Memory::new(blob, &self.statistics))
+    }
+
     /// Returns the same for an equal layer, which took no work.
     fn shared(mut self) -> Self {
         self.elapsed = Duration::ZERO;
@@ -69,15 +75,48 @@ struct Work<'a> {
     key: Option<String>,
 }
 
-/// Converts the layers, on up to `options.jobs` threads, and returns what became of each in their order. `finished` hears
-/// of each as soon as that is known, by its place among `layers`.
+/// What has become of layers in this run, by what decides the result.
+type Known = Mutex<BTreeMap<String, Done>>;
+
+/// Converts the layers of all images and returns what became of each in their order: image by image if the converter
+/// looks at the layers of an image together, else all side by side. `finished` hears of each as soon as that is known, by
+/// its place among all layers.
+pub(crate) fn run<'a>(
+    store: &'a dyn Store,
+    images: &'a [SourceImage<'a>],
+    converter: &'a dyn LayerConverter,
+    options: &Options,
+    finished: &(dyn Fn(usize, &Done) + Sync),
+) -> Result<Vec<Done>> {
+    let known = Known::default();
+    let Some(per_image) = converter.per_image() else {
+        let layers: Vec<_> = images.iter().flat_map(|image| image.layers.clone()).collect();
+        return run_together(store, &layers, converter, options, &known, finished);
+    };
+    let mut all = Vec::new();
+    for (place, image) in images.iter().enumerate().filter(|(_, image)| !image.layers.is_empty()) {
+        options.cancel.check()?;
+        let begun = per_image.begin(store, image, &images[place + 1..]);
+        let begun = begun.map_err(|source| match options.cancel.check() {
+            Err(cancelled) => cancelled.into(),
+            Ok(()) => Error::Image { manifest: image.descriptor.digest.clone(), source },
+        })?;
+        let first = all.len();
+        let finished = |place: usize, done: &Done| finished(first + place, done);
+        all.extend(run_together(store, &image.layers, &*begun, options, &known, &finished)?);
+    }
+    Ok(all)
+}
+
+/// Converts layers side by side, on up to `options.jobs` threads.
 ///
 /// The first error stops the others, and is returned when they have stopped.
-pub(crate) fn run(
+fn run_together(
     store: &dyn Store,
     layers: &[Layer<'_>],
     converter: &dyn LayerConverter,
     options: &Options,
+    known: &Known,
     finished: &(dyn Fn(usize, &Done) + Sync),
 ) -> Result<Vec<Done>> {
     let works = group(layers, converter);
@@ -90,7 +129,7 @@ pub(crate) fn run(
             if cancel.is_cancelled() {
                 return;
             }
-            match perform(store, work, converter, options) {
+            match once(known, work, || perform(store, work, converter, options)) {
                 Ok(done) => {
                     let dones = std::iter::once(done.clone()).chain(std::iter::repeat(done.shared()));
                     for (&place, done) in work.places.iter().zip(dones) {
@@ -118,6 +157,22 @@ pub(crate) fn run(
     results.into_iter().map(|done| done.into_inner().ok_or_else(|| Cancelled.into())).collect()
 }
 
+/// Does work that has not been done for an earlier image.
+fn once(
+    known: &Known,
+    work: &Work<'_>,
+    perform: impl FnOnce() -> Result<Done, BoxError>,
+) -> Result<Done, BoxError> {
+    let known = || known.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(key) = &work.key else { return perform() };
+    if let Some(done) = known().get(key) {
+        return Ok(done.clone().shared());
+    }
+    let done = perform()?;
+    known().insert(key.clone(), done.clone());
+    Ok(done)
+}
+
 /// Joins equal work and puts the largest first, so that no thread is left with a large layer at the end.
 fn group<'a>(layers: &[Layer<'a>], converter: &dyn LayerConverter) -> Vec<Work<'a>> {
     let mut works: Vec<Work<'a>> = Vec::new();
@@ -143,6 +198,10 @@ fn key(layer: &Layer<'_>, identity: &str) -> String {
     format!("{digest} {media_type} {} {identity}", layer.diff_id)
 }
 
+/// How often work is begun anew because its turn was lost. What comes then goes on without one: work done twice is better
+/// than work that is never done.
+const TURNS: usize = 3;
+
 fn perform(
     store: &dyn Store,
     work: &Work<'_>,
@@ -150,25 +209,47 @@ fn perform(
     options: &Options,
 ) -> Result<Done, BoxError> {
     let Work { layer, key, .. } = work;
-    let _turn = key.as_deref().map(|key| Turn::begin(&*options.memo, key));
-    // The wait may have been long.
-    layer.cancel.check()?;
-    let recalled = key.as_ref().and_then(|key| options.memo.recall(key)).and_then(Memory::into_parts);
-    // Such a layer is kept where the user asks for it, whatever an earlier run made of it.
-    let is_wanted = |(_, statistics): &(NewBlob, Statistics)| {
-        options.unsupported == Unsupported::Fail || statistics.diverging_link.is_none()
-    };
-    let recalled = recalled.filter(is_wanted);
-    if let Some((blob, statistics)) = recalled
-        && std::iter::once(&blob.descriptor).chain(&blob.toc).all(|blob| store.open(blob).is_ok())
-    {
-        let changed = Some(blob);
-        return Ok(Done { changed, outcome: Outcome::Recalled, statistics, ..Done::default() });
+    let Some(key) = key else { return convert(store, layer, converter, options) };
+    for _ in 0..TURNS {
+        let turn = Pulse::of(options.memo.begin(key));
+        // The wait may have been long.
+        layer.cancel.check()?;
+        if let Some(done) = recall(store, key, options) {
+            return Ok(done);
+        }
+        let cancel = layer.cancel.of_turn(turn.clone());
+        let done = convert(store, &Layer { cancel: &cancel, ..*layer }, converter, options);
+        if done.is_err() && turn.is_lost() && !layer.cancel.is_cancelled() {
+            continue;
+        }
+        let memory = done.as_ref().ok().and_then(Done::memory);
+        turn.end(memory.as_ref());
+        return done;
     }
+    convert(store, layer, converter, options)
+}
+
+/// Returns what is remembered under a key, if its blobs are there.
+fn recall(store: &dyn Store, key: &str, options: &Options) -> Option<Done> {
+    let (blob, statistics) = options.memo.recall(key).and_then(Memory::into_parts)?;
+    // Such a layer is kept where the user asks for it, whatever an earlier run made of it.
+    if options.unsupported == Unsupported::Keep && statistics.diverging_link.is_some() {
+        return None;
+    }
+    let is_there = std::iter::once(&blob.descriptor).chain(&blob.toc).all(|blob| store.open(blob).is_ok());
+    is_there.then(|| Done { changed: Some(blob), outcome: Outcome::Recalled, statistics, ..Done::default() })
+}
+
+fn convert(
+    store: &dyn Store,
+    layer: &Layer<'_>,
+    converter: &dyn LayerConverter,
+    options: &Options,
+) -> Result<Done, BoxError> {
     layer.observer.layer_started(layer);
     let started = Instant::now();
     let converted = converter.convert(store, layer)?;
-    let elapsed = started.elapsed() + converter.spent(layer);
+    let elapsed = started.elapsed();
     let kept = |reason| Done { elapsed, reason, ..Done::default() };
     match converted {
         Converted::Unchanged => Ok(kept(None)),
@@ -177,13 +258,10 @@ fn perform(
             Unsupported::Keep => Ok(kept(Some(chain(&*reason)))),
         },
         Converted::Changed { descriptor, diff_id, partial, toc, statistics } => {
-            let blob = NewBlob { descriptor, diff_id, partial, toc };
-            if let Some(key) = key {
-                options.memo.remember(key, &Memory::new(&blob, &statistics));
-            }
-            let same = blob.descriptor.digest == layer.descriptor.digest;
+            let same = descriptor.digest == layer.descriptor.digest;
             let outcome = if same { Outcome::Kept } else { Outcome::Converted };
-            Ok(Done { changed: Some(blob), outcome, statistics, elapsed, reason: None })
+            let changed = Some(NewBlob { descriptor, diff_id, partial, toc });
+            Ok(Done { changed, outcome, elapsed: elapsed + statistics.begun, statistics, reason: None })
         }
     }
 }

@@ -4,9 +4,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::io::Read as _;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -52,8 +49,8 @@ pub type Prioritized = BTreeMap<(Digest, usize), Vec<String>>;
 
 /// Makes layers seekable, in the format of a [`Codec`].
 ///
-/// What is to be moved to the front may depend on the files of an image. [`gather_files`](Self::gather_files) of its layers, look
-/// into them, then [`prioritize`](Self::prioritize) and convert: every layer is read once.
+/// What is to be moved to the front may depend on the files of an image: [`Ordered`](crate::Ordered) begins with all layers,
+/// asks an [`Orderer`](crate::Orderer), and then finishes each, so that every layer is read once.
 #[derive(Debug)]
 pub struct Seekable {
     codec: Arc<dyn Codec>,
@@ -62,10 +59,6 @@ pub struct Seekable {
     prioritized: Prioritized,
     verify: Option<Depth>,
     reuse: bool,
-    /// Layers that were gathered, by their blobs.
-    gathered: Mutex<BTreeMap<Digest, Gathered>>,
-    /// How long that took, by source manifest and position.
-    spent: Mutex<BTreeMap<(Digest, usize), Duration>>,
     tables: BTreeMap<Digest, Descriptor>,
 }
 
@@ -80,8 +73,6 @@ impl Seekable {
             prioritized: Prioritized::new(),
             verify: Some(Depth::Full),
             reuse: false,
-            gathered: Mutex::default(),
-            spent: Mutex::default(),
             tables: BTreeMap::new(),
         }
     }
@@ -106,52 +97,46 @@ impl Seekable {
         self
     }
 
-    /// Reads a layer to its end, verifies it, and compresses its files, which wait in a temporary file until it is
-    /// converted. `entry` sees each header.
+    /// Reads a layer to its end, verifies it, and compresses its files, which wait in a temporary file until the layer is
+    /// finished. `entry` sees each header.
     ///
     /// A layer that has no seekable form is an error here, for [`convert()`](crate::convert()) to tell.
-    pub fn gather(
+    pub fn begin(
         &self,
         store: &dyn Provider,
         layer: &Layer<'_>,
         entry: &mut (dyn FnMut(&Header) + Send),
-    ) -> Result<(), BoxError> {
-        self.gather_by(store, layer, |source| {
+    ) -> Result<Pending<'_>, BoxError> {
+        let begin = |source: &mut LayerReader<'_>| {
             Ok((gather(source, &self.codec, &self.options, &self.workers, entry)?, ()))
-        })
+        };
+        self.begin_by(store, layer, begin).map(|(pending, ())| pending)
     }
 
     /// Does the same, and returns the files, in the order of the headers.
-    pub fn gather_files(
+    pub fn begin_with_files(
         &self,
         store: &dyn Provider,
         layer: &Layer<'_>,
         entry: &mut (dyn FnMut(&Header) + Send),
-    ) -> Result<GatheredFiles, BoxError> {
-        self.gather_by(store, layer, |source| {
+    ) -> Result<(Pending<'_>, GatheredFiles), BoxError> {
+        self.begin_by(store, layer, |source| {
             gather_files(source, &self.codec, &self.options, &self.workers, entry)
         })
     }
 
-    fn gather_by<T>(
+    fn begin_by<T>(
         &self,
         store: &dyn Provider,
         layer: &Layer<'_>,
         gather: impl FnOnce(&mut LayerReader<'_>) -> restow_layer::Result<(Gathered, T)>,
-    ) -> Result<T, BoxError> {
+    ) -> Result<(Pending<'_>, T), BoxError> {
         layer.observer.layer_started(layer);
         let started = Instant::now();
         let mut source = layer.open(store)?;
         let (gathered, found) = gather(&mut source)?;
         source.finish()?;
-        let place = (layer.manifest.clone(), layer.position);
-        self.spent.lock().unwrap_or_else(PoisonError::into_inner).insert(place, started.elapsed());
-        self.gathered().insert(layer.descriptor.digest.clone(), gathered);
-        Ok(found)
-    }
-
-    fn gathered(&self) -> MutexGuard<'_, BTreeMap<Digest, Gathered>> {
-        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok((Waiting { gathered, begun: started.elapsed() }.of(self), found))
     }
 
     /// Says in which blobs of the store the tables of contents are of layers that have none of their own, by the digests
@@ -169,15 +154,15 @@ impl Seekable {
         &self,
         store: &dyn Store,
         layer: &Layer<'_>,
+        first: &[String],
+        gathered: Option<Gathered>,
         output: &mut LayerWriter<'_>,
     ) -> Result<Option<Encoded>, BoxError> {
-        let gathered = self.gathered().remove(&layer.descriptor.digest);
         let mut encoded = match gathered {
-            Some(gathered) => gathered.encode(output, self.paths(layer), &self.workers)?,
+            Some(gathered) => gathered.encode(output, first, &self.workers)?,
             None => {
                 let mut source = layer.open(store)?;
-                let options =
-                    EncodeOptions { prioritized: self.paths(layer).to_vec(), ..self.options.clone() };
+                let options = EncodeOptions { prioritized: first.to_vec(), ..self.options.clone() };
                 let encoded = encode(&mut source, output, &*self.codec, &options, &self.workers)?;
                 source.finish()?;
                 encoded
@@ -265,18 +250,28 @@ impl Seekable {
     }
 }
 
-impl LayerConverter for Seekable {
-    fn convert(&self, store: &dyn Store, layer: &Layer<'_>) -> Result<Converted, BoxError> {
+impl Seekable {
+    /// Converts a layer, with these paths at its front, from what was gathered of it if anything was.
+    pub(crate) fn convert_with(
+        &self,
+        store: &dyn Store,
+        layer: &Layer<'_>,
+        first: &[String],
+        pending: Option<Pending<'_>>,
+    ) -> Result<Converted, BoxError> {
         if let Err(error) = layer.check_algorithm() {
             return Ok(Converted::Unsupported(error.into()));
         }
         if self.reuse
-            && self.paths(layer).is_empty()
+            && first.is_empty()
             && let Some(reused) = self.reused(store, layer)?
         {
             return Ok(reused);
         }
-        let (blob, mut encoded) = match layer.write(store, |output| self.encode(store, layer, output)) {
+        let begun = pending.as_ref().map(|pending| pending.waiting.begun).unwrap_or_default();
+        let gathered = pending.map(|pending| pending.waiting.gathered);
+        let written = layer.write(store, |output| self.encode(store, layer, first, gathered, output));
+        let (blob, mut encoded) = match written {
             Ok(Some(written)) => written,
             Ok(None) => return Ok(Converted::Unchanged),
             Err(error) if is_unsupported(&*error) => return Ok(Converted::Unsupported(error)),
@@ -295,27 +290,73 @@ impl LayerConverter for Seekable {
             diverging_link: encoded.diverging_link,
             source_compression: encoded.source_format.to_string(),
             toc_size: encoded.toc_size,
+            begun,
         };
         let partial = Some(Partial::from(encoded.partial_annotations));
         let toc = encoded.toc_blob.as_mut().map(|toc| toc_image::store(store, toc)).transpose()?;
         Ok(Converted::Changed { descriptor, diff_id: encoded.diff_id, partial, toc, statistics })
     }
 
-    fn spent(&self, layer: &Layer<'_>) -> Duration {
-        let spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
-        spent.get(&(layer.manifest.clone(), layer.position)).copied().unwrap_or_default()
-    }
-
-    fn identity(&self, layer: &Layer<'_>) -> Option<String> {
+    /// Names what decides the result beside the layer: the options, and the paths at its front.
+    pub(crate) fn identity_with(&self, layer: &Layer<'_>, first: &[String]) -> String {
         let EncodeOptions { chunk_size, chunking, landmark, keep_diff_id, check_frames, .. } = &self.options;
-        let paths = Digest::sha256(self.paths(layer).join("\0").as_bytes());
+        let paths = Digest::sha256(first.join("\0").as_bytes());
         let Self { verify, reuse, .. } = self;
         let codec = self.codec.identity();
         let table = self.tables.get(&layer.descriptor.digest).map_or("", |table| table.digest.as_str());
-        Some(format!(
+        format!(
             "{codec} chunk={chunk_size} {chunking:?} landmark={landmark:?} keep={keep_diff_id} first={paths} \
              check={check_frames} verify={verify:?} reuse={reuse} table={table}"
-        ))
+        )
+    }
+}
+
+impl LayerConverter for Seekable {
+    fn convert(&self, store: &dyn Store, layer: &Layer<'_>) -> Result<Converted, BoxError> {
+        self.convert_with(store, layer, self.paths(layer), None)
+    }
+
+    fn identity(&self, layer: &Layer<'_>) -> Option<String> {
+        Some(self.identity_with(layer, self.paths(layer)))
+    }
+}
+
+/// A layer that was read and verified, whose files wait for their order.
+#[derive(Debug)]
+pub struct Pending<'s> {
+    seekable: &'s Seekable,
+    waiting: Waiting,
+}
+
+/// What waits of a layer.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    gathered: Gathered,
+    /// How long it took.
+    begun: Duration,
+}
+
+impl Waiting {
+    pub(crate) fn of(self, seekable: &Seekable) -> Pending<'_> {
+        Pending { seekable, waiting: self }
+    }
+}
+
+impl From<Pending<'_>> for Waiting {
+    fn from(pending: Pending<'_>) -> Self {
+        pending.waiting
+    }
+}
+
+impl Pending<'_> {
+    /// Converts the layer, with these paths at its front. It has to be the one that was begun with.
+    pub fn finish(
+        self,
+        store: &dyn Store,
+        layer: &Layer<'_>,
+        first: &[String],
+    ) -> Result<Converted, BoxError> {
+        self.seekable.convert_with(store, layer, first, Some(self))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Chooses the images to convert.
 
+use std::sync::Arc;
+
 use restow_content::Provider;
 use restow_oci::Descriptor;
 use restow_oci::Limits;
@@ -31,6 +33,8 @@ pub struct Selection {
     pub others: Vec<Selected>,
     /// What is worth telling about the choice.
     pub notice: Option<String>,
+    /// All that was read to choose.
+    pub(crate) survey: Arc<Survey>,
 }
 
 /// An image that is chosen, or is not.
@@ -53,10 +57,12 @@ pub fn select(
     platforms: &Platforms,
     limits: &Limits,
 ) -> Result<Selection> {
-    choose(&Survey::new(store, root, limits)?.images, platforms)
+    let survey = Survey::new(store, root, limits)?;
+    choose(survey, platforms)
 }
 
-pub(crate) fn choose(candidates: &[Candidate], platforms: &Platforms) -> Result<Selection> {
+fn choose(survey: Survey, platforms: &Platforms) -> Result<Selection> {
+    let candidates = survey.images.as_slice();
     let mut notice = None;
     let chosen = match platforms {
         Platforms::All => vec![true; candidates.len()],
@@ -91,7 +97,8 @@ pub(crate) fn choose(candidates: &[Candidate], platforms: &Platforms) -> Result<
     let (images, others): (Vec<_>, Vec<_>) = candidates.iter().zip(chosen).partition(|(_, chosen)| *chosen);
     let selected =
         |images: Vec<(&Candidate, bool)>| images.into_iter().map(|(image, _)| image.into()).collect();
-    Ok(Selection { images: selected(images), others: selected(others), notice })
+    let (images, others) = (selected(images), selected(others));
+    Ok(Selection { images, others, notice, survey: Arc::new(survey) })
 }
 
 impl From<&Candidate> for Selected {

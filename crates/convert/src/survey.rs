@@ -20,8 +20,10 @@ use crate::index::sources;
 
 /// Everything that selection needs to know of what is under a root. Manifests whose descriptor names a platform are
 /// not opened: those that are not selected need not be in the store.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Survey {
+    /// Where it began.
+    pub(crate) root: Descriptor,
     /// Every index, those within others first.
     pub(crate) indexes: Vec<(Descriptor, Index)>,
     /// Every image in the order met, each once.
@@ -52,7 +54,15 @@ impl Survey {
             let (digest, media_type) = (root.digest.clone(), root.media_type.clone());
             return Err(Error::NotAnImage { digest, media_type });
         }
-        let mut survey = Self::default();
+        let mut survey = Self {
+            root: root.clone(),
+            indexes: Vec::new(),
+            images: Vec::new(),
+            referrers: Vec::new(),
+            places: BTreeMap::new(),
+            visited: BTreeSet::new(),
+            entries: 0,
+        };
         survey.walk(store, root, limits, 0)?;
         Ok(survey)
     }

@@ -11,6 +11,7 @@ use restow_convert as convert;
 use restow_convert::Conversion;
 use restow_convert::Keep;
 use restow_convert::LayerConverter;
+use restow_convert::Ordered;
 use restow_convert::Platforms;
 use restow_convert::Recompress;
 use restow_convert::Seekable;
@@ -50,7 +51,6 @@ use crate::WarningKind;
 use crate::error::Context as _;
 use crate::error::describe;
 use crate::gaps;
-use crate::image::Image;
 use crate::observer::Blobs;
 use crate::observer::Layers;
 use crate::order::Order;
@@ -61,8 +61,6 @@ use crate::report::LeftOut;
 use crate::report::platforms;
 use crate::session::give_up;
 use crate::toc_image::Tables;
-use crate::trees::Gathering;
-use crate::trees::Repeated;
 use crate::trees::Trees;
 
 impl Session {
@@ -131,21 +129,6 @@ struct Done {
     notices: Vec<Warning>,
 }
 
-/// The converter of the layers.
-enum Converter<'a> {
-    Made(Box<dyn LayerConverter>),
-    Given(&'a dyn LayerConverter),
-}
-
-impl Converter<'_> {
-    fn get(&self) -> &dyn LayerConverter {
-        match self {
-            Converter::Made(converter) => &**converter,
-            Converter::Given(converter) => *converter,
-        }
-    }
-}
-
 /// A conversion under way.
 struct Run<'a> {
     session: &'a Session,
@@ -164,11 +147,12 @@ impl Run<'_> {
     fn finish(&self) -> Result<Done> {
         let Source { provider, root, name, .. } = self.source;
         let selection = convert::select(&**provider, self.root, &self.options.platforms, self.limits);
-        let Selection { images, others, .. } = selection.with_context(|| name.clone())?;
+        let selection = selection.with_context(|| name.clone())?;
+        let images = selection.images.clone();
         if images.is_empty() && !self.gaps.is_empty() {
             return Err(Error::NoneWhole { name: name.clone() });
         }
-        self.check_place(&others)?;
+        self.check_place(&selection.others)?;
         let subjects = || std::iter::once(root).chain(images.iter().map(|image| &image.descriptor));
         let access = self.session.access();
         let referrers = match self.options.copy_referrers {
@@ -183,7 +167,8 @@ impl Run<'_> {
                 existing: self.options.existing,
             },
         )?;
-        let (conversion, tables, plan, mut notices) = match self.convert_into(&**place, &images, &referrers) {
+        let (conversion, tables, plan, mut notices) = match self.convert_into(&**place, selection, &referrers)
+        {
             Ok(done) => done,
             Err(error) => {
                 give_up(place);
@@ -231,17 +216,13 @@ impl Run<'_> {
     fn convert_into(
         &self,
         place: &dyn Place,
-        images: &[Selected],
+        selection: Selection,
         referrers: &[Descriptor],
     ) -> Result<(Conversion, Option<Descriptor>, Plan, Vec<Warning>)> {
-        let Source { provider, root, name, .. } = self.source;
-        let (converter, mut plan) = self.converter(place.scratch(), images)?;
+        let Source { provider, root, .. } = self.source;
         let lower = [&**provider].into_iter().chain(place.held()).chain(self.session.others());
         let store = Overlay::new(place.store(), lower);
-        let observer = Layers(&**self.session.observer());
-        let conversion =
-            convert::convert(&store, self.root, converter.get(), &self.convert_options(), &observer)
-                .with_context(|| name.clone())?;
+        let (conversion, mut plan) = self.convert(&store, place.scratch(), selection)?;
         let toc_image = self.toc_image();
         let tables = match toc_image {
             Some(wanted) => write_toc_image(&store, &conversion, wanted.referrer, self.limits)?,
@@ -270,28 +251,61 @@ impl Run<'_> {
         }
     }
 
-    /// Returns the converter of the layers of the images, and their order.
-    fn converter(&self, scratch: &Path, images: &[Selected]) -> Result<(Converter<'_>, Plan)> {
+    /// Converts the layers of the images, and returns what there is to say of their order, too.
+    fn convert(
+        &self,
+        store: &Overlay<'_>,
+        scratch: &Path,
+        selection: Selection,
+    ) -> Result<(Conversion, Plan)> {
         let ConvertOptions { verify, reuse, .. } = self.options;
-        let converter: Box<dyn LayerConverter> = match &self.options.target {
-            Target::By(converter) => return Ok((Converter::Given(*converter), Plan::default())),
-            Target::Same => Box::new(Keep),
+        let unordered = |conversion| (conversion, Plan::default());
+        match &self.options.target {
+            Target::By(converter) => self.convert_by(store, selection, *converter).map(unordered),
+            Target::Same => self.convert_by(store, selection, &Keep).map(unordered),
             Target::Ordinary(recompression) => {
                 let workers = self.session.workers()?.clone();
                 let converter = Recompress::new(*recompression, self.limits.clone(), workers);
                 let converter = converter.check(matches!(verify, Verify::Frames | Verify::Toc));
-                Box::new(converter.read_back(*verify == Verify::Full).reuse(*reuse))
+                let converter = converter.read_back(*verify == Verify::Full).reuse(*reuse);
+                self.convert_by(store, selection, &converter).map(unordered)
             }
-            Target::Seekable(layers) => {
-                let converter = self.seekable(layers, scratch)?;
-                let mut plan = self.plan(images, &layers.order, &converter)?;
-                let paths = std::mem::take(&mut plan.paths);
-                let tables = self.tables(layers, images, &mut plan.warnings);
-                let converter = converter.prioritize(paths).tables(tables);
-                return Ok((Converter::Made(Box::new(converter)), plan));
+            Target::Seekable(layers) => self.convert_in_order(store, scratch, selection, layers),
+        }
+    }
+
+    fn convert_in_order(
+        &self,
+        store: &Overlay<'_>,
+        scratch: &Path,
+        selection: Selection,
+        layers: &SeekableLayers,
+    ) -> Result<(Conversion, Plan)> {
+        let mut warnings = Vec::new();
+        let tables = self.tables(layers, &selection.images, &mut warnings);
+        let seekable = self.seekable(layers, scratch)?.tables(tables);
+        let (conversion, mut plan) = match layers.order.moves() {
+            false => (self.convert_by(store, selection, &seekable)?, Plan::default()),
+            true => {
+                let images = selection.images.clone();
+                let planner = self.planner(&images, &layers.order)?;
+                let conversion = self.convert_by(store, selection, &Ordered::new(seekable, &planner))?;
+                (conversion, planner.into_plan())
             }
         };
-        Ok((Converter::Made(converter), Plan::default()))
+        plan.warnings.extend(warnings);
+        Ok((conversion, plan))
+    }
+
+    fn convert_by(
+        &self,
+        store: &Overlay<'_>,
+        selection: Selection,
+        converter: &dyn LayerConverter,
+    ) -> Result<Conversion> {
+        let observer = Layers(&**self.session.observer());
+        convert::convert_selection(store, selection, converter, &self.convert_options(), &observer)
+            .with_context(|| self.source.name.clone())
     }
 
     fn seekable(&self, layers: &SeekableLayers, scratch: &Path) -> Result<Seekable> {
@@ -340,26 +354,17 @@ impl Run<'_> {
         found
     }
 
-    /// Orders the layers of the images.
-    fn plan(&self, images: &[Selected], order: &Order, converter: &Seekable) -> Result<Plan> {
-        if !order.moves() {
-            return Ok(Plan::default());
-        }
-        let images = Image::of(self.source, images, self.limits)?;
-        let repeated = Repeated::among(&images);
-        let observer = Layers(&**self.session.observer());
-        let gathering = Gathering { seekable: converter, observer: &observer, repeated: &repeated };
+    fn planner<'p>(&'p self, images: &'p [Selected], order: &Order) -> Result<Planner<'p>> {
         let trees = Trees {
             provider: &*self.source.provider,
             limits: self.limits,
             threads: self.session.layers(),
             cancel: self.session.stop(),
-            // What may stay as it is need not be compressed.
-            conversion: (!self.options.reuse).then_some(gathering),
+            conversion: None,
         };
-        Planner { trees, session: self.session }
-            .plan(&images, order)
-            .with_context(|| self.source.name.clone())
+        // What may stay as it is need not be compressed.
+        let gather = !self.options.reuse;
+        Planner::new(self.session, trees, gather, images, order).with_context(|| self.source.name.clone())
     }
 
     fn convert_options(&self) -> convert::Options {

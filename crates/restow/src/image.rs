@@ -3,6 +3,7 @@
 use restow_convert as convert;
 use restow_convert::Platforms;
 use restow_convert::Selected;
+use restow_convert::SourceImage;
 use restow_oci::Config;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
@@ -48,6 +49,16 @@ impl Image {
             }
             [] => Err(Error::NoImage { name: source.name.clone() }),
             images => Err(Error::SeveralImages { name: source.name.clone(), count: images.len() }),
+        }
+    }
+
+    /// Returns an image that is being converted.
+    pub(crate) fn begun(source: &SourceImage<'_>, platform: Option<Platform>) -> Self {
+        Self {
+            descriptor: source.descriptor.clone(),
+            platform,
+            manifest: source.manifest.clone(),
+            diff_ids: source.config.map(|config| config.diff_ids().to_vec()).unwrap_or_default(),
         }
     }
 

@@ -37,6 +37,7 @@
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests fail by panicking"))]
 
 mod blob;
+mod cause;
 mod conversion;
 mod copy;
 mod destination;
@@ -66,6 +67,8 @@ mod verify;
 mod warning;
 pub mod workload;
 
+pub use cause::Cause;
+pub use cause::causes;
 pub use conversion::ConvertOptions;
 pub use conversion::Format;
 pub use conversion::SeekableLayers;

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use restow_content::publish;
 use restow_convert::Memo;
 use restow_convert::Memory;
+use restow_convert::Turn;
+use restow_convert::TurnLost;
 use restow_oci::Digest;
 use serde::Deserialize;
 use serde::Serialize;
@@ -18,7 +20,7 @@ use serde::de::DeserializeOwned;
 /// The name is the start of the key's digest, so there are never more files than such names, each of a limited size: a
 /// thing whose name is taken replaces the one before, which costs some work at worst. The whole key is inside.
 /// What cannot be read or parsed is not there; what cannot be written is not kept.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Slots {
     directory: PathBuf,
     /// Hexadecimal digits of a name.
@@ -74,8 +76,26 @@ impl Memo for FileMemo {
         self.0.recall(key)
     }
 
-    fn remember(&self, key: &str, memory: &Memory) {
-        self.0.remember(key, memory);
+    fn begin(&self, key: &str) -> Box<dyn Turn> {
+        Box::new(FileTurn { slots: self.0.clone(), key: key.to_owned() })
+    }
+}
+
+/// A turn that nobody waits for: what two processes do at once, each of them remembers.
+#[derive(Debug)]
+struct FileTurn {
+    slots: Slots,
+    key: String,
+}
+
+impl Turn for FileTurn {
+    fn renew(&self) -> Result<(), TurnLost> {
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, memory: &Memory) -> Result<(), TurnLost> {
+        self.slots.remember(&self.key, memory);
+        Ok(())
     }
 }
 
@@ -101,9 +121,9 @@ mod tests {
         let memo = FileMemo::new(&directory.path().join("not/there/yet"));
         assert_eq!(memo.recall("key"), None);
         let (first, second) = (memory(&Digest::sha256(b"1")), memory(&Digest::sha256(b"2")));
-        memo.remember("key", &first);
+        memo.begin("key").finish(&first).unwrap();
         assert_eq!(memo.recall("key"), Some(first));
-        memo.remember("key", &second);
+        memo.begin("key").finish(&second).unwrap();
         assert_eq!(memo.recall("key"), Some(second.clone()));
 
         let path = memo.0.path("key");
@@ -119,7 +139,7 @@ mod tests {
             std::fs::write(&path, damaged).unwrap();
             assert_eq!(memo.recall("key"), None);
         }
-        memo.remember("key", &second);
+        memo.begin("key").finish(&second).unwrap();
         assert_eq!(memo.recall("key"), Some(second));
     }
 
@@ -127,7 +147,7 @@ mod tests {
     fn a_cache_that_cannot_be_written_is_no_error() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let memo = FileMemo::new(file.path());
-        memo.remember("key", &memory(&Digest::sha256(b"1")));
+        memo.begin("key").finish(&memory(&Digest::sha256(b"1"))).unwrap();
         assert_eq!(memo.recall("key"), None);
     }
 }

@@ -1,14 +1,20 @@
 //! Which files come first, by what was asked for and what the images hold.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 
 use restow_analyze as analyze;
 use restow_analyze::Access;
-use restow_analyze::Tree;
 use restow_analyze::Wishes;
 use restow_analyze::record;
 use restow_content::publish;
+use restow_convert::BegunImage;
+use restow_convert::BoxError;
+use restow_convert::Orderer;
 use restow_convert::Prioritized;
+use restow_convert::Selected;
 use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Kind;
@@ -26,6 +32,8 @@ use crate::observer::Step;
 use crate::prediction::Predictor;
 use crate::recorder::Exit;
 use crate::recorder::Recorder;
+use crate::trees::Gathering;
+use crate::trees::Repeated;
 use crate::trees::Trees;
 use crate::workload::Container;
 
@@ -71,7 +79,7 @@ impl Order {
     }
 }
 
-/// Which files come first in which layer, and what there is to say about it.
+/// Which files come first in which layer of an image, and what there is to say about it.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     /// The paths, by manifest and position of the layer.
@@ -86,6 +94,38 @@ pub(crate) struct Plan {
     pub(crate) exits: Vec<(Digest, Exit)>,
 }
 
+impl Plan {
+    fn extend(&mut self, other: Self) {
+        self.first.extend(other.first);
+        self.misses.extend(other.misses);
+        self.warnings.extend(other.warnings);
+        self.exits.extend(other.exits);
+    }
+}
+
+/// Orders the layers of images, each when its turn has come.
+pub(crate) struct Planner<'a> {
+    trees: Trees<'a>,
+    session: &'a Session,
+    /// Whether layers that are read to tell the order are compressed in the same reading.
+    gather: bool,
+    /// All images.
+    images: &'a [Selected],
+    choice: Choice,
+    repeated: Repeated,
+    /// What has been planned so far.
+    made: Mutex<Plan>,
+}
+
+/// What decides the order of an image.
+#[derive(Debug)]
+enum Choice {
+    /// What was asked for, or a run has shown.
+    Wishes(Wishes),
+    /// A prediction.
+    Predicted { most_unread: u64 },
+}
+
 /// What the images' workloads read, what went otherwise than asked, and how they ended.
 #[derive(Default)]
 struct Runs {
@@ -94,116 +134,93 @@ struct Runs {
     exits: Vec<(Digest, Exit)>,
 }
 
-impl Plan {
-    fn extend(&mut self, other: Self) {
-        self.paths.extend(other.paths);
-        self.first.extend(other.first);
-        self.misses.extend(other.misses);
-        self.warnings.extend(other.warnings);
-        self.exits.extend(other.exits);
-    }
-}
-
-/// Orders the layers of images.
-pub(crate) struct Planner<'a> {
-    pub(crate) trees: Trees<'a>,
-    pub(crate) session: &'a Session,
-}
-
-impl Planner<'_> {
-    /// Orders the layers of the images.
-    pub(crate) fn plan(&self, images: &[Image], order: &Order) -> Result<Plan> {
-        match order {
-            Order::Said(wishes) => self.follow(images, wishes),
-            Order::Predicted { most_unread } => {
-                let (mut plan, mut warnings) = (Plan::default(), Vec::new());
-                for (image, (record, told)) in images.iter().zip(self.predict(images)?) {
-                    let wishes = Wishes { record, most_unread: Some(*most_unread), ..Wishes::default() };
-                    // Each on its own: of what the command of another image reads, this one's says nothing.
-                    plan.extend(self.follow(std::slice::from_ref(image), &wishes)?);
-                    warnings.extend(told.into_iter().map(|text| Warning::new(WarningKind::Prediction, text)));
-                }
-                plan.warnings.extend(warnings);
-                Ok(plan)
-            }
+impl<'a> Planner<'a> {
+    /// Gets ready to order `images`. Workloads that decide the order are run now.
+    pub(crate) fn new(
+        session: &'a Session,
+        trees: Trees<'a>,
+        gather: bool,
+        images: &'a [Selected],
+        order: &Order,
+    ) -> Result<Self> {
+        let mut made = Plan::default();
+        let choice = match order {
+            Order::Said(wishes) => Choice::Wishes(wishes.clone()),
+            Order::Predicted { most_unread } => Choice::Predicted { most_unread: *most_unread },
             Order::Run { wishes, container, record_out } => {
-                let Runs { record, warnings, exits } = self.run(images, container)?;
+                let Runs { record, warnings, exits } = run(session, trees, images, container)?;
                 if let Some(path) = record_out {
                     publish::write(path, record::write(&record).as_bytes())?;
                 }
-                let mut plan = self.follow(images, &Wishes { record, ..wishes.clone() })?;
-                plan.warnings.extend(warnings);
-                plan.exits = exits;
+                (made.warnings, made.exits) = (warnings, exits);
+                Choice::Wishes(Wishes { record, ..wishes.clone() })
+            }
+        };
+        let (repeated, made) = (Repeated::default(), Mutex::new(made));
+        Ok(Self { trees, session, gather, images, choice, repeated, made })
+    }
+
+    /// Returns what there is to say of all images.
+    pub(crate) fn into_plan(self) -> Plan {
+        self.made.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn plan(&self, begun: &BegunImage<'_>) -> Result<Plan> {
+        let gathering = Gathering { image: begun, repeated: &self.repeated };
+        let trees = Trees { conversion: self.gather.then_some(gathering), ..self.trees };
+        let digest = &begun.source().descriptor.digest;
+        let selected = self.images.iter().find(|selected| selected.descriptor.digest == *digest);
+        let image = Image::begun(begun.source(), selected.and_then(|selected| selected.platform.clone()));
+        match &self.choice {
+            Choice::Wishes(wishes) => self.follow(trees, &image, &self.own(wishes, digest)),
+            Choice::Predicted { most_unread } => {
+                self.session.observer().step(&Step::Predicting(digest));
+                let (record, told) = Predictor { trees, memory: self.memo() }.record(&image)?;
+                let wishes = Wishes { record, most_unread: Some(*most_unread), ..Wishes::default() };
+                let mut plan = self.follow(trees, &image, &wishes)?;
+                plan.warnings
+                    .extend(told.into_iter().map(|text| Warning::new(WarningKind::Prediction, text)));
                 Ok(plan)
             }
         }
     }
 
-    /// Predicts what is read first of each image, and returns it with what could not be followed.
-    fn predict(&self, images: &[Image]) -> Result<Vec<(Vec<Access>, Vec<String>)>> {
-        let predictor = Predictor { trees: self.trees, memory: self.memo() };
-        let predict = |image: &Image| {
-            self.session.observer().step(&Step::Predicting(&image.descriptor.digest));
-            predictor.record(image)
-        };
-        images.iter().map(predict).collect()
-    }
-
-    /// Runs the images' workloads and returns what they read, and what went otherwise than asked.
-    ///
-    /// Of several images, those that the host cannot run are passed over; a single one was meant.
-    fn run(&self, images: &[Image], container: &Container) -> Result<Runs> {
-        let Trees { provider, limits, threads, cancel, .. } = self.trees;
-        let settings = self.session.settings();
-        let (helper, keep) = (&*settings.helper, settings.roots.clone());
-        let recorder = Recorder { container, helper, provider, limits, threads: threads.get(), cancel, keep };
-        let mut runs = Runs::default();
-        for Image { descriptor, platform, .. } in images {
-            if let Some(platform) = platform.as_ref().filter(|_| images.len() > 1)
-                && !runs_here(platform)
-            {
-                let text = format!("{} was not run: it is for {platform}", descriptor.digest.short());
-                runs.warnings.push(Warning::new(WarningKind::Workload, text));
-                continue;
-            }
-            self.session.observer().step(&Step::Running(&descriptor.digest));
-            let recording = recorder.record(descriptor)?;
-            runs.record.extend(recording.accesses);
-            runs.warnings.extend(recording.warnings);
-            let exits = recording.exits.into_iter();
-            runs.exits.extend(exits.map(|exit| (descriptor.digest.clone(), exit)));
+    /// Returns the wishes without those that were recorded of other images of this conversion, if some were of this one.
+    fn own(&self, wishes: &Wishes, digest: &Digest) -> Wishes {
+        let of = |access: &Access, digest: &Digest| access.manifest_digest.as_ref() == Some(digest);
+        let mut own = wishes.clone();
+        if wishes.record.iter().any(|access| of(access, digest)) {
+            let others =
+                || self.images.iter().map(|image| &image.descriptor.digest).filter(|other| *other != digest);
+            own.record.retain(|access| !others().any(|other| of(access, other)));
         }
-        Ok(runs)
+        own
     }
 
     fn memo(&self) -> Option<Slots> {
         self.session.cache().map(Slots::of_plans)
     }
 
-    /// Orders the layers of the images by the wishes.
-    fn follow(&self, images: &[Image], wishes: &Wishes) -> Result<Plan> {
+    /// Orders the layers of the image by the wishes.
+    fn follow(&self, trees: Trees<'_>, image: &Image, wishes: &Wishes) -> Result<Plan> {
         if wishes.is_empty() {
             return Ok(Plan::default());
         }
-        let manifests = images.iter().map(|Image { descriptor, manifest, .. }| analyze::Manifest {
-            digest: &descriptor.digest,
-            layers: manifest.layers(),
-        });
-        let manifests: Vec<_> = manifests.collect();
+        let Image { descriptor, manifest, .. } = image;
+        let manifest = analyze::Manifest { digest: &descriptor.digest, layers: manifest.layers() };
         // What is not for distribution counts as empty where it is not there, and it may come.
         let settled =
             |layer: &Descriptor| !matches!(layer.media_type.kind(), Kind::Layer { distributable: false, .. });
-        let memo = self.memo().filter(|_| manifests.iter().all(|one| one.layers.iter().all(settled)));
-        let key = key(wishes, &manifests);
+        let memo = self.memo().filter(|_| manifest.layers.iter().all(settled));
+        let key = key(wishes, &manifest);
         let recalled =
             memo.as_ref().and_then(|memo| memo.recall::<Remembered>(&key)).and_then(Remembered::into_plan);
         if let Some(plan) = recalled {
             return Ok(plan);
         }
-        let workload = analyze::plan(wishes, &manifests, |manifest| {
+        let workload = analyze::plan(wishes, &[manifest], |manifest| {
             self.session.observer().step(&Step::Listing(manifest.digest));
-            let image = images.iter().find(|image| image.descriptor.digest == *manifest.digest);
-            image.map_or_else(|| Ok(Tree::default()), |image| self.trees.names(image))
+            trees.names(image)
         })?;
         let plan = Plan {
             misses: workload.misses().iter().map(|miss| (miss.manifest.clone(), miss.path.clone())).collect(),
@@ -217,6 +234,42 @@ impl Planner<'_> {
         }
         Ok(plan)
     }
+}
+
+impl Orderer for Planner<'_> {
+    fn order(&self, image: &BegunImage<'_>) -> Result<BTreeMap<usize, Vec<String>>, BoxError> {
+        let mut plan = self.plan(image)?;
+        let paths = std::mem::take(&mut plan.paths);
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).extend(plan);
+        Ok(paths.into_iter().map(|((_, position), paths)| (position, paths)).collect())
+    }
+}
+
+/// Runs the images' workloads.
+///
+/// Of several images, those that the host cannot run are passed over; a single one was meant.
+fn run(session: &Session, trees: Trees<'_>, images: &[Selected], container: &Container) -> Result<Runs> {
+    let Trees { provider, limits, threads, cancel, .. } = trees;
+    let settings = session.settings();
+    let (helper, keep) = (&*settings.helper, settings.roots.clone());
+    let recorder = Recorder { container, helper, provider, limits, threads: threads.get(), cancel, keep };
+    let mut runs = Runs::default();
+    for Selected { descriptor, platform, .. } in images {
+        if let Some(platform) = platform.as_ref().filter(|_| images.len() > 1)
+            && !runs_here(platform)
+        {
+            let text = format!("{} was not run: it is for {platform}", descriptor.digest.short());
+            runs.warnings.push(Warning::new(WarningKind::Workload, text));
+            continue;
+        }
+        session.observer().step(&Step::Running(&descriptor.digest));
+        let recording = recorder.record(descriptor)?;
+        runs.record.extend(recording.accesses);
+        runs.warnings.extend(recording.warnings);
+        let exits = recording.exits.into_iter();
+        runs.exits.extend(exits.map(|exit| (descriptor.digest.clone(), exit)));
+    }
+    Ok(runs)
 }
 
 fn of_order(notice: impl ToString) -> Warning {
@@ -233,10 +286,9 @@ fn runs_here(platform: &Platform) -> bool {
 const RULES: u32 = 3;
 
 /// Names all that decides a plan.
-fn key(wishes: &Wishes, manifests: &[analyze::Manifest<'_>]) -> String {
+fn key(wishes: &Wishes, manifest: &analyze::Manifest<'_>) -> String {
     let wishes = Digest::sha256(format!("{wishes:?}").as_bytes());
-    let manifests: Vec<_> = manifests.iter().map(|manifest| manifest.digest.as_str()).collect();
-    format!("rules={RULES} {wishes} {}", manifests.join(" "))
+    format!("rules={RULES} {wishes} {}", manifest.digest)
 }
 
 /// A plan as it is kept.

@@ -4,18 +4,17 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::OnceLock;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 
 use restow_analyze as analyze;
 use restow_analyze::Reading;
 use restow_analyze::Tree;
 use restow_content::Provider;
+use restow_convert::BegunImage;
 use restow_convert::Cancel;
 use restow_convert::Layer;
-use restow_convert::Observer;
-use restow_convert::Seekable;
 use restow_oci::Digest;
-use restow_oci::Kind;
 use restow_oci::Limits;
 
 use crate::image::Image;
@@ -35,34 +34,32 @@ pub(crate) struct Trees<'a> {
 /// How layers are read that are converted afterwards.
 #[derive(Clone, Copy)]
 pub(crate) struct Gathering<'a> {
-    pub(crate) seekable: &'a Seekable,
-    pub(crate) observer: &'a dyn Observer,
+    pub(crate) image: &'a BegunImage<'a>,
     pub(crate) repeated: &'a Repeated,
 }
 
-/// Layers that stand in several places of the images of a run, and are read for the first only.
-pub(crate) struct Repeated(BTreeMap<Digest, OnceLock<Option<Arc<analyze::Layer>>>>);
+/// Layers that later images have, too, and that are read for the first only.
+#[derive(Default)]
+pub(crate) struct Repeated(Mutex<BTreeMap<Digest, Arc<analyze::Layer>>>);
 
 impl Repeated {
-    /// Finds those of `images`.
-    pub(crate) fn among(images: &[Image]) -> Self {
-        let mut places: BTreeMap<&Digest, usize> = BTreeMap::new();
-        for layer in images.iter().flat_map(|image| image.manifest.layers()) {
-            *places.entry(&layer.digest).or_default() += 1;
-        }
-        let repeated = places.into_iter().filter(|(_, count)| *count > 1);
-        Self(repeated.map(|(digest, _)| (digest.clone(), OnceLock::new())).collect())
-    }
-
+    /// Returns a layer of the image, which `read` reads unless an earlier one had it. It is kept until the last has it.
     fn once(
         &self,
-        digest: &Digest,
+        image: &BegunImage<'_>,
+        layer: &Layer<'_>,
         read: impl FnOnce() -> Option<analyze::Layer>,
     ) -> Option<Arc<analyze::Layer>> {
-        match self.0.get(digest) {
-            Some(layer) => layer.get_or_init(|| read().map(Arc::new)).clone(),
-            None => read().map(Arc::new),
+        let digest = &layer.descriptor.digest;
+        let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = match known().remove(digest) {
+            Some(found) => found,
+            None => Arc::new(read()?),
+        };
+        if image.comes_again(layer) {
+            known().insert(digest.clone(), found.clone());
         }
+        Some(found)
     }
 }
 
@@ -78,7 +75,7 @@ impl Trees<'_> {
     }
 
     fn tree(&self, image: &Image, predicting: bool) -> analyze::Result<Tree> {
-        if let Some(tree) = self.gather(image, predicting) {
+        if let Some(tree) = self.gather(predicting) {
             return Ok(tree);
         }
         let reading = Reading {
@@ -92,35 +89,32 @@ impl Trees<'_> {
     }
 
     /// Returns nothing where a layer cannot be gathered: it may still be read, and whoever converts it tells why.
-    fn gather(&self, image: &Image, predicting: bool) -> Option<Tree> {
-        let Gathering { seekable, observer, repeated } = self.conversion?;
-        let layers = image.manifest.layers();
-        let mut places: Vec<usize> = (0..layers.len()).collect();
-        // The largest first, so that no thread is left with it at the end.
-        places.sort_by_key(|&position| Reverse(layers[position].size));
-        let gathered = parallel::map(&places, self.threads, |&position| {
-            let descriptor = &layers[position];
-            let Kind::Layer { distributable, .. } = descriptor.media_type.kind() else {
-                return Some(Arc::default());
-            };
-            if !distributable && self.provider.open(descriptor).is_err_and(|error| error.is_not_found()) {
-                return Some(Arc::default());
-            }
-            let (manifest, diff_id) = (&image.descriptor.digest, image.diff_ids.get(position)?);
-            let layer = Layer { manifest, position, descriptor, diff_id, observer, cancel: self.cancel };
-            repeated.once(&descriptor.digest, || {
+    fn gather(&self, predicting: bool) -> Option<Tree> {
+        let Gathering { image, repeated } = self.conversion?;
+        let mut layers: Vec<_> = image.source().layers.iter().collect();
+        // The largest first, so that no thread is left with it at the end. Equal ones are together, and one is read.
+        layers.sort_by_key(|layer| (Reverse(layer.descriptor.size), &layer.descriptor.digest));
+        let works: Vec<_> =
+            layers.chunk_by(|one, next| one.descriptor.digest == next.descriptor.digest).collect();
+        let gathered = parallel::map(&works, self.threads, |equal| {
+            let layer = equal[0];
+            repeated.once(image, layer, || {
                 if !predicting {
                     let mut names = analyze::Layer::default();
-                    seekable.gather(self.provider, &layer, &mut |header| names.add(header)).ok()?;
+                    image.begin(layer, &mut |header| names.add(header)).ok()?;
                     return Some(names.finish(None));
                 }
                 let mut names = analyze::Layer::gathering();
-                let files = seekable.gather_files(self.provider, &layer, &mut |header| names.add(header));
+                let files = image.begin_with_files(layer, &mut |header| names.add(header));
                 Some(names.finish(Some(files.ok()?)))
             })
         });
-        let mut gathered: Vec<_> = places.into_iter().zip(gathered).collect();
-        gathered.sort_by_key(|(position, _)| *position);
-        gathered.into_iter().map(|(_, layer)| layer).collect::<Option<Vec<_>>>().map(Tree::from_layers)
+        // What is no tar, or is not there and need not be, counts as empty.
+        let mut all = vec![Arc::default(); image.source().manifest.layers().len()];
+        for (equal, layer) in works.into_iter().zip(gathered) {
+            let layer = layer?;
+            equal.iter().for_each(|place| all[place.position] = layer.clone());
+        }
+        Some(Tree::from_layers(all))
     }
 }

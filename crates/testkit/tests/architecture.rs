@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -84,6 +85,84 @@ fn tests_see_no_package_that_the_table_keeps_apart() {
         for dependency in tested {
             let known = dependency == "restow-testkit" || table[&package].contains(&dependency);
             assert!(known, "the tests of {package} may not depend on {dependency}");
+        }
+    }
+}
+
+/// The most files of a crate that may import each other in a circle.
+const LARGEST_CIRCLE: usize = 4;
+
+/// Returns the module of each file of a crate, and the text of the file.
+fn modules(source: &Path) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut waiting = vec![source.to_owned()];
+    while let Some(directory) = waiting.pop() {
+        for entry in std::fs::read_dir(directory).expect("a crate has its sources") {
+            let path = entry.expect("a directory can be read").path();
+            if path.is_dir() {
+                waiting.push(path);
+                continue;
+            }
+            let name = path.strip_prefix(source).expect("it is below").with_extension("");
+            let name = name.to_string_lossy().replace('/', "::");
+            let name = name.trim_end_matches("::mod").to_owned();
+            let text = std::fs::read_to_string(path).expect("a source is text");
+            // Tests may name whatever they test.
+            found.insert(name, text.split("\n#[cfg(test)]\nmod").next().unwrap_or_default().to_owned());
+        }
+    }
+    found
+}
+
+/// Returns which modules of a crate import which. The crate's root names all, and hands on what they export.
+fn imports(modules: &BTreeMap<String, String>) -> BTreeMap<&str, BTreeSet<&str>> {
+    let owner = |path: &str| {
+        let parts: Vec<_> = path.split("::").collect();
+        let longest = (1..=parts.len()).rev().map(|length| parts[..length].join("::"));
+        longest.into_iter().find_map(|name| modules.get_key_value(&name)).map(|(name, _)| name.as_str())
+    };
+    let of = |(name, text): (&String, &String)| {
+        let words = text.split(|c: char| !c.is_alphanumeric() && c != ':' && c != '_');
+        let parent = name.rsplit_once("::").map_or("", |(parent, _)| parent);
+        let paths = words.filter_map(|word| {
+            let own = |rest: &str, base: &str| format!("{base}::{rest}").trim_start_matches(':').to_owned();
+            word.strip_prefix("crate::")
+                .map(str::to_owned)
+                .or_else(|| word.strip_prefix("self::").map(|rest| own(rest, name)))
+                .or_else(|| word.strip_prefix("super::").map(|rest| own(rest, parent)))
+        });
+        paths.filter_map(|path| owner(&path)).filter(|other| other != name).collect()
+    };
+    let roots = ["lib", "main"];
+    let files = modules.iter().filter(|(name, _)| !roots.contains(&name.as_str()));
+    files.map(|file| (file.0.as_str(), of(file))).collect()
+}
+
+/// Returns all that a module imports, whatever lies between.
+fn reached<'a>(from: &'a str, imports: &BTreeMap<&'a str, BTreeSet<&'a str>>) -> BTreeSet<&'a str> {
+    let (mut found, mut waiting) = (BTreeSet::new(), vec![from]);
+    while let Some(next) = waiting.pop() {
+        for other in imports.get(next).into_iter().flatten() {
+            if found.insert(*other) {
+                waiting.push(other);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn files_do_not_import_each_other_in_large_circles() {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    for folder in ["cli", "crates/restow"] {
+        let modules = modules(&workspace.join(folder).join("src"));
+        let imports = imports(&modules);
+        let arrows: usize = imports.values().map(BTreeSet::len).sum();
+        assert!(arrows > modules.len(), "{folder}: the imports are not found: {imports:?}");
+        let reach: BTreeMap<_, _> = imports.keys().map(|name| (*name, reached(name, &imports))).collect();
+        for (name, all) in &reach {
+            let circle: Vec<_> = all.iter().filter(|other| reach[**other].contains(name)).collect();
+            assert!(circle.len() <= LARGEST_CIRCLE, "{folder}: {name} is in a circle: {circle:?}");
         }
     }
 }

@@ -1,18 +1,24 @@
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::num::NonZero;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
 use restow_content::Ingester as _;
 use restow_content::Manager as _;
 use restow_content::MemoryStore;
+use restow_convert::BegunImage;
+use restow_convert::BoxError;
 use restow_convert::Cancel;
 use restow_convert::Conversion;
 use restow_convert::Error;
-use restow_convert::LayerConverter as _;
 use restow_convert::LayerReport;
 use restow_convert::Observer;
 use restow_convert::Options;
+use restow_convert::Ordered;
+use restow_convert::Orderer;
+use restow_convert::Outcome;
 use restow_convert::Platforms;
 use restow_convert::Prioritized;
 use restow_convert::Result;
@@ -351,50 +357,104 @@ impl Observer for Impatient {
     fn warning(&self, _text: &str) {}
 }
 
-/// Counts the bytes that are read.
-#[derive(Default)]
-struct Meter(AtomicU64);
+/// Begins with every layer of an image, and then puts first what it was told to.
+struct Look<'a> {
+    first: Prioritized,
+    notes: &'a Notes,
+}
 
-impl Observer for Meter {
+/// What happened, in order.
+#[derive(Default)]
+struct Notes {
+    lines: Mutex<Vec<String>>,
+    read: AtomicU64,
+}
+
+impl Notes {
+    fn add(&self, what: &str, manifest: &Digest) {
+        self.lines.lock().unwrap().push(format!("{what} {manifest}"));
+    }
+}
+
+impl Orderer for Look<'_> {
+    fn order(&self, image: &BegunImage<'_>) -> Result<BTreeMap<usize, Vec<String>>, BoxError> {
+        let manifest = &image.source().descriptor.digest;
+        let mut order = BTreeMap::new();
+        for layer in &image.source().layers {
+            let mut names = Vec::new();
+            image.begin(layer, &mut |header| names.push(header.display_name()))?;
+            self.notes.add(&names.join(" "), manifest);
+            let first = self.first.get(&(manifest.clone(), layer.position)).cloned();
+            order.extend(first.map(|first| (layer.position, first)));
+        }
+        Ok(order)
+    }
+}
+
+impl Observer for Notes {
     fn layer_started(&self, _layer: &restow_convert::Layer<'_>) {}
     fn advanced(&self, _layer: &restow_convert::Layer<'_>, bytes: u64) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
+        self.read.fetch_add(bytes, Ordering::Relaxed);
     }
-    fn layer_finished(&self, _report: &LayerReport) {}
+    fn layer_finished(&self, report: &LayerReport) {
+        self.add(&format!("{:?} {}", report.outcome, report.elapsed.is_zero()), &report.manifest);
+    }
     fn warning(&self, _text: &str) {}
 }
 
 #[test]
-fn a_layer_that_was_gathered_is_not_read_again() {
+fn an_image_is_looked_at_and_converted_before_the_next_and_read_once() {
     let files = TarBuilder::new().file("a", "1").file("b", "2").finish();
     let image = ImageBuilder::new().layer(Layer::gzip(&files)).build();
     let other = image_of(&files);
     let index = IndexBuilder::new().image(&image).image(&other).build();
-    let (store, meter) = (store(&index), Meter::default());
-    let descriptor = first_layer(&store, &image);
-    let diff_id = Digest::sha256(&files);
-    let order = || first(&image.root.digest, 0, "b");
-    let expected = run(&store, &index.root, &seekable(2).prioritize(order()), &meter);
-    let size = descriptor.size;
-    assert_eq!(meter.0.swap(0, Ordering::Relaxed), 2 * size, "one order each");
+    let store = store(&index);
+    let first = first(&image.root.digest, 0, "b");
+    let expected = convert_all(&store, &index.root, &seekable(2).prioritize(first.clone())).unwrap().root;
 
-    let (converter, cancel) = (seekable(2), Cancel::default());
-    let layer = restow_convert::Layer {
-        manifest: &image.root.digest,
-        position: 0,
-        descriptor: &descriptor,
-        diff_id: &diff_id,
-        observer: &meter,
-        cancel: &cancel,
-    };
-    let mut names = Vec::new();
-    converter.gather(&store, &layer, &mut |header| names.push(header.display_name())).unwrap();
-    assert_eq!(names, ["a", "b"]);
-    assert!(!converter.spent(&layer).is_zero(), "that work counts");
-    assert_eq!(meter.0.swap(0, Ordering::Relaxed), size);
-    let conversion = run(&store, &index.root, &converter.prioritize(order()), &meter);
-    assert_eq!(conversion, expected);
-    assert_eq!(meter.0.load(Ordering::Relaxed), size, "once more for the other order");
+    let notes = Notes::default();
+    let orderer = Look { first, notes: &notes };
+    let found =
+        convert(&store, &index.root, &Ordered::new(seekable(2), &orderer), &options(), &notes).unwrap();
+    assert_eq!(found.root, expected);
+    assert_eq!(notes.read.into_inner(), 2 * first_layer(&store, &image).size, "once for each image");
+    let (image, other) = (&image.root.digest, &other.root.digest);
+    let lines = ["a b", "Converted false"].map(|line| [image, other].map(|image| format!("{line} {image}")));
+    let [[begun, begun_other], [done, done_other]] = lines;
+    assert_eq!(notes.lines.into_inner().unwrap(), [begun, done, begun_other, done_other]);
+}
+
+#[test]
+fn equal_layers_in_one_order_are_converted_once_in_all_images() {
+    let image = image("a").build();
+    let other = image_of(&tar("a"));
+    let index = IndexBuilder::new().image(&image).image(&other).build();
+    let store = store(&index);
+    let notes = Notes::default();
+    let orderer = Look { first: Prioritized::new(), notes: &notes };
+    let found =
+        convert(&store, &index.root, &Ordered::new(seekable(1), &orderer), &options(), &notes).unwrap();
+    let outcomes: Vec<_> = found.layers.iter().map(|layer| layer.outcome).collect();
+    assert_eq!(outcomes, [Outcome::Converted, Outcome::Shared]);
+}
+
+/// An orderer that fails.
+struct Blind;
+
+impl Orderer for Blind {
+    fn order(&self, _image: &BegunImage<'_>) -> Result<BTreeMap<usize, Vec<String>>, BoxError> {
+        Err("nothing to be seen".into())
+    }
+}
+
+#[test]
+fn an_image_that_cannot_be_looked_at_is_named() {
+    let image = image("a").build();
+    let store = store(&image);
+    let error = convert_all(&store, &image.root, &Ordered::new(seekable(1), &Blind)).unwrap_err();
+    let expected = format!("the layers of manifest {}: nothing to be seen", image.root.digest);
+    assert_eq!(crate::support::chain(&error), expected);
+    clean(&store, &image);
 }
 
 fn first_layer(store: &MemoryStore, image: &Image) -> Descriptor {
@@ -407,12 +467,8 @@ fn image_of(tar: &[u8]) -> Image {
     ImageBuilder::new().layer(Layer::gzip(tar)).platform("linux/arm64").build()
 }
 
-fn run(store: &MemoryStore, root: &Descriptor, converter: &Seekable, observer: &dyn Observer) -> Descriptor {
-    convert(store, root, converter, &options(), observer).unwrap().root
-}
-
 #[test]
-fn what_is_not_what_its_descriptor_says_is_not_gathered() {
+fn what_is_not_what_its_descriptor_says_is_not_begun_with() {
     let image = image("a").build();
     let store = store(&image);
     let mut descriptor = first_layer(&store, &image);
@@ -426,7 +482,7 @@ fn what_is_not_what_its_descriptor_says_is_not_gathered() {
         observer: &restow_convert::Silent,
         cancel: &Cancel::default(),
     };
-    seekable(1).gather(&store, &layer, &mut |_| ()).unwrap_err();
+    seekable(1).begin(&store, &layer, &mut |_| ()).unwrap_err();
 }
 
 #[test]

@@ -1,9 +1,13 @@
+use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use restow_content::Manager as _;
+use restow_content::MemoryStore;
 use restow_content::Store;
 use restow_convert::BoxError;
 use restow_convert::Cancel;
@@ -12,11 +16,15 @@ use restow_convert::Error;
 use restow_convert::Layer;
 use restow_convert::LayerConverter;
 use restow_convert::LayerReport;
+use restow_convert::Memo;
+use restow_convert::Memory;
 use restow_convert::Observer;
 use restow_convert::Options;
 use restow_convert::Outcome;
 use restow_convert::Platforms;
 use restow_convert::RunMemo;
+use restow_convert::Turn;
+use restow_convert::TurnLost;
 use restow_convert::Unsupported;
 use restow_convert::convert;
 use restow_oci::Digest;
@@ -116,18 +124,121 @@ fn a_second_run_is_recalled() {
     assert_eq!(converter.positions(), [0], "a result that is gone is made again");
 }
 
+/// A memo whose turns are lost where the test says so, and that counts what becomes of them.
+#[derive(Debug, Default)]
+struct Written(Arc<Ledger>);
+
+#[derive(Debug, Default)]
+struct Ledger {
+    texts: Mutex<BTreeMap<String, String>>,
+    begun: AtomicUsize,
+    renewed: AtomicUsize,
+    /// Turns up to this one are lost when they are renewed.
+    lost: usize,
+    /// Whether each is lost when it ends.
+    late: bool,
+    /// What another worker remembers while a turn is lost.
+    meanwhile: Option<Memory>,
+}
+
+impl Memo for Written {
+    fn recall(&self, key: &str) -> Option<Memory> {
+        serde_json::from_str(self.0.texts.lock().unwrap().get(key)?).ok()
+    }
+
+    fn begin(&self, key: &str) -> Box<dyn Turn> {
+        let number = self.0.begun.fetch_add(1, Ordering::Relaxed) + 1;
+        Box::new(Page { ledger: self.0.clone(), key: key.to_owned(), number })
+    }
+}
+
+#[derive(Debug)]
+struct Page {
+    ledger: Arc<Ledger>,
+    key: String,
+    number: usize,
+}
+
+impl Page {
+    fn write(&self, memory: &Memory) {
+        let text = serde_json::to_string(memory).unwrap();
+        self.ledger.texts.lock().unwrap().insert(self.key.clone(), text);
+    }
+}
+
+impl Turn for Page {
+    fn renew(&self) -> Result<(), TurnLost> {
+        self.ledger.renewed.fetch_add(1, Ordering::Relaxed);
+        if self.number > self.ledger.lost {
+            return Ok(());
+        }
+        self.ledger.meanwhile.iter().for_each(|memory| self.write(memory));
+        Err(TurnLost)
+    }
+
+    fn finish(self: Box<Self>, memory: &Memory) -> Result<(), TurnLost> {
+        if self.ledger.late {
+            return Err(TurnLost);
+        }
+        self.write(memory);
+        Ok(())
+    }
+}
+
+/// Converts an image with a memo, and returns what became of its only layer and how often the converter was asked.
+fn converted_by(ledger: &Arc<Ledger>, store: &MemoryStore, image: &Image) -> (LayerReport, usize) {
+    let converter = Pad::by(1);
+    let options = Options { memo: Arc::new(Written(ledger.clone())), ..jobs(1) };
+    let conversion = convert_with(store, &image.root, &converter, options).unwrap();
+    let report = conversion.layers[0].clone();
+    (report, converter.positions().len())
+}
+
+#[test]
+fn a_turn_is_renewed_while_its_work_goes_on_and_ends_with_the_result() {
+    let image = image("a").build();
+    let ledger = Arc::new(Ledger::default());
+    let (report, calls) = converted_by(&ledger, &store(&image), &image);
+    assert_eq!((report.outcome, calls), (Outcome::Converted, 1));
+    assert!(ledger.renewed.load(Ordering::Relaxed) > 0);
+    assert_eq!((ledger.begun.load(Ordering::Relaxed), ledger.texts.lock().unwrap().len()), (1, 1));
+}
+
+#[test]
+fn work_whose_turn_was_lost_stops_and_takes_what_others_made_of_it_meanwhile() {
+    let image = image("a").build();
+    let store = store(&image);
+    let first = Arc::new(Ledger::default());
+    let (expected, _) = converted_by(&first, &store, &image);
+    let text = first.texts.lock().unwrap().values().next().unwrap().clone();
+    let meanwhile = Some(serde_json::from_str(&text).unwrap());
+    let ledger = Arc::new(Ledger { lost: 1, meanwhile, ..Ledger::default() });
+    let (report, calls) = converted_by(&ledger, &store, &image);
+    assert_eq!((report.outcome, calls), (Outcome::Recalled, 1));
+    assert_eq!(report.destination, expected.destination);
+    assert_eq!(ledger.begun.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn work_that_loses_every_turn_is_done_all_the_same() {
+    let image = image("a").build();
+    let ledger = Arc::new(Ledger { lost: usize::MAX, ..Ledger::default() });
+    let (report, calls) = converted_by(&ledger, &store(&image), &image);
+    assert_eq!((report.outcome, calls, ledger.begun.load(Ordering::Relaxed)), (Outcome::Converted, 4, 3));
+    assert!(ledger.texts.lock().unwrap().is_empty(), "and nothing is remembered without a turn");
+}
+
+#[test]
+fn a_result_whose_turn_ended_too_soon_counts_and_is_not_remembered() {
+    let image = image("a").build();
+    let ledger = Arc::new(Ledger { late: true, ..Ledger::default() });
+    let (report, calls) = converted_by(&ledger, &store(&image), &image);
+    assert_eq!((report.outcome, calls), (Outcome::Converted, 1));
+    assert!(ledger.texts.lock().unwrap().is_empty());
+}
+
 #[test]
 fn memories_can_be_written_down() {
-    #[derive(Debug, Default)]
-    struct Written(Mutex<std::collections::BTreeMap<String, String>>);
-    impl restow_convert::Memo for Written {
-        fn recall(&self, key: &str) -> Option<restow_convert::Memory> {
-            serde_json::from_str(self.0.lock().unwrap().get(key)?).ok()
-        }
-        fn remember(&self, key: &str, memory: &restow_convert::Memory) {
-            self.0.lock().unwrap().insert(key.to_owned(), serde_json::to_string(memory).unwrap());
-        }
-    }
     let image = image("a").build();
     let store = store(&image);
     let memo = Arc::new(Written::default());
@@ -138,7 +249,7 @@ fn memories_can_be_written_down() {
     assert_eq!(second.layers[0].outcome, Outcome::Recalled);
     assert_eq!(second.root, first.root, "annotations are remembered too");
 
-    for text in memo.0.lock().unwrap().values_mut() {
+    for text in memo.0.texts.lock().unwrap().values_mut() {
         *text = text.replace("sha256:", "sha256:../");
     }
     let third = convert_with(&store, &image.root, &annotated(), options).unwrap();
@@ -320,22 +431,14 @@ struct Met {
     both: std::sync::Barrier,
 }
 
-impl restow_convert::Memo for Met {
-    fn recall(&self, key: &str) -> Option<restow_convert::Memory> {
+impl Memo for Met {
+    fn recall(&self, key: &str) -> Option<Memory> {
         self.memo.recall(key)
     }
 
-    fn remember(&self, key: &str, memory: &restow_convert::Memory) {
-        self.memo.remember(key, memory);
-    }
-
-    fn begin(&self, key: &str) {
+    fn begin(&self, key: &str) -> Box<dyn Turn> {
         self.both.wait();
-        self.memo.begin(key);
-    }
-
-    fn end(&self, key: &str) {
-        self.memo.end(key);
+        self.memo.begin(key)
     }
 }
 

@@ -1,5 +1,6 @@
-//! What kind of thing went wrong with a job, for programs that decide what to do about it.
+//! What kind of thing went wrong, for programs that decide what to do about it.
 
+use std::error::Error as StdError;
 use std::io;
 
 use restow_content as content;
@@ -7,12 +8,13 @@ use restow_convert as convert;
 use restow_layer as layer;
 use restow_oci as oci;
 use restow_registry as registry;
+use serde::Serialize;
 
-use crate::failure;
-
-/// Why a job failed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Cause {
+/// What kind of thing went wrong.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Cause {
     /// An image, a blob or a place is not there.
     NotFound,
     /// A login is missing or not enough.
@@ -27,29 +29,29 @@ pub(super) enum Cause {
     Unsupported,
     /// The destination cannot be written to.
     ReadOnly,
-    /// The command, a file of settings or a limit is at fault.
+    /// What was asked for, or a file of settings, is at fault.
     Config,
     /// None of these.
     Other,
 }
 
 impl Cause {
-    /// Returns the cause of an error: of the innermost error that has one.
-    pub(super) fn of(error: &anyhow::Error) -> Self {
-        let causes = failure::causes(error.as_ref()).filter_map(|cause| {
-            None.or_else(|| cause.downcast_ref().map(of_registry))
+    /// Returns the cause of an error: that of the innermost of its [`causes`] that has one.
+    pub fn of(error: &(dyn StdError + 'static)) -> Self {
+        let causes = causes(error).filter_map(|cause| {
+            None.or_else(|| cause.downcast_ref().map(of_engine))
+                .or_else(|| cause.downcast_ref().map(of_registry))
                 .or_else(|| cause.downcast_ref().map(of_content))
                 .or_else(|| cause.downcast_ref().map(of_layer))
                 .or_else(|| cause.downcast_ref().map(of_convert))
                 .or_else(|| cause.downcast_ref().map(of_document))
                 .or_else(|| cause.downcast_ref().map(of_system))
-                .or_else(|| cause.is::<failure::Usage>().then_some(Cause::Config))
         });
         causes.filter(|cause| *cause != Cause::Other).last().unwrap_or(Cause::Other)
     }
 
     /// Returns the word for it.
-    pub(super) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Cause::NotFound => "not-found",
             Cause::Auth => "auth",
@@ -64,8 +66,32 @@ impl Cause {
     }
 
     /// Returns whether it may pass by itself.
-    pub(super) fn may_pass(self) -> bool {
+    pub fn may_pass(self) -> bool {
         matches!(self, Cause::RateLimit | Cause::Network)
+    }
+}
+
+/// Yields the error and what caused it, looking into the errors that hide what they carry.
+pub fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&error| {
+        let engine = error.downcast_ref().and_then(crate::Error::cause);
+        let carried = engine.or_else(|| Some(error.downcast_ref::<io::Error>()?.get_ref()? as _));
+        carried.or_else(|| error.source())
+    })
+}
+
+fn of_engine(error: &crate::Error) -> Cause {
+    use crate::Error;
+    match error {
+        Error::Options(_) | Error::SeveralImages { .. } | Error::SeveralMatch { .. } => Cause::Config,
+        Error::NoImage { .. } | Error::NothingToCopy { .. } | Error::NoSuchLayer { .. } => Cause::NotFound,
+        Error::NoSuchFile { .. } | Error::NotWhole { .. } | Error::NoneWhole { .. } => Cause::NotFound,
+        Error::NoToc { .. } | Error::TocElsewhere => Cause::NotFound,
+        Error::Changed | Error::TocNotJson(_) | Error::DiffId { .. } | Error::DiffIdCount { .. } => {
+            Cause::Corrupt
+        }
+        Error::NotAFile { .. } | Error::TooManyReferrers { .. } => Cause::Unsupported,
+        _ => Cause::Other,
     }
 }
 
@@ -147,6 +173,7 @@ fn of_system(error: &io::Error) -> Cause {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Context as _;
 
     #[test]
     fn the_innermost_error_that_has_a_cause_decides() {
@@ -162,17 +189,17 @@ mod tests {
             source: io::Error::other(inner),
         };
         for (error, cause) in [
-            (anyhow::Error::from(status(429)), Cause::RateLimit),
+            (crate::Error::from(status(429)), Cause::RateLimit),
             (status(503).into(), Cause::Network),
             (status(403).into(), Cause::Auth),
-            (anyhow::Error::from(read(status(502))).context("oci:a"), Cause::Network),
+            (Err::<(), _>(read(status(502))).with_context(|| "oci:a".into()).unwrap_err(), Cause::Network),
             (registry::Error::NoSuchPath { path: "x".into() }.into(), Cause::NotFound),
             (layer::Error::Toc("x".into()).into(), Cause::Corrupt),
             (io::Error::from(io::ErrorKind::ReadOnlyFilesystem).into(), Cause::ReadOnly),
-            (failure::Usage("x".into()).into(), Cause::Config),
-            (anyhow::anyhow!("x"), Cause::Other),
+            (crate::Error::Options("x".into()), Cause::Config),
+            (convert::Cancelled.into(), Cause::Other),
         ] {
-            assert_eq!(Cause::of(&error), cause, "{error:#}");
+            assert_eq!(Cause::of(&error), cause, "{error}");
         }
         assert!(Cause::Network.may_pass() && !Cause::Corrupt.may_pass());
     }

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use crate::Error;
-use crate::Gone;
 use crate::Only;
 use crate::Position;
 use crate::Result;
@@ -55,8 +54,6 @@ pub struct Job {
     pub words: Vec<String>,
     /// Whether it is done at all.
     pub only: Only,
-    /// What happens to the destination when the source is gone.
-    pub gone: Gone,
 }
 
 /// Jobs, and the sources of which there is nothing.
@@ -130,7 +127,6 @@ impl<C: Catalogue> Expansion<'_, C> {
             destination: destination.clone(),
             words: self.words(&join(place, tag), destination),
             only: self.group.only,
-            gone: self.group.gone,
         };
         Ok(named.iter().filter(|(tag, _)| chosen.contains(tag)).map(job).collect())
     }

@@ -23,7 +23,6 @@ pub use crate::expand::Expanded;
 pub use crate::expand::Job;
 pub use crate::expand::Selected;
 pub use crate::journal::Journal;
-pub use crate::rules::Gone;
 pub use crate::rules::Only;
 pub use crate::rules::Operation;
 pub use crate::rules::Rules;

@@ -59,17 +59,6 @@ pub enum Only {
     Always,
 }
 
-/// What happens to a destination whose source is gone.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(rename_all = "lowercase")]
-pub enum Gone {
-    /// Nothing.
-    #[default]
-    Keep,
-    /// It is deleted, if an earlier run of these rules made it.
-    Delete,
-}
-
 /// Rules that have been read. [`Rules::expand`] makes jobs of them.
 #[derive(Debug)]
 pub struct Rules {
@@ -89,7 +78,6 @@ pub(crate) struct Group {
     /// Words of a command line.
     pub(crate) options: Vec<String>,
     pub(crate) only: Only,
-    pub(crate) gone: Gone,
 }
 
 #[derive(Deserialize)]
@@ -113,7 +101,6 @@ struct Section {
     #[serde(default)]
     options: BTreeMap<String, Spanned<Value>>,
     only: Option<Only>,
-    gone: Option<Gone>,
 }
 
 #[derive(Deserialize)]
@@ -174,7 +161,7 @@ fn malformed(error: serde_saphyr::Error) -> Error {
 
 impl Group {
     fn new(group: &Spanned<Section>, defaults: &Section) -> Result<Group> {
-        let Section { name, sources, tags, destination, operation, only, gone, .. } = &group.value;
+        let Section { name, sources, tags, destination, operation, only, .. } = &group.value;
         let sources = sources.as_ref().filter(|sources| !sources.value.is_empty());
         let sources = sources.ok_or_else(|| wrong(group.referenced, "the group has no sources"))?;
         let source = |text: &Spanned<String>| {
@@ -197,7 +184,6 @@ impl Group {
             operation: operation.or(defaults.operation).unwrap_or_default(),
             options: words(&group.value, defaults)?,
             only: only.or(defaults.only).unwrap_or_default(),
-            gone: gone.or(defaults.gone).unwrap_or_default(),
         })
     }
 }
@@ -284,7 +270,6 @@ groups:
     options: {zstdchunked: false, zstdchunked-compression-level: false, reuse: false, tag: [a, b]}
     platforms: [all]
     destination: oci:out:{name}
-    gone: delete
 ";
 
     #[test]
@@ -302,13 +287,10 @@ groups:
                 "--platform=linux/amd64,linux/arm64"
             ]
         );
-        assert_eq!(
-            (bases.only, bases.gone, bases.operation),
-            (Only::Missing, Gone::Keep, Operation::Optimize)
-        );
+        assert_eq!((bases.only, bases.operation), (Only::Missing, Operation::Optimize));
         assert_eq!(bases.within, Some(Duration::from_secs(30 * 86_400)));
         assert_eq!(app.options, ["--tag=a", "--tag=b", "--all-platforms"]);
-        assert_eq!((app.only, app.gone, app.operation), (Only::Changed, Gone::Delete, Operation::Copy));
+        assert_eq!((app.only, app.operation), (Only::Changed, Operation::Copy));
     }
 
     #[test]

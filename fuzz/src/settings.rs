@@ -10,10 +10,12 @@ use restow_content::Overlay;
 use restow_content::write;
 use restow_convert::Memo;
 use restow_convert::Memory;
+use restow_convert::NoMemo;
 use restow_convert::Options;
 use restow_convert::Platforms;
 use restow_convert::Seekable;
 use restow_convert::Silent;
+use restow_convert::Turn;
 use restow_convert::convert;
 use restow_layer::EncodeOptions;
 use restow_layer::Workers;
@@ -65,7 +67,9 @@ impl Memo for Always {
         Some(self.0.clone())
     }
 
-    fn remember(&self, _key: &str, _memory: &Memory) {}
+    fn begin(&self, key: &str) -> Box<dyn Turn> {
+        NoMemo.begin(key)
+    }
 }
 
 static IMAGE: LazyLock<(MemoryStore, Descriptor)> = LazyLock::new(|| {

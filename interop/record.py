@@ -264,7 +264,8 @@ def killed(restow, work):
         reached += b"restow\0" in b"".join(running())
         process.send_signal(signal.SIGKILL)
         process.wait()
-        for _ in range(100):
+        # Namespaces end in a moment, on a machine that does much else in many.
+        for _ in range(1000):
             if not any(left(scratch, before)):
                 break
             time.sleep(0.05)

@@ -80,11 +80,6 @@ pub(crate) struct ConversionArguments {
     /// Accept names in layers that go through a parent directory (../x), which some readers refuse
     #[arg(long)]
     allow_parent_refs: bool,
-    /// Accept hard links that say another mode, owner or time of a file than its own entry
-    ///
-    /// Whoever unpacks a layer goes by the last of them, as `restow ls` does; containerd's lazy readers by the file's own.
-    #[arg(long)]
-    allow_diverging_links: bool,
     /// Keep a layer as it is, once all of it is verified, if it has the format already and no files move in it
     ///
     /// It may be any tool's, with any chunk size and level. Annotations that were lost come back.
@@ -157,7 +152,6 @@ impl ConversionArguments {
             Unsupported::Keep => convert::Unsupported::Keep,
         };
         options.parent_references = self.allow_parent_refs;
-        options.diverging_links = self.allow_diverging_links;
         options.reuse = self.reuse;
         options.existing = self.repair.existing();
         options.verify = match self.verify {

@@ -45,7 +45,7 @@ const TABLE: &str = "
     INSERT INTO total VALUES (0);
 ";
 
-/// Notes in a file. See the [module](self).
+/// Notes on earlier work in a file that several processes share, bounded in bytes; the notes used longest ago go first.
 #[derive(Debug)]
 pub struct Notes {
     state: Mutex<State>,

@@ -239,6 +239,11 @@ fn place_layers(
         report.warn(layer.statistics.order_refused.then(|| {
             warn("keeps its order: what its global extended header says holds for the files after it")
         }));
+        report.warn(layer.statistics.diverging_link.as_ref().map(|link| {
+            let problem = "says another mode, owner, time or attributes than its file";
+            let effect = "lazy readers go by the file, those that unpack the layer by the link";
+            warn(&format!("has a hard link, {link:?}, that {problem}: {effect}"))
+        }));
         changed.extend(done.changed.map(|blob| (position, blob)));
         report.layers.push(layer);
     }

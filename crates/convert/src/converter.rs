@@ -273,6 +273,9 @@ pub struct Statistics {
     /// Whether nothing was moved since a global extended header holds for the files after it; there is a warning then.
     #[serde(default)]
     pub order_refused: bool,
+    /// A hard link that says another mode, owner, time or attributes than its file, if there is one; there is a warning then.
+    #[serde(default)]
+    pub diverging_link: Option<String>,
     /// The compression that the source's first bytes announce: `plain`, `gzip` or `zstd`. Where the media type says
     /// another one, there is a warning.
     #[serde(default)]

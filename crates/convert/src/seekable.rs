@@ -287,6 +287,7 @@ impl Seekable {
             prefetch_size: encoded.prefetch_size,
             missing: encoded.missing,
             order_refused: encoded.order_refused,
+            diverging_link: encoded.diverging_link,
             source_compression: encoded.source_format.to_string(),
             toc_size: encoded.toc_size,
             begun,

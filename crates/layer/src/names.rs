@@ -286,14 +286,22 @@ impl NameIndex {
     /// Refuses hard links that say something else of a file than its own entry, in a layer that [`check`](Self::check)
     /// has passed: a table lists both, and its readers do not agree which of them counts.
     pub(crate) fn check_looks(&self) -> Result<()> {
-        let target = |link: &Link| self.find(&link.target);
-        let diverging = |(position, link): &(&u32, &Link)| {
-            target(link).is_some_and(|target| self.changes(target, **position))
-        };
-        match self.links.iter().find(diverging) {
+        match self.first_diverging() {
             None => Ok(()),
-            Some((_, link)) => Err(link.refused("whose mode, owner, time or attributes it would change")),
+            Some(link) => Err(link.refused("whose mode, owner, time or attributes it would change")),
         }
+    }
+
+    /// Returns the name of the first hard link that [`check_looks`](Self::check_looks) would refuse.
+    pub(crate) fn diverging_link(&self) -> Option<String> {
+        self.first_diverging().map(|link| link.name.clone())
+    }
+
+    fn first_diverging(&self) -> Option<&Link> {
+        let diverging = |(position, link): &(&u32, &Link)| {
+            self.find(&link.target).is_some_and(|target| self.changes(target, **position))
+        };
+        self.links.iter().find(diverging).map(|(_, link)| link)
     }
 
     /// Tells whether a hard link says something else of the file it leads to than the file's own entry.

@@ -7,7 +7,7 @@
 //! path leaves the image, and each path says why it is there.
 //!
 //! What cannot be followed is left out. A prediction decides an order and no more, so an odd image makes it worse, never
-//! the conversion. All that is found and remembered is paid for out of one budget ([`PredictionLimits`]), by [`Reads`].
+//! the conversion. All that is found and remembered is paid for out of one budget ([`PredictionLimits`]), by `Reads`.
 //!
 //! To add a runtime: a `Predictor` in a file of its own and a line in `PREDICTORS`. What changes a prediction changes
 //! [`VERSION`].

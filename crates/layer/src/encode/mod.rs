@@ -131,6 +131,9 @@ pub struct Encoded {
     /// Whether nothing was moved though there was something to move, since the tar has a global extended header: what it
     /// says holds for the entries that come after it.
     pub order_refused: bool,
+    /// The first hard link that says another mode, owner, time or attributes than its file, if the limits admit such links.
+    /// Whoever unpacks the layer goes by the last entry of a file; readers of the table go by the file's own.
+    pub diverging_link: Option<String>,
     /// Bytes from the start of the blob that are worth fetching first.
     pub prefetch_size: u64,
     /// The table of contents, where the format puts it into a blob of its own.
@@ -398,6 +401,7 @@ impl<'e> Encoder<'e> {
             moved,
             missing,
             order_refused: false,
+            diverging_link: assembled.names.diverging_link(),
             prefetch_size: listed.prefetch_size,
             toc_blob: seal.toc_blob,
         })

@@ -17,6 +17,8 @@ use restow_layer::ZstdChunked;
 use restow_oci::Platform;
 use restow_registry::Existing;
 
+use crate::Destination;
+use crate::Result;
 use crate::order::Order;
 
 /// How an image is converted.
@@ -49,8 +51,6 @@ pub struct ConvertOptions<'a> {
     pub unsupported: Unsupported,
     /// Whether names in layers may go through a parent directory (`../x`).
     pub parent_references: bool,
-    /// Whether hard links in layers may say other things of their file than its own entry.
-    pub diverging_links: bool,
     /// Whether a layer that has the format already, and in which nothing moves, is kept once all of it is verified.
     pub reuse: bool,
     /// What becomes of an image that a registry has already.
@@ -75,10 +75,22 @@ impl<'a> ConvertOptions<'a> {
             strict: false,
             unsupported: Unsupported::Fail,
             parent_references: false,
-            diverging_links: false,
             reuse: false,
             existing: Existing::default(),
             verify: Verify::default(),
+        }
+    }
+}
+
+impl ConvertOptions<'_> {
+    /// Refuses a destination that cannot hold all that is asked for.
+    pub(crate) fn check(&self, destination: &Destination) -> Result<()> {
+        if self.copy_referrers || self.attach_provenance {
+            destination.must_hold_referrers()?;
+        }
+        match &self.target {
+            Target::Seekable(SeekableLayers { toc_image: Some(_), .. }) => destination.must_hold_tables(),
+            _ => Ok(()),
         }
     }
 }

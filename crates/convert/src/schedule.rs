@@ -229,7 +229,7 @@ fn perform(
     convert(store, layer, converter, options)
 }
 
-/// Returns what is remembered under a key, if its blobs are there.
+/// Returns what is remembered under a key, if its blobs are there and it is wanted.
 fn recall(store: &dyn Store, key: &str, options: &Options) -> Option<Done> {
     let (blob, statistics) = options.memo.recall(key).and_then(Memory::into_parts)?;
     // Such a layer is kept where the user asks for it, whatever an earlier run made of it.

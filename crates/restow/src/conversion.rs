@@ -24,7 +24,6 @@ use restow_oci::Descriptor;
 use restow_oci::Digest;
 use restow_oci::Limits;
 use restow_registry::Destination as Place;
-use restow_registry::Gap;
 use restow_registry::Reference;
 use restow_registry::Source;
 use restow_registry::Writing;
@@ -80,21 +79,14 @@ impl Session {
         let (started, options) = (self.now(), options.into());
         let destination = destination.try_into().map_err(Into::into)?;
         let destination = destination.in_store(self.settings().store.as_deref());
-        if options.copy_referrers || options.attach_provenance {
-            destination.must_hold_referrers()?;
-        }
-        if matches!(&options.target, Target::Seekable(layers) if layers.toc_image.is_some()) {
-            destination.must_hold_tables()?;
-        }
+        options.check(&destination)?;
         let (reference, source) = self.open(source)?;
         // What a table cannot say of them is warned of, or the layer is kept.
         let diverging_links = options.unsupported == convert::Unsupported::Fail;
         let limits = Limits { diverging_links, ..self.limits_with(options.parent_references) };
         let whole = gaps::whole(&source, &limits)?;
         gaps::must_not_be_meant(&source, &whole.gaps, &options.platforms, &limits)?;
-        let without = |gap: &Gap| format!("{} is taken without {gap}", source.name);
-        let gaps = whole.gaps.iter().map(|gap| Warning::new(WarningKind::NotWhole, without(gap)));
-        let gaps: Vec<_> = gaps.collect();
+        let gaps = gaps::warnings(&source, &whole.gaps);
         gaps.iter().for_each(|gap| self.warn(gap));
         let source = Source { root: source.root.clone(), ..whole.of_source(source) };
         let run = Run {

@@ -19,6 +19,8 @@ use serde::Serialize;
 
 use crate::Error;
 use crate::Result;
+use crate::Warning;
+use crate::WarningKind;
 use crate::error::Context as _;
 
 /// An entry of an index of which something is missing or wrong.
@@ -87,6 +89,12 @@ pub(crate) fn must_not_be_meant(
         }
     };
     meant.map_or(Ok(()), |gap| Err(not_whole(source, gap.to_string())))
+}
+
+/// Warns of what is left out.
+pub(crate) fn warnings(source: &Source, gaps: &[Gap]) -> Vec<Warning> {
+    let text = |gap: &Gap| format!("{} is taken without {gap}", source.name);
+    gaps.iter().map(|gap| Warning::new(WarningKind::NotWhole, text(gap))).collect()
 }
 
 /// Fails if something of an image is missing that its destination does not have either.

@@ -118,11 +118,11 @@ pub struct Origin {
     pub root: Root,
 }
 
-/// An image and where it was written.
+/// An image and where it was published.
 #[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
-pub struct Target {
+pub struct Published {
     /// The references by which it is found.
     pub references: Vec<String>,
     /// Its manifest or index.

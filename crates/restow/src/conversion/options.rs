@@ -17,6 +17,8 @@ use restow_layer::ZstdChunked;
 use restow_oci::Platform;
 use restow_registry::Existing;
 
+use crate::Destination;
+use crate::Result;
 use crate::order::Order;
 
 /// How an image is converted.
@@ -76,6 +78,19 @@ impl<'a> ConvertOptions<'a> {
             reuse: false,
             existing: Existing::default(),
             verify: Verify::default(),
+        }
+    }
+}
+
+impl ConvertOptions<'_> {
+    /// Refuses a destination that cannot hold all that is asked for.
+    pub(crate) fn check(&self, destination: &Destination) -> Result<()> {
+        if self.copy_referrers || self.attach_provenance {
+            destination.must_hold_referrers()?;
+        }
+        match &self.target {
+            Target::Seekable(SeekableLayers { toc_image: Some(_), .. }) => destination.must_hold_tables(),
+            _ => Ok(()),
         }
     }
 }

@@ -18,8 +18,8 @@ use crate::recorder::Exit;
 use crate::report::LayerReport;
 use crate::report::LeftOut;
 use crate::report::Origin;
+use crate::report::Published;
 use crate::report::Root;
-use crate::report::Target;
 
 /// A conversion that is done.
 #[derive(Clone, Debug, JsonSchema, Serialize)]
@@ -34,7 +34,7 @@ pub struct ConvertReport {
     /// What was converted.
     pub source: Origin,
     /// What came of it.
-    pub destination: Target,
+    pub destination: Published,
     /// The image of the tables of contents, if there is one.
     pub toc_image: Option<TocImageReport>,
     /// The images that were converted, in order.
@@ -157,7 +157,7 @@ impl Done {
             digest: root.digest.clone(),
             changed: root.digest != run.source.root.digest,
             source: Origin { reference: run.source.name.clone(), root: (&run.source.root).into() },
-            destination: Target { references: run.destination.names(), root: root.into() },
+            destination: Published { references: run.destination.names(), root: root.into() },
             toc_image: toc_image
                 .map(|(root, image)| TocImageReport { root: root.into(), tags: image.tags.clone() }),
             images: self.images.iter().map(|image| self.image(image)).collect(),
